@@ -1,0 +1,253 @@
+//! Values of BPF maps and records of the ring buffer. All are plain, fixed layouts without padding holes.
+
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Deepest Python stack that is recorded; deeper ones are cut at the outermost frames and marked.
+pub const MAX_FRAMES: usize = 128;
+
+/// A block that may be outstanding: value of the table keyed by address.
+///
+/// Blocks of the C allocator are removed when they are freed. Blocks of pymalloc are overwritten when their address is
+/// handed out again, and removed by the collector's sweep when the pools say that they are free.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct Block {
+    /// Requested bytes in the low 56 bits; domain in bits 56 to 58; bit 63: lies in a pymalloc pool.
+    pub size_and_kind: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time_ns: u64,
+    /// Dense stack number, an index of the table of [`StackTotals`].
+    pub stack: u32,
+    /// Kernel thread id, as the host sees it.
+    pub tid: u32,
+}
+
+impl Block {
+    const SIZE_MASK: u64 = (1 << 56) - 1;
+    const POOL: u64 = 1 << 63;
+
+    #[inline(always)]
+    pub const fn new(size: u64, domain: u8, in_pool: bool, time_ns: u64, stack: u32, tid: u32) -> Self {
+        let size = if size > Self::SIZE_MASK { Self::SIZE_MASK } else { size };
+        let pool = if in_pool { Self::POOL } else { 0 };
+        Self { size_and_kind: size | (((domain & 7) as u64) << 56) | pool, time_ns, stack, tid }
+    }
+
+    /// Requested size in bytes.
+    #[inline(always)]
+    pub const fn size(&self) -> u64 {
+        self.size_and_kind & Self::SIZE_MASK
+    }
+
+    /// One of [`crate::site::domain`].
+    #[inline(always)]
+    pub const fn domain(&self) -> u8 {
+        ((self.size_and_kind >> 56) & 7) as u8
+    }
+
+    /// Whether the block lies in a pool of pymalloc, whose free list tells when it dies.
+    #[inline(always)]
+    pub const fn in_pool(&self) -> bool {
+        self.size_and_kind & Self::POOL != 0
+    }
+}
+
+/// What one stack allocated since the attach: array indexed by dense stack number. Only ever grows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct StackTotals {
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+/// Indices of the array of counters. Only ever grow. `NAMES` is what diagnostics print.
+pub mod counter {
+    /// Allocations by malloc/calloc of any domain, each block once.
+    pub const ALLOC: u32 = 0;
+    /// Reallocations that succeeded, each once.
+    pub const REALLOC: u32 = 1;
+    /// Frees seen by a probe.
+    pub const FREE: u32 = 2;
+    /// Frees of blocks that the table does not hold: they are older than the attach.
+    pub const FREE_UNKNOWN: u32 = 3;
+    /// Frees of a block that was already freed: an allocation was missed.
+    pub const FREE_UNMATCHED: u32 = 4;
+    /// Blocks found dead because their address was handed out again.
+    pub const REUSED: u32 = 5;
+    /// Records that the ring had no room for.
+    pub const LOST_RING: u32 = 6;
+    /// Stacks that could not be walked or numbered.
+    pub const LOST_STACK: u32 = 7;
+    /// Blocks that the table had no room for.
+    pub const LOST_BLOCK: u32 = 8;
+    /// Requests that the allocator refused.
+    pub const FAILED: u32 = 9;
+    /// Hits of an address that the table of sites does not know.
+    pub const UNKNOWN_SITE: u32 = 10;
+    /// Requests whose block was not learned: the event that should have told it never came.
+    pub const LOST_ADDRESS: u32 = 11;
+    /// Probe hits of all kinds.
+    pub const HITS: u32 = 12;
+    /// Hits of return probes.
+    pub const RETURNS: u32 = 13;
+    /// Walks that followed every frame.
+    pub const WALKS: u32 = 14;
+    /// Code objects whose address was handed out again.
+    pub const CODE_DEAD: u32 = 15;
+    pub const COUNT: u32 = 16;
+    pub const NAMES: [&str; COUNT as usize] = [
+        "alloc", "realloc", "free", "free_unknown", "free_unmatched", "reused", "lost_ring", "lost_stack",
+        "lost_block", "failed", "unknown_site", "lost_address", "hits", "returns", "walks", "code_dead",
+    ];
+}
+
+/// First word of each ring record.
+pub mod record {
+    /// [`super::StackRecord`] and its frames.
+    pub const STACK: u32 = 1;
+    /// [`super::CodeRecord`] and its bytes.
+    pub const CODE: u32 = 2;
+    /// [`super::GcRecord`].
+    pub const GC: u32 = 3;
+    /// [`super::ProcessRecord`]: the target called exec.
+    pub const EXEC: u32 = 4;
+    /// [`super::ProcessRecord`]: the last thread of the target exited.
+    pub const EXIT: u32 = 5;
+    /// [`super::ProcessRecord`]: the target forked.
+    pub const FORK: u32 = 6;
+}
+
+/// A frame as it was walked, innermost first in [`StackRecord`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct RawFrame {
+    /// Address of the code object.
+    pub code: u64,
+    /// The frame's instruction word as the interpreter keeps it (3.11: address `prev_instr`).
+    pub instr: u64,
+}
+
+/// A stack seen for the first time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct StackRecord {
+    /// [`record::STACK`].
+    pub kind: u32,
+    /// Dense stack number.
+    pub stack: u32,
+    pub tid: u32,
+    /// Frames that follow.
+    pub frames: u16,
+    /// One of [`crate::site::domain`].
+    pub domain: u8,
+    /// Bit 0: cut at [`MAX_FRAMES`]. Bit 1: the thread has no Python frame. Bit 2: a frame could not be read.
+    pub flags: u8,
+    /// For stacks without Python frames: return address of the C allocator's caller, else 0.
+    pub native: u64,
+}
+
+pub const STACK_TRUNCATED: u8 = 1;
+pub const STACK_NO_PYTHON: u8 = 2;
+pub const STACK_BROKEN: u8 = 4;
+
+/// Room for the text and tables of a code object in a [`CodeRecord`].
+pub const CODE_BYTES: usize = 4096;
+/// Longest file name and qualified name carried, in bytes.
+pub const CODE_NAME_BYTES: usize = 512;
+
+/// A code object seen for the first time, copied while a frame was running it, so it cannot have died.
+/// `filename`, `qualname` and `linetable` follow in this order with the lengths given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct CodeRecord {
+    /// [`record::CODE`].
+    pub kind: u32,
+    /// `co_firstlineno`.
+    pub first_line: i32,
+    /// Address of the code object.
+    pub code: u64,
+    /// Address of the first instruction (`co_code_adaptive` on 3.11).
+    pub instructions: u64,
+    /// Address and whole length of the line table's bytes, for what did not fit.
+    pub linetable: u64,
+    pub linetable_len: u32,
+    /// `_co_firsttraceable`, in code units (3.11+).
+    pub first_traceable: i32,
+    /// Bytes that follow.
+    pub filename_bytes: u16,
+    pub qualname_bytes: u16,
+    pub linetable_bytes: u16,
+    /// `PyUnicode` kind of the names: 1, 2 or 4 bytes a character; low nibble filename, high nibble qualname.
+    pub text_kinds: u8,
+    pub pad: u8,
+}
+
+/// One collection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct GcRecord {
+    /// [`record::GC`].
+    pub kind: u32,
+    pub generation: u32,
+    pub tid: u32,
+    pub pad: u32,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub start_ns: u64,
+    pub end_ns: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct ProcessRecord {
+    /// [`record::EXEC`], [`record::EXIT`] or [`record::FORK`].
+    pub kind: u32,
+    pub pid: u32,
+    /// The child of a fork, else 0.
+    pub child: u32,
+    pub pad: u32,
+    pub time_ns: u64,
+}
+
+/// Facts about the target that the BPF programs need: single entry of an array map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct Config {
+    /// Factor of [`crate::site::slot`].
+    pub site_factor: u64,
+    /// Address of pymalloc's `usedpools`, 0 when there is no pymalloc.
+    pub usedpools: u64,
+    /// Largest request that pymalloc serves, bytes (512).
+    pub small_max: u64,
+    /// Bytes of a pool, a power of two (16 KiB from 3.10, 4 KiB before).
+    pub pool_size: u64,
+    /// log2 of the spacing of size classes (4: 16 bytes).
+    pub class_shift: u32,
+    /// Process id of the target as the host sees it.
+    pub tgid: u32,
+    /// Offset of `thread.fsbase` in the kernel's `task_struct`: tells `pthread_self()` of the thread.
+    pub task_fsbase: u32,
+    pub pad: u32,
+    pub python: crate::walk::PythonLayout,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: each type is repr(C), Copy, made of integers only, and has no padding (zerocopy's IntoBytes, derived on
+    // the same type, proves that at compile time; Site and Operand are laid out without holes by their pad fields).
+    unsafe impl aya::Pod for super::Block {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::StackTotals {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::site::Site {}
+}

@@ -1,0 +1,8 @@
+//! leaktrace finds memory leaks in a running CPython service from outside it. See ARCHITECTURE.md for the rooms.
+
+pub mod cpython;
+pub mod model;
+pub mod plan;
+pub mod report;
+pub mod target;
+pub mod tracer;

@@ -1,0 +1,3 @@
+//! The `leaktrace` executable.
+
+fn main() {}
