@@ -12,6 +12,8 @@ pub mod domain {
     pub const OBJ: u8 = 2;
     /// The C allocator called directly, not through CPython: memory of C extensions and libraries.
     pub const NATIVE: u8 = 3;
+    /// Of a site, never of a block: a function that serves mem and obj. What called it decides, else it is obj.
+    pub const SHARED: u8 = 6;
     pub const COUNT: usize = 4;
     /// Names as reports print them, indexed by value.
     pub const NAMES: [&str; COUNT] = ["raw", "mem", "obj", "native"];
@@ -29,6 +31,9 @@ pub mod op {
     pub const PY_FREE: u8 = 3;
     /// A pool has been refilled; `a` is the block (0: none).
     pub const REFILLED: u8 = 4;
+    /// An exported wrapper (`PyMem_Malloc`) that calls the allocator's function through the slot: the entry that comes next
+    /// belongs to this site's domain.
+    pub const PY_WRAPPER: u8 = 5;
     /// C allocator, entry of `malloc(a)`.
     pub const C_MALLOC: u8 = 8;
     /// C allocator, entry of `calloc(a, b)`.

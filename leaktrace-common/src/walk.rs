@@ -4,6 +4,7 @@
 
 
 
+use crate::wire::{MAX_FRAMES, RawFrame, STACK_BROKEN, STACK_TRUNCATED};
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -29,8 +30,10 @@ pub struct PythonLayout {
     pub tstate_frame: u32,
     /// _PyCFrame: `current_frame`; [`ABSENT`] when `tstate_frame` is the frame itself.
     pub cframe_frame: u32,
-    /// Start of the window of a frame that is read at once; the next three are relative to it, each below 56.
+    /// Start and length in bytes of the window of a frame that is read at once; the next three are offsets in it.
     pub frame_window: u32,
+    /// At most 64.
+    pub frame_window_len: u32,
     pub frame_code: u32,
     pub frame_previous: u32,
     pub frame_instr: u32,
@@ -50,5 +53,108 @@ pub struct PythonLayout {
     pub unicode_state: u32,
     pub unicode_ascii_data: u32,
     pub unicode_compact_data: u32,
-    pub pad: u32,
+}
+
+impl PythonLayout {
+    /// All zero.
+    pub const ZERO: Self = Self {
+        tstate_current: 0,
+        interpreters_head: 0,
+        interp_threads_head: 0,
+        tstate_next: 0,
+        tstate_thread_id: 0,
+        tstate_frame: 0,
+        cframe_frame: 0,
+        frame_window: 0,
+        frame_window_len: 0,
+        frame_code: 0,
+        frame_previous: 0,
+        frame_instr: 0,
+        code_filename: 0,
+        code_qualname: 0,
+        code_linetable: 0,
+        code_firstlineno: 0,
+        code_firsttraceable: 0,
+        code_instructions: 0,
+        bytes_size: 0,
+        bytes_data: 0,
+        unicode_length: 0,
+        unicode_state: 0,
+        unicode_ascii_data: 0,
+        unicode_compact_data: 0,
+    };
+}
+
+/// Reads the target's memory: the kernel's `bpf_probe_read_user`, or an image in a test.
+pub trait ReadTarget {
+    fn word(&self, address: u64) -> Option<u64>;
+    /// The words of a frame's window; what lies past the window's length is zero.
+    fn window(&self, address: u64, len: u32) -> Option<[u64; WINDOW_WORDS]>;
+}
+
+/// Most words that a frame's window has.
+pub const WINDOW_WORDS: usize = 8;
+
+/// What a walk found; the frames themselves are in the caller's array.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    pub frames: u32,
+    /// [`crate::wire::STACK_TRUNCATED`], [`crate::wire::STACK_BROKEN`].
+    pub flags: u8,
+    /// Identifies the frames: equal stacks have equal hashes.
+    pub hash: u64,
+}
+
+/// Start value of the hash of a stack.
+pub const HASH_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Folds a word into the hash of a stack: xor, multiply, and shift the high bits down, so that no bit is lost.
+#[inline(always)]
+pub const fn mix(hash: u64, word: u64) -> u64 {
+    let h = (hash ^ word).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^ (h >> 32)
+}
+
+/// The innermost frame of a thread state, 0 when it runs no Python.
+#[inline(always)]
+pub fn innermost_frame<R: ReadTarget>(reader: &R, layout: &PythonLayout, tstate: u64) -> Option<u64> {
+    let frame = reader.word(tstate + u64::from(layout.tstate_frame))?;
+    if layout.cframe_frame == ABSENT {
+        return Some(frame);
+    }
+    reader.word(frame + u64::from(layout.cframe_frame))
+}
+
+/// Follows the frames outwards from `frame` and writes them into `out`, innermost first. `tag` distinguishes code
+/// objects that lived at one address one after the other.
+#[inline(always)]
+pub fn walk<R: ReadTarget>(
+    reader: &R,
+    layout: &PythonLayout,
+    mut frame: u64,
+    out: &mut [RawFrame; MAX_FRAMES],
+    tag: impl Fn(u64) -> u64,
+) -> Walked {
+    let mut walked = Walked { frames: 0, flags: 0, hash: HASH_SEED };
+    let mut index = 0;
+    while index < MAX_FRAMES {
+        if frame == 0 {
+            return walked;
+        }
+        let Some(words) = reader.window(frame + u64::from(layout.frame_window), layout.frame_window_len) else {
+            walked.flags = STACK_BROKEN;
+            return walked;
+        };
+        let code = words[(layout.frame_code / 8) as usize % WINDOW_WORDS];
+        let instr = words[(layout.frame_instr / 8) as usize % WINDOW_WORDS];
+        out[index] = RawFrame { code, instr };
+        walked.hash = mix(mix(walked.hash, code ^ tag(code)), instr);
+        frame = words[(layout.frame_previous / 8) as usize % WINDOW_WORDS];
+        index += 1;
+        walked.frames = index as u32;
+    }
+    if frame != 0 {
+        walked.flags = STACK_TRUNCATED;
+    }
+    walked
 }

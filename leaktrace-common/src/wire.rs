@@ -6,6 +6,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Deepest Python stack that is recorded; deeper ones are cut at the outermost frames and marked.
 pub const MAX_FRAMES: usize = 128;
 
+/// Most distinct stacks (by frames and domain) that are told apart.
+pub const MAX_STACKS: u32 = 1 << 18;
+
+/// Indices of the array of words that both sides write.
+pub mod state {
+    /// Not 0 while user space removes dead blocks: then a block may only be replaced under its bucket's lock.
+    pub const SWEEPING: u32 = 0;
+    /// Dense stack numbers given out so far; the first is 1.
+    pub const STACKS: u32 = 1;
+    pub const COUNT: u32 = 2;
+}
+
 /// A block that may be outstanding: value of the table keyed by address.
 ///
 /// Blocks of the C allocator are removed when they are freed. Blocks of pymalloc are overwritten when their address is
@@ -237,6 +249,21 @@ pub struct Config {
     pub task_fsbase: u32,
     pub pad: u32,
     pub python: crate::walk::PythonLayout,
+}
+
+impl Config {
+    /// All zero: what the BPF object holds until user space fills it.
+    pub const ZERO: Self = Self {
+        site_factor: 0,
+        usedpools: 0,
+        small_max: 0,
+        pool_size: 0,
+        class_shift: 0,
+        tgid: 0,
+        task_fsbase: 0,
+        pad: 0,
+        python: crate::walk::PythonLayout::ZERO,
+    };
 }
 
 #[cfg(feature = "user")]

@@ -1,9 +1,137 @@
-//! The BPF programs of leaktrace.
+//! The BPF programs of leaktrace: one for every armed instruction, one for each kind of return, one for exec.
+//!
+//! Nothing here writes to the target. What happens to a block that dies young is settled in the maps and never crosses to
+//! user space.
 #![no_std]
 #![no_main]
+// Atomic additions are written in BPF assembly.
+#![feature(asm_experimental_arch)]
+
+mod blocks;
+mod code;
+mod gc;
+mod maps;
+mod native;
+mod python;
+mod regs;
+mod stack;
+mod target;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::pt_regs,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{raw_tracepoint, uprobe},
+    programs::{ProbeContext, RawTracePointContext},
+};
+use aya_log_ebpf::debug;
+use leaktrace_common::{
+    site::{op, slot},
+    wire::{ProcessRecord, counter, record},
+};
+use maps::{RING, SITES, config, count};
+use target::{thread, tid};
+
+/// Every armed instruction that is not a return.
+#[uprobe]
+pub fn entry(ctx: ProbeContext) -> u32 {
+    let regs: *const pt_regs = ctx.regs;
+    // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
+    let ip = unsafe { (*regs).rip };
+    count(counter::HITS);
+    let site = match SITES.get(slot(ip, config().site_factor)) {
+        Some(site) if site.ip == ip => site,
+        _ => {
+            count(counter::UNKNOWN_SITE);
+            debug!(&ctx, "no site at {:x}", ip);
+            return 0;
+        }
+    };
+    let tid = tid();
+    let Some(thread) = thread(tid) else {
+        count(counter::LOST_STACK);
+        return 0;
+    };
+    let (Some(a), Some(b)) = (regs::operand(regs, &site.a), regs::operand(regs, &site.b)) else {
+        count(counter::LOST_ADDRESS);
+        debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
+        return 0;
+    };
+    if site.op < op::C_MALLOC {
+        if let Some(new) = python::event(site, a, b, thread) {
+            blocks::enter(thread, tid, &new);
+        }
+    } else if site.op < op::GC_START {
+        native::entered(site, a, b, regs, thread);
+    } else {
+        gc::started(a, thread);
+    }
+    0
+}
+
+/// Returns of the C allocator.
+#[uprobe]
+pub fn c_return(ctx: ProbeContext) -> u32 {
+    count(counter::RETURNS);
+    let tid = tid();
+    if let Some(thread) = thread(tid)
+        && let Some(new) = native::returned(ctx.regs, thread)
+    {
+        blocks::enter(thread, tid, &new);
+    }
+    0
+}
+
+/// Returns of pymalloc's refill, for builds in which no branch shows its result.
+#[uprobe]
+pub fn refill_return(ctx: ProbeContext) -> u32 {
+    count(counter::RETURNS);
+    let tid = tid();
+    // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
+    let block = unsafe { (*ctx.regs).rax };
+    if let Some(thread) = thread(tid)
+        && let Some(new) = python::refilled(block, thread)
+    {
+        blocks::enter(thread, tid, &new);
+    }
+    0
+}
+
+/// Returns of the collector.
+#[uprobe]
+pub fn gc_return(_ctx: ProbeContext) -> u32 {
+    count(counter::RETURNS);
+    let tid = tid();
+    if let Some(thread) = thread(tid) {
+        gc::ended(thread, tid);
+    }
+    0
+}
+
+/// The target replaced its program: what was armed is gone with the old memory.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if pid != config().tgid {
+        return 0;
+    }
+    // SAFETY: the helper has no precondition.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    let message = ProcessRecord { kind: record::EXEC, pid, child: 0, pad: 0, time_ns };
+    if RING.output::<ProcessRecord>(message, 0).is_err() {
+        count(counter::LOST_RING);
+    }
+    let _ = ctx.as_ptr();
+    0
+}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+// The kernel grants helpers such as bpf_probe_read_user to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

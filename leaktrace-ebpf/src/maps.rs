@@ -1,0 +1,147 @@
+//! The maps: tables that outlive an event, and the ring to user space.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use leaktrace_common::{
+    site::{SITE_SLOTS, Site},
+    wire::{Block, Config, MAX_FRAMES, MAX_STACKS, RawFrame, StackRecord, StackTotals, counter, state},
+};
+
+/// Facts about the target. User space fills it before the load and the map is frozen: the verifier knows the values.
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config::ZERO;
+
+/// The facts about the target. The compiler must not take the zeros above for them, hence the black box.
+#[inline(always)]
+pub fn config() -> &'static Config {
+    core::hint::black_box(&CONFIG)
+}
+
+/// Armed instructions by [`leaktrace_common::site::slot`].
+#[map]
+pub static SITES: Array<Site> = Array::with_max_entries(SITE_SLOTS, 0);
+
+/// Outstanding blocks by address. User space sets the size.
+#[map]
+pub static BLOCKS: HashMap<u64, Block> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+
+/// Dense number of a stack by its hash.
+#[map]
+pub static STACKS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_STACKS, BPF_F_NO_PREALLOC);
+
+/// What each stack allocated, by dense number. Number 0 stands for stacks that were lost.
+#[map]
+pub static TOTALS: Array<StackTotals> = Array::with_max_entries(MAX_STACKS, BPF_F_MMAPABLE);
+
+/// Code objects that have been sent, by address.
+#[map]
+pub static CODES: HashMap<u64, u8> = HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+
+/// Per hash of an address: bit 0, a code object that was sent hashes here; above it, how many of them have died.
+#[map]
+pub static CODE_TAGS: Array<CodeTags> = Array::with_max_entries(1, 0);
+
+/// What a thread is in the middle of.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 13, BPF_F_NO_PREALLOC);
+
+/// A zeroed [`Thread`] to insert: it does not fit the BPF stack.
+#[map]
+pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// Words that both sides write: [`state`].
+#[map]
+pub static STATE: Array<u64> = Array::with_max_entries(state::COUNT, 0);
+
+/// Records to user space. Its size is set by user space.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
+
+pub const CODE_TAG_BITS: u32 = 16;
+pub type CodeTags = [u16; 1 << CODE_TAG_BITS];
+
+/// A request to the C allocator in flight on a thread.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CCall {
+    /// Stack pointer at the entry, 0 for none.
+    pub sp: u64,
+    pub size: u64,
+    /// `posix_memalign`: where the result goes.
+    pub result_at: u64,
+    /// `realloc`: the old address, and its block if it was known.
+    pub old_address: u64,
+    pub old: Block,
+    pub op: u8,
+    pub had_old: u8,
+    pub pad: [u8; 6],
+}
+
+/// A request to CPython's allocator whose block another event will tell.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PyCall {
+    pub size: u64,
+    /// One of [`py_call`].
+    pub state: u8,
+    pub domain: u8,
+    pub is_realloc: u8,
+    pub pad: [u8; 5],
+}
+
+/// States of a [`PyCall`].
+pub mod py_call {
+    pub const NONE: u8 = 0;
+    /// Its size class is empty: a refill follows.
+    pub const REFILL: u8 = 1;
+    /// Goes on to the C allocator.
+    pub const TO_C: u8 = 2;
+    /// A wrapper or a moving realloc: the allocator's own function follows, for the domain noted.
+    pub const NESTED: u8 = 3;
+}
+
+#[repr(C)]
+pub struct Thread {
+    pub c: CCall,
+    pub py: PyCall,
+    /// The thread state that was last found for a thread without the GIL.
+    pub tstate: u64,
+    pub gc_start_ns: u64,
+    pub gc_generation: u32,
+    pub pad: u32,
+    /// Header and frames of the last walk, contiguous: they are sent as they lie.
+    pub stack: StackRecord,
+    pub frames: [RawFrame; MAX_FRAMES],
+}
+
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(c) = COUNTERS.get_ptr_mut(index) {
+        add(c, 1);
+    }
+}
+
+/// Adds without losing updates of other CPUs and of programs that preempt this one. (The BPF target of rustc has no
+/// `AtomicU64::fetch_add`: it declares no compare-and-swap.)
+#[inline(always)]
+pub fn add(word: *mut u64, value: u64) {
+    // SAFETY: `word` points into a map value, is aligned to 8 and lives as long as the program runs.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) value) }
+}
+
+/// As [`add`], and gives the value before.
+#[inline(always)]
+pub fn fetch_add(word: *mut u64, value: u64) -> u64 {
+    let mut old = value;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) word, inout(reg) old) }
+    old
+}

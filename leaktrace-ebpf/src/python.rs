@@ -1,0 +1,179 @@
+//! CPython's allocator: guards, entries of the real functions, refills.
+
+use leaktrace_common::{
+    site::{Site, domain, op},
+    walk::ReadTarget,
+    wire::counter,
+};
+
+use crate::{
+    blocks::New,
+    maps::{BLOCKS, PyCall, Thread, config, count, py_call},
+    target::{Target, read},
+};
+
+/// A `pool_header` (Objects/obmalloc.c, 3.5 to 3.11; pycore_obmalloc.h from 3.12).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PoolHeader {
+    /// Blocks in use.
+    used: u64,
+    freeblock: u64,
+    nextpool: u64,
+    prevpool: u64,
+    arenaindex: u32,
+    szidx: u32,
+    nextoffset: u32,
+    maxnextoffset: u32,
+}
+
+/// What to enter after an event of CPython's allocator, if its block is known at once.
+#[inline(always)]
+pub fn event(site: &Site, a: u64, b: u64, thread: &mut Thread) -> Option<New> {
+    match site.op {
+        op::PY_MALLOC => allocate(site, a, thread),
+        op::PY_CALLOC => allocate(site, a.wrapping_mul(b), thread),
+        op::PY_REALLOC => reallocate(site, a, b, thread),
+        op::REFILLED => refilled(a, thread),
+        op::PY_WRAPPER => {
+            thread.py = PyCall { size: 0, state: py_call::NESTED, domain: site.domain, is_realloc: 0, pad: [0; 5] };
+            None
+        }
+        _ => None,
+    }
+}
+
+/// Domain of an event, and whether it is the inner part of a reallocation.
+#[inline(always)]
+fn outer(site: &Site, thread: &mut Thread) -> (u8, bool) {
+    let nested = thread.py.state == py_call::NESTED;
+    if nested {
+        thread.py.state = py_call::NONE;
+    }
+    if site.domain != domain::SHARED {
+        (site.domain, false)
+    } else if nested {
+        (thread.py.domain, thread.py.is_realloc != 0)
+    } else {
+        (domain::OBJ, false)
+    }
+}
+
+#[inline(always)]
+fn allocate(site: &Site, size: u64, thread: &mut Thread) -> Option<New> {
+    let config = config();
+    let (kind, is_realloc) = if site.domain == domain::RAW { (domain::RAW, false) } else { outer(site, thread) };
+    if kind != domain::RAW && config.usedpools != 0 && size != 0 && size <= config.small_max {
+        let class = (size - 1) >> config.class_shift;
+        let pool = Target.word(config.usedpools + class * 16)?;
+        let head = read::<[u64; 3]>(pool)?;
+        if head[2] != pool {
+            return Some(New { address: head[1], size, native: 0, domain: kind, in_pool: true, is_realloc });
+        }
+        pend(thread, py_call::REFILL, size, kind, is_realloc);
+    } else {
+        pend(thread, py_call::TO_C, size, kind, is_realloc);
+    }
+    None
+}
+
+/// Notes a request whose block another event will tell. An enclosing request of mem or obj that goes on to the raw domain
+/// and to the C allocator keeps its own domain.
+#[inline(always)]
+fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
+    if thread.py.state == py_call::REFILL || (thread.py.state == py_call::TO_C && thread.py.size != size) {
+        count(counter::LOST_ADDRESS);
+    } else if kind == domain::RAW && thread.py.state == py_call::TO_C && thread.py.domain != domain::RAW {
+        return;
+    }
+    thread.py = PyCall { size, state, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
+}
+
+#[inline(always)]
+pub fn refilled(address: u64, thread: &mut Thread) -> Option<New> {
+    if thread.py.state != py_call::REFILL {
+        return None;
+    }
+    if address == 0 {
+        // No arena to be had: the request goes on to the C allocator.
+        thread.py.state = py_call::TO_C;
+        return None;
+    }
+    thread.py.state = py_call::NONE;
+    Some(New {
+        address,
+        size: thread.py.size,
+        native: 0,
+        domain: thread.py.domain,
+        in_pool: true,
+        is_realloc: thread.py.is_realloc != 0,
+    })
+}
+
+/// What pymalloc's realloc will do follows from the pool that the block lies in (`pymalloc_realloc`, Objects/obmalloc.c):
+/// it stays when it still fits and shrinks by at most a quarter; else a nested malloc follows, and tells the new block.
+#[inline(always)]
+fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Option<New> {
+    let config = config();
+    let (kind, _) = if site.domain == domain::RAW { (domain::RAW, false) } else { outer(site, thread) };
+    let nested = PyCall { size, state: py_call::NESTED, domain: kind, is_realloc: 1, pad: [0; 5] };
+    if kind == domain::RAW || config.usedpools == 0 {
+        pend(thread, py_call::TO_C, size, kind, true);
+        return None;
+    }
+    if address == 0 {
+        thread.py = nested;
+        return None;
+    }
+    let known = BLOCKS.get_ptr(address).map(|b| unsafe { (*b).in_pool() });
+    if known == Some(false) {
+        pend(thread, py_call::TO_C, size, kind, true);
+        return None;
+    }
+    let class = match pool_class(address, config.pool_size, config.class_shift) {
+        Some(class) => class,
+        None => {
+            pend(thread, py_call::TO_C, size, kind, true);
+            return None;
+        }
+    };
+    if size <= class && 4 * size > 3 * class {
+        return Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true });
+    }
+    thread.py = nested;
+    None
+}
+
+/// Block size of the pool that `address` lies in, `None` when what is there cannot be a pool's header. The fields bind each
+/// other so tightly that memory of the C allocator does not pass by chance.
+#[inline(always)]
+fn pool_class(address: u64, pool_size: u64, class_shift: u32) -> Option<u64> {
+    let pool = address & !(pool_size - 1);
+    let head = read::<PoolHeader>(pool)?;
+    if head.szidx >= 64 {
+        return None;
+    }
+    let size = u64::from(head.szidx + 1) << class_shift;
+    let last = pool_size - size;
+    let consistent = u64::from(head.maxnextoffset) == last
+        && u64::from(head.nextoffset) <= last + size
+        && head.used != 0
+        && head.used * size <= pool_size
+        && address - pool >= size_of::<PoolHeader>() as u64;
+    consistent.then_some(size)
+}
+
+/// The domain for a block that the C allocator returned: that of CPython's request which led to it, with the size it asked.
+#[inline(always)]
+pub fn claim(thread: &mut Thread, c_size: u64) -> Option<PyCall> {
+    let call = thread.py;
+    if call.state != py_call::TO_C {
+        return None;
+    }
+    // PyMem_RawMalloc turns 0 into 1.
+    if call.size == c_size || (call.size == 0 && c_size == 1) {
+        thread.py.state = py_call::NONE;
+        return Some(call);
+    }
+    None
+}

@@ -1,0 +1,127 @@
+//! The Python stack of the current thread: walked, hashed, numbered, and sent when it is new.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use leaktrace_common::{
+    site::domain,
+    walk::{self, HASH_SEED, ReadTarget, mix},
+    wire::{MAX_FRAMES, RawFrame, STACK_BROKEN, STACK_NO_PYTHON, StackRecord, counter, record, state},
+};
+
+use crate::{
+    code,
+    maps::{RING, STACKS, STATE, TOTALS, Thread, config, count, fetch_add},
+    target::{Target, pthread_self},
+};
+
+/// Thread states that the search of a thread's own looks at.
+const MAX_THREADS: u32 = 512;
+
+/// Dense number of the current stack for a block of `domain`; 0 when it was lost, which has been counted.
+///
+/// `native` is the return address of the C allocator's caller, 0 where there is none: it names the allocation only when
+/// the thread runs no Python.
+#[inline(always)]
+pub fn current(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
+    let layout = &config().python;
+    let frame = match thread_state(thread, domain) {
+        0 => 0,
+        tstate => walk::innermost_frame(&Target, layout, tstate).unwrap_or(0),
+    };
+    let hash;
+    if frame == 0 {
+        hash = mix(mix(HASH_SEED, native), u64::from(domain));
+        thread.stack.frames = 0;
+        thread.stack.flags = STACK_NO_PYTHON;
+        thread.stack.native = native;
+    } else {
+        let walked = walk::walk(&Target, layout, frame, &mut thread.frames, code::tag);
+        hash = mix(walked.hash, u64::from(domain) | u64::from(walked.flags) << 8);
+        thread.stack.frames = walked.frames as u16;
+        thread.stack.flags = walked.flags;
+        thread.stack.native = 0;
+        if walked.flags & STACK_BROKEN != 0 {
+            count(counter::LOST_STACK);
+        }
+    }
+    if let Some(number) = STACKS.get_ptr(hash) {
+        // SAFETY: a map value; numbers are never changed.
+        return unsafe { *number };
+    }
+    thread.stack.domain = domain;
+    thread.stack.tid = tid;
+    announce(thread, hash).unwrap_or_else(|| {
+        count(counter::LOST_STACK);
+        0
+    })
+}
+
+/// Gives a new stack its number and sends it.
+#[inline(never)]
+fn announce(thread: &mut Thread, hash: u64) -> Option<u32> {
+    let next = STATE.get_ptr_mut(state::STACKS)?;
+    let number = fetch_add(next, 1) as u32 + 1;
+    TOTALS.get_ptr(number)?;
+    if STACKS.insert(hash, number, u64::from(BPF_NOEXIST)).is_err() {
+        // Another thread was quicker, or the table is full.
+        return STACKS.get_ptr(hash).map(|n| unsafe { *n });
+    }
+    thread.stack.kind = record::STACK;
+    thread.stack.stack = number;
+    let frames = (thread.stack.frames as usize).min(MAX_FRAMES);
+    let mut sent = true;
+    let mut index = 0;
+    while index < MAX_FRAMES {
+        if index >= frames {
+            break;
+        }
+        sent &= code::send_if_new(thread.frames[index].code) != 0;
+        index += 1;
+    }
+    let len = size_of::<StackRecord>() + frames * size_of::<RawFrame>();
+    if sent {
+        // SAFETY: header and frames lie one after the other in `Thread` (repr(C)); the verifier checks the length.
+        let bytes = unsafe { core::slice::from_raw_parts((&raw const thread.stack).cast::<u8>(), len) };
+        sent = RING.output::<[u8]>(bytes, 0).is_ok();
+    }
+    if !sent {
+        // The next block of this stack tries again, under another number.
+        let _ = STACKS.remove(hash);
+        count(counter::LOST_RING);
+    }
+    Some(number)
+}
+
+/// The thread state of the current thread, 0 when it has none.
+#[inline(always)]
+fn thread_state(thread: &mut Thread, domain: u8) -> u64 {
+    let layout = &config().python;
+    let current = Target.word(layout.tstate_current).unwrap_or(0);
+    if domain == domain::MEM || domain == domain::OBJ {
+        // These may only be called by the thread that holds the GIL.
+        return current;
+    }
+    own_thread_state(thread, current)
+}
+
+/// Without the GIL, the thread state is the one whose `thread_id` is ours.
+#[inline(never)]
+fn own_thread_state(thread: &mut Thread, current: u64) -> u64 {
+    let layout = &config().python;
+    let Some(own) = pthread_self() else { return 0 };
+    let is_own = |tstate: u64| Target.word(tstate + u64::from(layout.tstate_thread_id)) == Some(own);
+    if current != 0 && is_own(current) {
+        return current;
+    }
+    let Some(interpreter) = Target.word(layout.interpreters_head) else { return 0 };
+    let Some(mut tstate) = Target.word(interpreter + u64::from(layout.interp_threads_head)) else { return 0 };
+    let mut searched = 0;
+    while searched < MAX_THREADS && tstate != 0 {
+        if is_own(tstate) {
+            thread.tstate = tstate;
+            return tstate;
+        }
+        tstate = Target.word(tstate + u64::from(layout.tstate_next)).unwrap_or(0);
+        searched += 1;
+    }
+    0
+}

@@ -1,0 +1,73 @@
+//! The target's memory and the current thread, as the kernel shows them.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel, generated::bpf_probe_read_user,
+    },
+};
+use leaktrace_common::walk::{ReadTarget, WINDOW_WORDS};
+
+use crate::maps::{NEW_THREAD, THREADS, Thread, config};
+
+/// The current process's user memory.
+pub struct Target;
+
+impl ReadTarget for Target {
+    #[inline(always)]
+    fn word(&self, address: u64) -> Option<u64> {
+        read(address)
+    }
+
+    #[inline(always)]
+    fn window(&self, address: u64, len: u32) -> Option<[u64; WINDOW_WORDS]> {
+        let mut words = [0u64; WINDOW_WORDS];
+        let len = if len > 64 { 64 } else { len };
+        read_into(words.as_mut_ptr().cast(), len, address).then_some(words)
+    }
+}
+
+/// Copies a value from the target.
+#[inline(always)]
+pub fn read<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes all bytes of `value` when it succeeds, and T is made of integers wherever this is used.
+    read_into(value.as_mut_ptr().cast(), size_of::<T>() as u32, address).then(|| unsafe { value.assume_init() })
+}
+
+/// Copies `len` bytes from the target.
+#[inline(always)]
+pub fn read_into(to: *mut c_void, len: u32, address: u64) -> bool {
+    // SAFETY: the verifier proves that `to` has room for `len` bytes.
+    unsafe { bpf_probe_read_user(to.cast(), len, address as *const _) == 0 }
+}
+
+#[inline(always)]
+pub fn tid() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// `pthread_self()` of the current thread: both glibc and musl point the fs base at it.
+#[inline(always)]
+pub fn pthread_self() -> Option<u64> {
+    // SAFETY: the current task is valid; the helper checks the address.
+    unsafe {
+        let task = bpf_get_current_task();
+        bpf_probe_read_kernel((task + u64::from(config().task_fsbase)) as *const u64).ok()
+    }
+}
+
+/// The state of the current thread, made at its first event.
+#[inline(always)]
+pub fn thread(tid: u32) -> Option<&'static mut Thread> {
+    if let Some(t) = THREADS.get_ptr_mut(tid) {
+        // SAFETY: a map value of this type; only this thread uses it, and a thread runs one program at a time.
+        return Some(unsafe { &mut *t });
+    }
+    let zero = NEW_THREAD.get(0)?;
+    let _ = THREADS.insert(tid, zero, u64::from(BPF_NOEXIST));
+    // SAFETY: as above.
+    THREADS.get_ptr_mut(tid).map(|t| unsafe { &mut *t })
+}
