@@ -1,0 +1,333 @@
+//! Makes a table of offsets (`leaktrace/offsets/*.toml`) from the DWARF of a CPython built with debug information.
+//!
+//! This runs when a table is made (`cargo xtask offsets`), never on a target.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use gimli::{AttributeValue, DebuggingInformationEntry, EndianSlice, LittleEndian, UnitOffset};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+use super::version::Version;
+
+type Reader<'a> = EndianSlice<'a, LittleEndian>;
+type Unit<'a> = gimli::Unit<Reader<'a>>;
+type Entry<'a, 'u> = DebuggingInformationEntry<'u, 'u, Reader<'a>>;
+
+/// Why no table could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DwarfError {
+    #[error("the file cannot be parsed as ELF: {0}")]
+    Elf(#[from] object::Error),
+    #[error("the debug information cannot be parsed: {0}")]
+    Dwarf(#[from] gimli::Error),
+    #[error("the file does not define Py_Version: it is not CPython 3.11 or later")]
+    NoVersion,
+    #[error("the debug information does not have {0}")]
+    Missing(String),
+}
+
+/// What is asked of a member.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// Offset in bytes from the start of the struct.
+    Offset(&'static str),
+    /// Offset in bits of a bit field from the start of the member that holds it.
+    Bit(&'static str),
+    /// Size of the struct in bytes.
+    Size,
+}
+use Ask::{Bit, Offset, Size};
+
+/// Table of the file, struct in C, and the keys in it.
+type Group = (&'static str, &'static str, &'static [(&'static str, Ask)]);
+
+/// In the order and by the names of [`super::offsets::Offsets`].
+const GROUPS: &[Group] = &[
+    (
+        "runtime",
+        "pyruntimestate",
+        &[
+            ("interpreters_head", Offset("interpreters.head")),
+            ("interpreters_main", Offset("interpreters.main")),
+            ("tstate_current", Offset("gilstate.tstate_current")),
+        ],
+    ),
+    (
+        "interpreter",
+        "_is",
+        &[
+            ("next", Offset("next")),
+            ("id", Offset("id")),
+            ("threads_head", Offset("threads.head")),
+            ("gc", Offset("gc")),
+        ],
+    ),
+    (
+        "thread",
+        "_ts",
+        &[
+            ("next", Offset("next")),
+            ("interpreter", Offset("interp")),
+            ("thread_id", Offset("thread_id")),
+            ("native_thread_id", Offset("native_thread_id")),
+            ("cframe", Offset("cframe")),
+        ],
+    ),
+    ("cframe", "_PyCFrame", &[("current_frame", Offset("current_frame"))]),
+    (
+        "frame",
+        "_PyInterpreterFrame",
+        &[("code", Offset("f_code")), ("previous", Offset("previous")), ("instr", Offset("prev_instr"))],
+    ),
+    (
+        "code",
+        "PyCodeObject",
+        &[
+            ("filename", Offset("co_filename")),
+            ("qualname", Offset("co_qualname")),
+            ("linetable", Offset("co_linetable")),
+            ("firstlineno", Offset("co_firstlineno")),
+            ("firsttraceable", Offset("_co_firsttraceable")),
+            ("instructions", Offset("co_code_adaptive")),
+        ],
+    ),
+    ("bytes", "PyBytesObject", &[("size", Offset("ob_base.ob_size")), ("data", Offset("ob_sval"))]),
+    (
+        "unicode",
+        "PyASCIIObject",
+        &[
+            ("length", Offset("length")),
+            ("state", Offset("state")),
+            ("kind_bit", Bit("state.kind")),
+            ("compact_bit", Bit("state.compact")),
+            ("ascii_bit", Bit("state.ascii")),
+            ("ascii_data", Size),
+        ],
+    ),
+    ("compact_unicode", "PyCompactUnicodeObject", &[("data", Size)]),
+    ("object", "_object", &[("refcount", Offset("ob_refcnt")), ("type", Offset("ob_type"))]),
+    (
+        "type",
+        "_typeobject",
+        &[
+            ("name", Offset("tp_name")),
+            ("basicsize", Offset("tp_basicsize")),
+            ("itemsize", Offset("tp_itemsize")),
+            ("flags", Offset("tp_flags")),
+        ],
+    ),
+    (
+        "gc",
+        "_gc_runtime_state",
+        &[
+            ("enabled", Offset("enabled")),
+            ("collecting", Offset("collecting")),
+            ("generations", Offset("generations")),
+            ("generation_stats", Offset("generation_stats")),
+        ],
+    ),
+    (
+        "gc_generation",
+        "gc_generation",
+        &[("size", Size), ("threshold", Offset("threshold")), ("count", Offset("count"))],
+    ),
+    (
+        "gc_stats",
+        "gc_generation_stats",
+        &[
+            ("size", Size),
+            ("collections", Offset("collections")),
+            ("collected", Offset("collected")),
+            ("uncollectable", Offset("uncollectable")),
+        ],
+    ),
+    (
+        "pool",
+        "pool_header",
+        &[
+            ("size", Size),
+            ("used", Offset("ref")),
+            ("freeblock", Offset("freeblock")),
+            ("nextpool", Offset("nextpool")),
+            ("arenaindex", Offset("arenaindex")),
+            ("szidx", Offset("szidx")),
+            ("nextoffset", Offset("nextoffset")),
+            ("maxnextoffset", Offset("maxnextoffset")),
+        ],
+    ),
+    (
+        "arena",
+        "arena_object",
+        &[("size", Size), ("address", Offset("address")), ("pool_address", Offset("pool_address"))],
+    ),
+];
+
+/// Macros of `Objects/obmalloc.c`, which debug information does not hold: `ALIGNMENT_SHIFT`,
+/// `SMALL_REQUEST_THRESHOLD`, `POOL_BITS` and `ARENA_BITS` with `WITH_PYMALLOC_RADIX_TREE` (3.10 and later, 64-bit).
+const PYMALLOC: &[(&str, u64)] =
+    &[("class_shift", 4), ("small_max", 512), ("pool_size", 1 << 14), ("arena_size", 1 << 20)];
+
+/// The row of the table for the CPython in `elf` (an executable or libpython with DWARF), as TOML.
+///
+/// Fails if the file is no CPython, or if its debug information lacks one of the structs.
+pub fn offsets_toml(elf: &[u8]) -> Result<String, DwarfError> {
+    let file = object::File::parse(elf)?;
+    let version = file_version(&file).ok_or(DwarfError::NoVersion)?;
+    let dwarf = gimli::DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, object::Error> {
+        file.section_by_name(id.name()).map_or(Ok(Cow::Borrowed(&[][..])), |s| s.uncompressed_data())
+    })?;
+    let dwarf = dwarf.borrow(|section| EndianSlice::new(section, LittleEndian));
+    let mut found: HashMap<&str, Vec<u64>> = HashMap::new();
+    let mut units = dwarf.units();
+    while found.len() < GROUPS.len()
+        && let Some(header) = units.next()?
+    {
+        let structs = Structs::of(&dwarf, dwarf.unit(header)?)?;
+        for (group, name, keys) in GROUPS {
+            if !found.contains_key(group)
+                && let Some(&offset) = structs.by_name.get(*name)
+            {
+                let values = keys.iter().map(|(_, ask)| structs.answer(offset, name, *ask));
+                found.insert(group, values.collect::<Result<_, _>>()?);
+            }
+        }
+    }
+    let mut toml = format!(
+        "# Offsets in bytes of the fields that leaktrace reads of CPython {}.{}, x86-64. Made by\n\
+         #     cargo xtask offsets LIBPYTHON\n\
+         # from the DWARF of {version}; not to be edited. A row holds from `first_patch` up to the next row.\n\n\
+         [[release]]\nfirst_patch = 0\n",
+        version.major, version.minor
+    );
+    for (group, name, keys) in GROUPS {
+        let values = found.get(group).ok_or_else(|| DwarfError::Missing(format!("struct {name}")))?;
+        let _ = write!(toml, "\n# {name}\n[release.{group}]\n");
+        for ((key, _), value) in keys.iter().zip(values) {
+            let _ = writeln!(toml, "{key} = {value}");
+        }
+    }
+    toml.push_str("\n# Objects/obmalloc.c\n[release.pymalloc]\n");
+    for (key, value) in PYMALLOC {
+        let _ = writeln!(toml, "{key} = {value}");
+    }
+    Ok(toml)
+}
+
+/// `Py_Version` as the file holds it.
+fn file_version(file: &object::File<'_>) -> Option<Version> {
+    let symbol = file.dynamic_symbols().chain(file.symbols()).find(|s| s.name() == Ok("Py_Version"))?;
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let bytes = section.data_range(symbol.address(), 4).ok()??;
+    Version::from_hex(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// The structs that one compilation unit defines.
+struct Structs<'a, 'd> {
+    dwarf: &'d gimli::Dwarf<Reader<'a>>,
+    unit: Unit<'a>,
+    /// Structs by tag, and by the typedef that names them.
+    by_name: HashMap<String, UnitOffset>,
+}
+
+impl<'a, 'd> Structs<'a, 'd> {
+    fn of(dwarf: &'d gimli::Dwarf<Reader<'a>>, unit: Unit<'a>) -> Result<Self, gimli::Error> {
+        let mut this = Self { dwarf, unit, by_name: HashMap::new() };
+        let mut by_name = HashMap::new();
+        let mut tree = this.unit.entries_tree(None)?;
+        let mut children = tree.root()?.children();
+        while let Some(child) = children.next()? {
+            let entry = child.entry();
+            let target = match entry.tag() {
+                gimli::DW_TAG_structure_type => Some(entry.offset()),
+                gimli::DW_TAG_typedef => this.type_of(entry)?,
+                _ => None,
+            };
+            if let (Some(name), Some(target)) = (this.name(entry)?, target)
+                && this.size(target)?.is_some()
+            {
+                by_name.entry(name).or_insert(target);
+            }
+        }
+        this.by_name = by_name;
+        Ok(this)
+    }
+
+    fn answer(&self, offset: UnitOffset, name: &str, ask: Ask) -> Result<u64, DwarfError> {
+        let answer = match ask {
+            Size => self.size(offset)?,
+            Offset(path) => self.member(offset, path)?.map(|(bytes, _)| bytes),
+            Bit(path) => self.member(offset, path)?.and_then(|(_, bit)| bit),
+        };
+        answer.ok_or_else(|| match ask {
+            Size => DwarfError::Missing(format!("the size of {name}")),
+            Offset(path) | Bit(path) => DwarfError::Missing(format!("{name}.{path}")),
+        })
+    }
+
+    /// Offset in bytes of a member by its path through nested structs, and in bits if it is a bit field.
+    fn member(&self, struct_: UnitOffset, path: &str) -> Result<Option<(u64, Option<u64>)>, gimli::Error> {
+        let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+        let mut tree = self.unit.entries_tree(Some(struct_))?;
+        let mut children = tree.root()?.children();
+        while let Some(child) = children.next()? {
+            let entry = child.entry();
+            if entry.tag() != gimli::DW_TAG_member || self.name(entry)?.as_deref() != Some(first) {
+                continue;
+            }
+            let number = |at| entry.attr_value(at).map(|value| value.and_then(|v| v.udata_value()));
+            let here = number(gimli::DW_AT_data_member_location)?.unwrap_or(0);
+            let Some(rest) = rest else { return Ok(Some((here, number(gimli::DW_AT_data_bit_offset)?))) };
+            let Some(inner) = self.type_of(entry)? else { return Ok(None) };
+            return Ok(self.member(inner, rest)?.map(|(bytes, bit)| (here + bytes, bit)));
+        }
+        Ok(None)
+    }
+
+    fn name(&self, entry: &Entry<'a, '_>) -> Result<Option<String>, gimli::Error> {
+        let Some(value) = entry.attr_value(gimli::DW_AT_name)? else { return Ok(None) };
+        Ok(Some(self.dwarf.attr_string(&self.unit, value)?.to_string_lossy().into_owned()))
+    }
+
+    fn size(&self, offset: UnitOffset) -> Result<Option<u64>, gimli::Error> {
+        let entry = self.unit.entry(offset)?;
+        Ok(entry.attr_value(gimli::DW_AT_byte_size)?.and_then(|v| v.udata_value()))
+    }
+
+    /// The struct behind an entry's type, through typedefs and qualifiers.
+    fn type_of(&self, entry: &Entry<'a, '_>) -> Result<Option<UnitOffset>, gimli::Error> {
+        let mut value = entry.attr_value(gimli::DW_AT_type)?;
+        while let Some(AttributeValue::UnitRef(offset)) = value {
+            let entry = self.unit.entry(offset)?;
+            match entry.tag() {
+                gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => return Ok(Some(offset)),
+                gimli::DW_TAG_typedef | gimli::DW_TAG_const_type | gimli::DW_TAG_volatile_type => {
+                    value = entry.attr_value(gimli::DW_AT_type)?;
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpython::offsets::Offsets;
+    use crate::cpython::testing;
+
+    #[test]
+    fn the_embedded_table_is_what_the_debug_information_says() {
+        let with_dwarf = testing::libpythons_with_dwarf();
+        for path in &with_dwarf {
+            let toml = super::offsets_toml(&std::fs::read(path).unwrap()).unwrap();
+            let row = Offsets::parse(&toml, 0).unwrap();
+            assert_eq!(Some(row), Offsets::of(3, 11, 7), "{}", path.display());
+        }
+        if with_dwarf.is_empty() {
+            eprintln!("skipped: no CPython 3.11 with debug information here");
+        }
+        assert!(super::offsets_toml(b"no elf").is_err());
+    }
+}

@@ -1,0 +1,190 @@
+//! Finds the state of pymalloc (`Objects/obmalloc.c`), with or without symbols.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
+
+use crate::target::{ElfFile, Memory};
+
+use super::PymallocState;
+use super::offsets::Offsets;
+
+/// Most bytes of a file's writable memory that are searched.
+const MAX_DATA: u64 = 64 << 20;
+/// Longest code of a small function that is looked at, bytes.
+const MAX_CODE: u64 = 512;
+/// Most arenas that a heap may have: 256 GiB of small blocks.
+pub(super) const MAX_ARENAS: u32 = 1 << 18;
+
+/// Finds pymalloc's state in the file that holds the interpreter. `None`: the file has no pymalloc of this shape.
+///
+/// `arenas` and `maxarenas` are 0 when only `usedpools` could be found: blocks can be predicted then, but not swept.
+pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Option<PymallocState> {
+    let constants = offsets.pymalloc;
+    let mut state = PymallocState {
+        usedpools: 0,
+        arenas: 0,
+        maxarenas: 0,
+        raw_allocated_blocks: 0,
+        pool_size: u64::from(constants.pool_size),
+        arena_size: u64::from(constants.arena_size),
+        class_shift: constants.class_shift,
+        small_max: u64::from(constants.small_max),
+        pool: offsets.pool,
+        arena: offsets.arena,
+    };
+    state.usedpools = find_usedpools(memory, elf, &state)?;
+    find_arenas(memory, elf, &mut state);
+    Some(state)
+}
+
+/// `usedpools` is an array of pairs, one for each size class: either both point 16 bytes before the pair (no pool in
+/// use), or both to pools, whose headers name the class. No other data looks so.
+fn find_usedpools(memory: &dyn Memory, elf: &ElfFile, state: &PymallocState) -> Option<u64> {
+    let pair = |words: &[u64], address: u64, class: usize| {
+        let (next, prev) = (words[2 * class], words[2 * class + 1]);
+        let empty = address + 16 * class as u64 - 16;
+        let pool = |word: u64| word != 0 && word.is_multiple_of(state.pool_size);
+        (next == empty && prev == empty) || (pool(next) && pool(prev))
+    };
+    for range in elf.writable_ranges() {
+        let mut data = vec![0; usize::try_from((range.end - range.start).min(MAX_DATA)).ok()?];
+        memory.read_sparse(range.start, &mut data);
+        let words: Vec<u64> = data.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word)).collect();
+        for (index, window) in words.windows(2 * state.classes()).enumerate() {
+            let address = range.start + 8 * index as u64;
+            if (0..state.classes()).all(|class| pair(window, address, class)) {
+                let pools = pools_in(memory, state, address);
+                let right = pools.iter().filter(|(class, pool)| {
+                    memory.u32(pool + u64::from(state.pool.szidx)).is_ok_and(|szidx| szidx as usize == *class)
+                });
+                if most(right.count(), pools.len()) {
+                    return Some(address);
+                }
+            }
+        }
+    }
+    None
+}
+
+/// The pools at both ends of each class's list, with the class.
+fn pools_in(memory: &dyn Memory, state: &PymallocState, usedpools: u64) -> Vec<(usize, u64)> {
+    let mut pools = Vec::new();
+    for class in 0..state.classes() {
+        let at = usedpools + 16 * class as u64;
+        let ends = [memory.u64(at), memory.u64(at + 8)].into_iter().flatten();
+        pools.extend(ends.filter(|pool| pool % state.pool_size == 0 && *pool != 0).map(|pool| (class, pool)));
+    }
+    pools.dedup();
+    pools
+}
+
+/// The target runs: a pool may leave its list between two looks, so nearly all is enough.
+fn most(count: usize, of: usize) -> bool {
+    of > 0 && count * 4 >= of * 3
+}
+
+/// `_Py_GetAllocatedBlocks` is exported by every build and adds up all arenas: its code refers to `arenas`,
+/// `maxarenas` and `raw_allocated_blocks` and to no other data. Which is which, the known pools decide.
+fn find_arenas(memory: &dyn Memory, elf: &ElfFile, state: &mut PymallocState) {
+    let Some(function) = elf.symbol("_Py_GetAllocatedBlocks") else { return };
+    let code = elf.bytes_at(function.address, function.size.clamp(16, MAX_CODE) as usize);
+    let data: Vec<(u64, usize)> = data_references(code, function.address)
+        .into_iter()
+        .filter(|(address, _)| elf.writable_ranges().iter().any(|range| range.contains(address)))
+        .collect();
+    let of_size = |wanted: usize| data.iter().filter(move |(_, size)| *size == wanted).map(|(address, _)| *address);
+    let pools = pools_in(memory, state, state.usedpools);
+    let index_of = |pool: u64| memory.u32(pool + u64::from(state.pool.arenaindex)).ok();
+    let in_arena = |array: u64, pool: u64| {
+        let entry = array.checked_add(u64::from(index_of(pool)?) * u64::from(state.arena.size))?;
+        let address = memory.u64(entry.checked_add(u64::from(state.arena.address))?).ok()?;
+        (address <= pool && pool - address < state.arena_size).then_some(())
+    };
+    let arenas = of_size(8).find(|&address| {
+        let Ok(array) = memory.u64(address) else { return false };
+        most(pools.iter().filter(|(_, pool)| in_arena(array, *pool).is_some()).count(), pools.len())
+    });
+    let highest = pools.iter().filter_map(|(_, pool)| index_of(*pool)).max().unwrap_or(0);
+    let maxarenas = of_size(4).find(|&address| memory.u32(address).is_ok_and(|n| n > highest && n <= MAX_ARENAS));
+    if let (Some(arenas), Some(maxarenas)) = (arenas, maxarenas) {
+        (state.arenas, state.maxarenas) = (arenas, maxarenas);
+        state.raw_allocated_blocks = of_size(8).find(|&address| address != arenas).unwrap_or(0);
+    }
+}
+
+/// Addresses that instructions read by a constant address, with the size read, each once.
+fn data_references(code: &[u8], address: u64) -> Vec<(u64, usize)> {
+    let mut found = Vec::new();
+    for instruction in &mut Decoder::with_ip(64, code, address, DecoderOptions::NONE) {
+        let constant = match (instruction.memory_base(), instruction.memory_index()) {
+            (Register::RIP, _) => instruction.ip_rel_memory_address(),
+            (Register::None, Register::None) => instruction.memory_displacement64(),
+            _ => continue,
+        };
+        let reference = (constant, instruction.memory_size().size());
+        if has_memory(&instruction) && !found.contains(&reference) {
+            found.push(reference);
+        }
+    }
+    found
+}
+
+fn has_memory(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|op| instruction.op_kind(op) == OpKind::Memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpython::testing::{Script, pythons};
+    use crate::target::Memory as _;
+
+    #[test]
+    fn the_state_is_where_the_symbols_say() {
+        let mut with_symbols = 0;
+        for python in pythons() {
+            let mut script = Script::start(&python, "import sys; print('ready'); sys.stdin.readline()");
+            script.line();
+            let (_, found) = script.interpreter();
+            let state = found.facts.pymalloc.unwrap();
+            assert!(state.arenas != 0 && state.maxarenas != 0, "{}", python.display());
+            let fields = [
+                ("usedpools", state.usedpools),
+                ("arenas", state.arenas),
+                ("maxarenas", state.maxarenas),
+                ("raw_allocated_blocks", state.raw_allocated_blocks),
+            ];
+            for (name, address) in fields {
+                if let Some(symbol) = found.elf.symbol(name) {
+                    assert_eq!(address, symbol.address, "{name} of {}", python.display());
+                    with_symbols += 1;
+                }
+            }
+        }
+        eprintln!("{with_symbols} addresses compared with symbols");
+    }
+
+    #[test]
+    fn all_blocks_are_counted_as_the_interpreter_does() {
+        // The count is taken first; then only the bytes of one write and one read come and go.
+        let code = "import sys, os\n\
+            keep = [bytes(n % 600) for n in range(40000)]\n\
+            del keep[::3]\n\
+            while True: os.write(1, b'%d\\n' % sys.getallocatedblocks()); os.read(0, 1)";
+        for python in pythons() {
+            let mut script = Script::start(&python, code);
+            for _ in 0..3 {
+                let said: i64 = script.line().parse().unwrap();
+                let (target, found) = script.interpreter();
+                let state = found.facts.pymalloc.unwrap();
+                // The program may still be on its way from the write to the read: look until it sleeps there.
+                while target.state().unwrap() == 'R' {
+                    std::thread::yield_now();
+                }
+                let pools = state.snapshot(&target.memory()).unwrap();
+                let raw = target.memory().u64(state.raw_allocated_blocks).unwrap();
+                let ours = (pools.totals().used_blocks + raw) as i64;
+                assert!((ours - said).abs() <= 5, "{ours} {said} {}", python.display());
+                script.go();
+            }
+        }
+    }
+}
