@@ -25,7 +25,8 @@ pub mod op {
     pub const PY_MALLOC: u8 = 0;
     /// CPython allocator, `calloc(a, b)`.
     pub const PY_CALLOC: u8 = 1;
-    /// CPython allocator, `realloc(a, b)`.
+    /// CPython allocator, `realloc(a, b)`, in code that calls the allocator's malloc function (itself a site) when the block
+    /// has to move.
     pub const PY_REALLOC: u8 = 2;
     /// CPython allocator, `free(a)`. Only in plans that trace small frees.
     pub const PY_FREE: u8 = 3;
@@ -34,6 +35,8 @@ pub mod op {
     /// An exported wrapper (`PyMem_Malloc`) that calls the allocator's function through the slot: the entry that comes next
     /// belongs to this site's domain.
     pub const PY_WRAPPER: u8 = 5;
+    /// CPython allocator, `realloc(a, b)`, in code that has malloc inlined: a block that moves passes no other site.
+    pub const PY_REALLOC_INLINED: u8 = 6;
     /// C allocator, entry of `malloc(a)`.
     pub const C_MALLOC: u8 = 8;
     /// C allocator, entry of `calloc(a, b)`.

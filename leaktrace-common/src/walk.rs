@@ -88,12 +88,20 @@ impl PythonLayout {
 /// Reads the target's memory: the kernel's `bpf_probe_read_user`, or an image in a test.
 pub trait ReadTarget {
     fn word(&self, address: u64) -> Option<u64>;
-    /// The words of a frame's window; what lies past the window's length is zero.
-    fn window(&self, address: u64, len: u32) -> Option<[u64; WINDOW_WORDS]>;
 }
 
-/// Most words that a frame's window has.
-pub const WINDOW_WORDS: usize = 8;
+/// Reads the frames of one stack. Frames lie close together, so a reader may fetch many at once.
+pub trait ReadFrames: ReadTarget {
+    fn frame(&mut self, layout: &PythonLayout, address: u64) -> Option<FrameWords>;
+}
+
+/// The words of a frame that the walk needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameWords {
+    pub code: u64,
+    pub previous: u64,
+    pub instr: u64,
+}
 
 /// What a walk found; the frames themselves are in the caller's array.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,8 +136,8 @@ pub fn innermost_frame<R: ReadTarget>(reader: &R, layout: &PythonLayout, tstate:
 /// Follows the frames outwards from `frame` and writes them into `out`, innermost first. `tag` distinguishes code
 /// objects that lived at one address one after the other.
 #[inline(always)]
-pub fn walk<R: ReadTarget>(
-    reader: &R,
+pub fn walk<R: ReadFrames>(
+    reader: &mut R,
     layout: &PythonLayout,
     mut frame: u64,
     out: &mut [RawFrame; MAX_FRAMES],
@@ -141,15 +149,13 @@ pub fn walk<R: ReadTarget>(
         if frame == 0 {
             return walked;
         }
-        let Some(words) = reader.window(frame + u64::from(layout.frame_window), layout.frame_window_len) else {
+        let Some(words) = reader.frame(layout, frame) else {
             walked.flags = STACK_BROKEN;
             return walked;
         };
-        let code = words[(layout.frame_code / 8) as usize % WINDOW_WORDS];
-        let instr = words[(layout.frame_instr / 8) as usize % WINDOW_WORDS];
-        out[index] = RawFrame { code, instr };
-        walked.hash = mix(mix(walked.hash, code ^ tag(code)), instr);
-        frame = words[(layout.frame_previous / 8) as usize % WINDOW_WORDS];
+        out[index] = RawFrame { code: words.code, instr: words.instr };
+        walked.hash = mix(mix(walked.hash, words.code ^ tag(words.code)), words.instr);
+        frame = words.previous;
         index += 1;
         walked.frames = index as u32;
     }

@@ -9,6 +9,7 @@
 
 mod blocks;
 mod code;
+mod frames;
 mod gc;
 mod maps;
 mod native;

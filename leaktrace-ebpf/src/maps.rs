@@ -7,6 +7,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
+use crate::frames::Window;
 use leaktrace_common::{
     site::{SITE_SLOTS, Site},
     wire::{Block, Config, MAX_FRAMES, MAX_STACKS, RawFrame, StackRecord, StackTotals, counter, state},
@@ -120,6 +121,8 @@ pub struct Thread {
     /// Header and frames of the last walk, contiguous: they are sent as they lie.
     pub stack: StackRecord,
     pub frames: [RawFrame; MAX_FRAMES],
+    /// The piece of the frame stack that is being walked.
+    pub window: Window,
 }
 
 #[inline(always)]

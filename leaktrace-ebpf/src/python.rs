@@ -31,9 +31,15 @@ struct PoolHeader {
 #[inline(always)]
 pub fn event(site: &Site, a: u64, b: u64, thread: &mut Thread) -> Option<New> {
     match site.op {
-        op::PY_MALLOC => allocate(site, a, thread),
-        op::PY_CALLOC => allocate(site, a.wrapping_mul(b), thread),
-        op::PY_REALLOC => reallocate(site, a, b, thread),
+        op::PY_MALLOC => {
+            let (kind, is_realloc) = outer(site, thread);
+            allocate(a, kind, is_realloc, thread)
+        }
+        op::PY_CALLOC => {
+            let (kind, is_realloc) = outer(site, thread);
+            allocate(a.wrapping_mul(b), kind, is_realloc, thread)
+        }
+        op::PY_REALLOC | op::PY_REALLOC_INLINED => reallocate(site, a, b, thread),
         op::REFILLED => refilled(a, thread),
         op::PY_WRAPPER => {
             thread.py = PyCall { size: 0, state: py_call::NESTED, domain: site.domain, is_realloc: 0, pad: [0; 5] };
@@ -46,6 +52,9 @@ pub fn event(site: &Site, a: u64, b: u64, thread: &mut Thread) -> Option<New> {
 /// Domain of an event, and whether it is the inner part of a reallocation.
 #[inline(always)]
 fn outer(site: &Site, thread: &mut Thread) -> (u8, bool) {
+    if site.domain == domain::RAW {
+        return (domain::RAW, false);
+    }
     let nested = thread.py.state == py_call::NESTED;
     if nested {
         thread.py.state = py_call::NONE;
@@ -60,9 +69,8 @@ fn outer(site: &Site, thread: &mut Thread) -> (u8, bool) {
 }
 
 #[inline(always)]
-fn allocate(site: &Site, size: u64, thread: &mut Thread) -> Option<New> {
+fn allocate(size: u64, kind: u8, is_realloc: bool, thread: &mut Thread) -> Option<New> {
     let config = config();
-    let (kind, is_realloc) = if site.domain == domain::RAW { (domain::RAW, false) } else { outer(site, thread) };
     if kind != domain::RAW && config.usedpools != 0 && size != 0 && size <= config.small_max {
         let class = (size - 1) >> config.class_shift;
         let pool = Target.word(config.usedpools + class * 16)?;
@@ -115,33 +123,31 @@ pub fn refilled(address: u64, thread: &mut Thread) -> Option<New> {
 #[inline(always)]
 fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Option<New> {
     let config = config();
-    let (kind, _) = if site.domain == domain::RAW { (domain::RAW, false) } else { outer(site, thread) };
-    let nested = PyCall { size, state: py_call::NESTED, domain: kind, is_realloc: 1, pad: [0; 5] };
-    if kind == domain::RAW || config.usedpools == 0 {
-        pend(thread, py_call::TO_C, size, kind, true);
-        return None;
-    }
-    if address == 0 {
-        thread.py = nested;
-        return None;
-    }
-    let known = BLOCKS.get_ptr(address).map(|b| unsafe { (*b).in_pool() });
-    if known == Some(false) {
-        pend(thread, py_call::TO_C, size, kind, true);
-        return None;
-    }
-    let class = match pool_class(address, config.pool_size, config.class_shift) {
-        Some(class) => class,
+    let (kind, _) = outer(site, thread);
+    let class = match address {
+        0 => Some(0),
+        _ if kind == domain::RAW || config.usedpools == 0 => None,
+        _ => match BLOCKS.get_ptr(address) {
+            // SAFETY: a map value of this type.
+            Some(block) if !unsafe { (*block).in_pool() } => None,
+            _ => pool_class(address, config.pool_size, config.class_shift),
+        },
+    };
+    match class {
+        // The C allocator's realloc follows (or the raw domain's malloc, for no block).
         None => {
             pend(thread, py_call::TO_C, size, kind, true);
-            return None;
+            None
         }
-    };
-    if size <= class && 4 * size > 3 * class {
-        return Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true });
+        Some(class) if size <= class && 4 * size > 3 * class => {
+            Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true })
+        }
+        Some(_) if kind == domain::RAW || site.op == op::PY_REALLOC_INLINED => allocate(size, kind, true, thread),
+        Some(_) => {
+            thread.py = PyCall { size, state: py_call::NESTED, domain: kind, is_realloc: 1, pad: [0; 5] };
+            None
+        }
     }
-    thread.py = nested;
-    None
 }
 
 /// Block size of the pool that `address` lies in, `None` when what is there cannot be a pool's header. The fields bind each

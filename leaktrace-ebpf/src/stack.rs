@@ -9,6 +9,7 @@ use leaktrace_common::{
 
 use crate::{
     code,
+    frames::WindowReader,
     maps::{RING, STACKS, STATE, TOTALS, Thread, config, count, fetch_add},
     target::{Target, pthread_self},
 };
@@ -22,6 +23,24 @@ const MAX_THREADS: u32 = 512;
 /// the thread runs no Python.
 #[inline(always)]
 pub fn current(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
+    // SAFETY: `thread` is a live map value.
+    unsafe { current_stack(thread, tid, u32::from(domain), native) }
+}
+
+/// A global function: the verifier proves it once, not for each path that leads to it.
+///
+/// # Safety
+///
+/// `thread` points at a map value.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn current_stack(thread: *mut Thread, tid: u32, domain: u32, native: u64) -> u32 {
+    // SAFETY: by the caller.
+    unsafe { thread.as_mut() }.map_or(0, |thread| find(thread, tid, domain as u8, native))
+}
+
+#[inline(always)]
+fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
     let layout = &config().python;
     let frame = match thread_state(thread, domain) {
         0 => 0,
@@ -34,7 +53,7 @@ pub fn current(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
         thread.stack.flags = STACK_NO_PYTHON;
         thread.stack.native = native;
     } else {
-        let walked = walk::walk(&Target, layout, frame, &mut thread.frames, code::tag);
+        let walked = walk::walk(&mut WindowReader::new(&mut thread.window), layout, frame, &mut thread.frames, code::tag);
         hash = mix(walked.hash, u64::from(domain) | u64::from(walked.flags) << 8);
         thread.stack.frames = walked.frames as u16;
         thread.stack.flags = walked.flags;
@@ -49,15 +68,32 @@ pub fn current(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
     }
     thread.stack.domain = domain;
     thread.stack.tid = tid;
-    announce(thread, hash).unwrap_or_else(|| {
-        count(counter::LOST_STACK);
-        0
-    })
+    // SAFETY: `thread` is a live map value.
+    match unsafe { announce(thread, hash) } {
+        0 => {
+            count(counter::LOST_STACK);
+            0
+        }
+        number => number,
+    }
 }
 
-/// Gives a new stack its number and sends it.
+/// Gives a new stack its number and sends it; 0 when there is no number left.
+///
+/// A global function: the verifier proves it once, not in each state in which the walk may end.
+///
+/// # Safety
+///
+/// `thread` points at a map value.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn announce(thread: &mut Thread, hash: u64) -> Option<u32> {
+unsafe extern "C" fn announce(thread: *mut Thread, hash: u64) -> u32 {
+    // SAFETY: by the caller.
+    unsafe { thread.as_mut() }.and_then(|thread| number(thread, hash)).unwrap_or(0)
+}
+
+#[inline(always)]
+fn number(thread: &mut Thread, hash: u64) -> Option<u32> {
     let next = STATE.get_ptr_mut(state::STACKS)?;
     let number = fetch_add(next, 1) as u32 + 1;
     TOTALS.get_ptr(number)?;

@@ -8,7 +8,7 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel, generated::bpf_probe_read_user,
     },
 };
-use leaktrace_common::walk::{ReadTarget, WINDOW_WORDS};
+use leaktrace_common::walk::ReadTarget;
 
 use crate::maps::{NEW_THREAD, THREADS, Thread, config};
 
@@ -19,13 +19,6 @@ impl ReadTarget for Target {
     #[inline(always)]
     fn word(&self, address: u64) -> Option<u64> {
         read(address)
-    }
-
-    #[inline(always)]
-    fn window(&self, address: u64, len: u32) -> Option<[u64; WINDOW_WORDS]> {
-        let mut words = [0u64; WINDOW_WORDS];
-        let len = if len > 64 { 64 } else { len };
-        read_into(words.as_mut_ptr().cast(), len, address).then_some(words)
     }
 }
 

@@ -1,7 +1,208 @@
 //! The BPF side in operation: loads and arms the programs, reads what they find, sweeps the table of blocks. Dropping the
 //! [`Tracer`] disarms everything.
 
-
 pub mod attach;
+pub mod bpf_map;
 pub mod load;
+pub mod object;
+pub mod ring;
+pub mod sweep;
+pub mod task;
 
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
+
+use attach::{AttachError, Group, Point};
+use aya::{
+    Ebpf,
+    maps::{Array, Map, PerCpuArray, RingBuf},
+};
+use bpf_map::{HashTable, MappedArray};
+use leaktrace_common::{
+    site::{Site, op},
+    walk::PythonLayout,
+    wire::{Block, Config, MAX_STACKS, StackTotals, counter, state},
+};
+use load::{LoadError, Sizes, program};
+
+use crate::plan::{ProbePlan, ReturnProbe};
+
+#[derive(Debug, thiserror::Error)]
+pub enum TracerError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Task(#[from] task::TaskError),
+    #[error("the plan of pid {pid} has {sites} sites, more than the table can tell apart; please report this")]
+    TooManySites { pid: u32, sites: usize },
+    #[error("cannot read the BPF map {name}: {source}")]
+    Map { name: &'static str, source: io::Error },
+}
+
+/// What to trace.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec<'a> {
+    pub pid: u32,
+    pub plan: &'a ProbePlan,
+    pub layout: &'a PythonLayout,
+    /// pymalloc's `usedpools` and constants; `None` when the target runs without pymalloc.
+    pub pymalloc: Option<&'a crate::cpython::PymallocState>,
+    /// A mounted tracefs.
+    pub tracefs: &'a Path,
+    pub sizes: Sizes,
+    /// Diagnostics of the BPF side through the `log` crate.
+    pub verbose: bool,
+}
+
+/// The kernel's counters, indexed by [`counter`].
+pub type Counters = [u64; counter::COUNT as usize];
+
+/// An armed plan.
+#[derive(Debug)]
+pub struct Tracer {
+    /// Entries first: they are disarmed before the returns that belong to them.
+    groups: Vec<Group>,
+    ebpf: Ebpf,
+    totals: MappedArray<StackTotals>,
+}
+
+impl Tracer {
+    /// Loads the programs and makes them ready. Nothing is armed: see [`Self::arm`].
+    pub fn load(spec: &Spec<'_>) -> Result<Self, TracerError> {
+        let addresses: Vec<u64> = spec.plan.probes.iter().map(|p| p.address).collect();
+        let site_factor = crate::plan::perfect_factor(&addresses)
+            .ok_or(TracerError::TooManySites { pid: spec.pid, sites: addresses.len() })?;
+        let pymalloc = spec.pymalloc.copied().unwrap_or_default();
+        let config = Config {
+            site_factor,
+            usedpools: pymalloc.usedpools,
+            small_max: pymalloc.small_max,
+            pool_size: pymalloc.pool_size,
+            class_shift: pymalloc.class_shift,
+            tgid: spec.pid,
+            task_fsbase: task::fsbase_offset()?,
+            pad: 0,
+            python: *spec.layout,
+        };
+        let sites: Vec<Site> = spec
+            .plan
+            .probes
+            .iter()
+            .map(|p| Site { ip: p.address, a: p.a, b: p.b, op: p.op, domain: p.domain, pad: [0; 6] })
+            .collect();
+        let ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
+        let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
+            .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
+        Ok(Self { groups: Vec::new(), ebpf, totals })
+    }
+
+    /// Arms the plan: returns first, so that no entry waits for a return that is not watched.
+    pub fn arm(&mut self, spec: &Spec<'_>) -> Result<(), TracerError> {
+        attach::sweep_dead(spec.tracefs);
+        let file = |index: usize| spec.plan.files[index].open_path.as_path();
+        let point = |r: &ReturnProbe| Point { file: file(r.file), offset: r.file_offset };
+        for (event, program, wanted) in RETURNS {
+            let points: Vec<Point<'_>> = spec.plan.returns.iter().filter(|r| wanted(r.op)).map(point).collect();
+            self.arm_group(spec, event, program, &points, true)?;
+        }
+        let points: Vec<Point<'_>> =
+            spec.plan.probes.iter().map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
+        self.arm_group(spec, "entry", program::ENTRY, &points, false)?;
+        self.groups.reverse();
+        Ok(())
+    }
+
+    fn arm_group(
+        &mut self,
+        spec: &Spec<'_>,
+        event: &str,
+        program: &'static str,
+        points: &[Point<'_>],
+        returns: bool,
+    ) -> Result<(), TracerError> {
+        if points.is_empty() {
+            return Ok(());
+        }
+        let program = load::uprobe(&mut self.ebpf, program)?;
+        let fd = program.fd().map_err(|_| LoadError::Missing("a loaded program"))?;
+        self.groups.push(Group::arm(spec.tracefs, event, points, returns, fd.as_fd(), spec.pid)?);
+        Ok(())
+    }
+
+    /// Disarms everything; what was found can still be read.
+    pub fn disarm(&mut self) {
+        // In order, so entries go before returns.
+        for group in self.groups.drain(..) {
+            drop(group);
+        }
+    }
+
+    /// Takes the ring out, for the thread that drains it.
+    pub fn take_ring(&mut self) -> Result<RingBuf<aya::maps::MapData>, TracerError> {
+        let map = self.ebpf.take_map("RING").ok_or(LoadError::Missing("map RING"))?;
+        RingBuf::try_from(map).map_err(|source| LoadError::Map { name: "RING", source }.into())
+    }
+
+    /// The diagnostics of the BPF side, to the `log` crate when flushed.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+    }
+
+    /// The counters, summed over CPUs.
+    pub fn counters(&self) -> Result<Counters, TracerError> {
+        let failed = |source| TracerError::Load(LoadError::Map { name: "COUNTERS", source });
+        let map = self.ebpf.map("COUNTERS").ok_or(LoadError::Missing("map COUNTERS"))?;
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;
+        let mut counters = Counters::default();
+        for (index, sum) in counters.iter_mut().enumerate() {
+            *sum = map.get(&(index as u32), 0).map_err(failed)?.iter().sum();
+        }
+        Ok(counters)
+    }
+
+    /// What stack `number` allocated since the attach, `None` past the last number.
+    pub fn totals(&self, number: u32) -> Option<StackTotals> {
+        self.totals.get(number as usize)
+    }
+
+    /// Stack numbers given out so far; the first is 1, 0 collects the lost ones.
+    pub fn stacks(&self) -> Result<u32, TracerError> {
+        let failed = |source| TracerError::Load(LoadError::Map { name: "STATE", source });
+        let map = self.ebpf.map("STATE").ok_or(LoadError::Missing("map STATE"))?;
+        let map: Array<_, u64> = Array::try_from(map).map_err(failed)?;
+        let given = map.get(&state::STACKS, 0).map_err(failed)?;
+        Ok(given.min(u64::from(MAX_STACKS) - 1) as u32)
+    }
+
+    /// Tells the BPF side that blocks are being removed, or no longer.
+    fn set_sweeping(&mut self, on: bool) -> Result<(), TracerError> {
+        let failed = |source| TracerError::Load(LoadError::Map { name: "STATE", source });
+        let map = self.ebpf.map_mut("STATE").ok_or(LoadError::Missing("map STATE"))?;
+        let mut map: Array<_, u64> = Array::try_from(map).map_err(failed)?;
+        map.set(state::SWEEPING, u64::from(on), 0).map_err(failed)?;
+        Ok(())
+    }
+
+    fn blocks(&self) -> Result<HashTable<'_, u64, Block>, TracerError> {
+        Ok(HashTable::new(map_fd(&self.ebpf, "BLOCKS")?))
+    }
+}
+
+/// Return events: name, program, and which returns of the plan they serve.
+const RETURNS: [(&str, &str, fn(u8) -> bool); 3] = [
+    ("c_return", program::C_RETURN, |o| (op::C_MALLOC..op::GC_START).contains(&o)),
+    ("refill_return", program::REFILL_RETURN, |o| o == op::REFILLED),
+    ("gc_return", program::GC_RETURN, |o| o == op::GC_START),
+];
+
+fn map_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, LoadError> {
+    match ebpf.map(name).ok_or(LoadError::Missing(name))? {
+        Map::HashMap(data) | Map::Array(data) => Ok(data.fd().as_fd()),
+        _ => Err(LoadError::Missing(name)),
+    }
+}
