@@ -4,6 +4,40 @@ use std::path::PathBuf;
 
 use leaktrace_common::site::Operand;
 
+use crate::target::MemoryError;
+
+pub mod assemble;
+pub mod code;
+pub mod functions;
+pub mod gc;
+pub mod guards;
+pub mod hashing;
+pub mod libc;
+pub mod machine;
+pub mod placement;
+pub mod pymalloc;
+pub mod render;
+pub mod slots;
+
+pub use assemble::{Inputs, plan, verify};
+pub use hashing::perfect_factor;
+pub use render::render;
+
+/// Why a plan could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("{file} does not export {symbol}: it is not a CPython that can be traced")]
+    NoSymbol { file: String, symbol: &'static str },
+    #[error("{file}: the allocator table of domain {domain} was not found ({candidates} candidates)")]
+    NoSlot { file: String, domain: &'static str, candidates: usize },
+    #[error("{file}: the target's code at {address:#x} is not what the file holds: it was patched after loading")]
+    Changed { file: String, address: u64 },
+    #[error("{file}: a breakpoint is set at {address:#x} already: another tracer or debugger is at work, end it first")]
+    Probed { file: String, address: u64 },
+    #[error("the target's memory cannot be read: {0}")]
+    Memory(#[from] MemoryError),
+}
+
 /// How the kernel executes a probed instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
@@ -44,9 +78,12 @@ pub struct ReturnProbe {
     /// Offset in the file of the instruction where the stack pointer still is the entry's.
     pub file_offset: u64,
     pub address: u64,
-    /// The op of the entry that it closes.
+    /// The op of the entry that it closes; [`leaktrace_common::site::op::REFILLED`]: the result is a refilled pool's block.
     pub op: u8,
+    pub execution: Execution,
     pub why: String,
+    /// For the printed plan: the instruction in AT&T syntax.
+    pub instruction: String,
     pub bytes: Vec<u8>,
 }
 
@@ -68,12 +105,4 @@ pub struct ProbePlan {
     pub gaps: Vec<String>,
     /// "pgo-guards", "stripped", "entry-probes", ... for the report's `features`.
     pub features: Vec<String>,
-}
-
-/// stub for the merge
-pub fn perfect_factor(a: &[u64]) -> Option<u64> {
-    let mut x = 0x9e3779b97f4a7c15u64;
-    for _ in 0..1000000 { x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); let f = x | 1;
-        let mut s: Vec<u32> = a.iter().map(|&i| leaktrace_common::site::slot(i, f)).collect(); s.sort(); s.dedup(); if s.len() == a.len() { return Some(f) } }
-    None
 }

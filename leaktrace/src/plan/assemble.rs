@@ -1,0 +1,412 @@
+//! From an interpreter's code and its live allocator tables to the plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iced_x86::Instruction;
+use leaktrace_common::site::{Operand, domain, op, reg};
+
+use super::code::{self, Code, Sweep};
+use super::guards::{self, Found};
+use super::machine::SlotFunction;
+use super::placement::{self, Place};
+use super::pymalloc::{self, Refills};
+use super::slots::{DOMAINS, FUNCTIONS, Slots};
+use super::{Execution, PlanError, PlanFile, Probe, ProbePlan, ReturnProbe, gc, libc};
+use crate::target::{ElfFile, Maps, Memory, Target};
+
+/// What a plan is made from.
+pub struct Inputs<'a> {
+    pub target: &'a Target,
+    pub maps: &'a Maps,
+    /// The file that holds the interpreter: the executable or libpython.
+    pub python: &'a ElfFile,
+    pub memory: &'a dyn Memory,
+    /// Largest request that pymalloc serves, bytes.
+    pub small_max: u64,
+    /// Probe the frees of mem and obj too. Small blocks are settled without (their address is handed out again, or the
+    /// sweep finds it on a free list); only the moment of the free is lost.
+    pub trace_small_frees: bool,
+}
+
+/// Makes the plan. Nothing in the target is touched.
+///
+/// Fails where the allocator tables cannot be found or read; what else is missing is told in [`ProbePlan::gaps`].
+pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
+    let python = Code::new(inputs.python);
+    let slots = Slots::find(&python, inputs.memory)?;
+    let sweep = Sweep::new(&python, guards::mentions(&python, &slots));
+    let found = guards::find(&python, &sweep, &slots);
+    let mut builder = Builder::default();
+    let module = Module { code: &python, sweep: &sweep, file: builder.file(&python) };
+    let interpreter = Interpreter { inputs, module, slots: &slots };
+    interpreter.guards(&mut builder, &found);
+    interpreter.entries(&mut builder);
+    interpreter.wrappers(&mut builder, &found);
+    interpreter.refills(&mut builder, &found);
+    interpreter.collector(&mut builder);
+    c_allocator(inputs, &python, &mut builder);
+    if !inputs.python.has_symtab() {
+        builder.feature("stripped");
+    }
+    Ok(builder.finish())
+}
+
+/// Proves that the target still holds the very bytes that the plan was made from. To be asked again right before arming.
+pub fn verify(plan: &ProbePlan, memory: &dyn Memory) -> Result<(), PlanError> {
+    let probes = plan.probes.iter().map(|p| (p.file, p.address, &p.bytes));
+    for (file, address, bytes) in probes.chain(plan.returns.iter().map(|r| (r.file, r.address, &r.bytes))) {
+        let mut live = vec![0; bytes.len()];
+        memory.read(address, &mut live)?;
+        if live != *bytes {
+            let file = plan.files.get(file).map_or_else(String::new, |f| f.display.clone());
+            return Err(if live.first() == Some(&0xcc) {
+                PlanError::Probed { file, address }
+            } else {
+                PlanError::Changed { file, address }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A file in the plan.
+struct Module<'a> {
+    code: &'a Code<'a>,
+    sweep: &'a Sweep,
+    /// Index into [`ProbePlan::files`].
+    file: usize,
+}
+
+/// The interpreter's own part of the plan.
+struct Interpreter<'a> {
+    inputs: &'a Inputs<'a>,
+    module: Module<'a>,
+    slots: &'a Slots,
+}
+
+impl Interpreter<'_> {
+    /// Whether an event of this function is wanted.
+    fn traced(&self, function: SlotFunction) -> bool {
+        // Large blocks end in the C allocator's free, which is probed; so do all of raw.
+        function.function < 3 || (self.inputs.trace_small_frees && function.domain != domain::RAW)
+    }
+
+    /// Whether calls through the table reach the build's own functions, directly or through hooks around them
+    /// (tracemalloc, debug hooks: they live in the interpreter's file as well).
+    fn reaches_default(&self, domain: u8) -> bool {
+        let slot = self.slots.get(domain);
+        let raw = self.slots.get(domain::RAW).default;
+        slot.live
+            .functions
+            .iter()
+            .zip(slot.default)
+            .all(|(&live, own)| live == own || (self.inputs.python.contains(live) && !raw.contains(&live)))
+    }
+
+    fn guards(&self, builder: &mut Builder, found: &Found) {
+        let mut unresolved = 0;
+        for guard in &found.guards {
+            let slot = self.slots.get(guard.function.domain);
+            if slot.replaced() || !self.traced(guard.function) {
+                continue;
+            }
+            let two = matches!(guard.function.function, 1 | 2);
+            let b = if two { guard.b } else { Some(Operand::default()) };
+            let (Some(a), Some(b), Some(instruction)) = (guard.a, b, self.module.code.decode(guard.address)) else {
+                unresolved += 1;
+                continue;
+            };
+            let place = Place { instruction, a, b, execution: Execution::Emulated };
+            let op = op::PY_MALLOC + guard.function.function;
+            builder.probe(
+                &self.module,
+                &place,
+                op,
+                guard.function.domain,
+                format!("guard of {}", name(guard.function)),
+            );
+        }
+        if unresolved > 0 {
+            builder.gap(format!(
+                "{unresolved} inlined allocations are not traced: where their arguments are could not be told"
+            ));
+        }
+        if found.shared > 0 {
+            builder
+                .gap(format!("{} inlined allocations are not traced: other code jumps to their branch", found.shared));
+        }
+        builder.feature(if found.guards.is_empty() { "entry-probes" } else { "pgo-guards" });
+        self.tell_replaced(builder);
+    }
+
+    fn tell_replaced(&self, builder: &mut Builder) {
+        let raw = self.slots.get(domain::RAW).default;
+        for domain in DOMAINS.into_iter().filter(|&d| self.slots.get(d).replaced()) {
+            let name = domain::NAMES[usize::from(domain)];
+            let live = self.slots.get(domain).live.functions;
+            if live == raw {
+                builder.feature("malloc-allocator");
+                builder.gap(format!(
+                    "domain {name} is served by the C allocator (PYTHONMALLOC=malloc): its blocks are shown as raw"
+                ));
+            } else if self.reaches_default(domain) {
+                builder.feature("allocator-hooks");
+                builder.gap(format!(
+                    "hooks (tracemalloc or debug hooks) wrap the allocator of domain {name}: sizes include what they add, and its blocks may be shown under another domain"
+                ));
+            } else {
+                let place = self.inputs.maps.find(live[0]).map(|m| m.path.display().to_string()).unwrap_or_default();
+                builder.feature("custom-allocator");
+                builder.gap(format!(
+                    "domain {name} is served by an allocator of its own ({:#x} in {place}): only what that asks the C allocator for is seen",
+                    live[0]
+                ));
+            }
+        }
+    }
+
+    /// The build's own functions: unguarded calls, calls from hooks, and calls among themselves arrive there.
+    fn entries(&self, builder: &mut Builder) {
+        let mut domains: BTreeMap<(u64, u8), BTreeSet<u8>> = BTreeMap::new();
+        for domain in DOMAINS.into_iter().filter(|&d| self.reaches_default(d)) {
+            for (index, &address) in self.slots.get(domain).default.iter().enumerate() {
+                if self.traced(SlotFunction { domain, function: index as u8 }) {
+                    domains.entry((address, index as u8)).or_default().insert(domain);
+                }
+            }
+        }
+        for ((address, function), domains) in domains {
+            let domain = match domains.iter().copied().collect::<Vec<u8>>()[..] {
+                [domain] => domain,
+                [domain::RAW, ..] => domain::RAW,
+                _ => domain::SHARED,
+            };
+            let what = format!("{} {}", domain_name(domain), FUNCTIONS[usize::from(function)]);
+            let b = matches!(function, 1 | 2).then_some(reg::RDX);
+            let place = placement::entry(self.module.code, self.module.sweep, address, Some(reg::RSI), b);
+            let Some(place) = place else {
+                builder.gap(format!("no place for a probe on the interpreter's {what} at {address:#x}"));
+                continue;
+            };
+            builder.entry(&self.module, &place, op::PY_MALLOC + function, domain, &what, address);
+            if function == 2 && domain != domain::RAW {
+                for place in
+                    pymalloc::nested_mallocs(self.module.code, self.module.sweep, address, self.inputs.small_max)
+                {
+                    let why = "malloc inside realloc".to_owned();
+                    builder.probe(&self.module, &place, op::PY_MALLOC, domain, why);
+                }
+            }
+        }
+    }
+
+    /// Where mem and obj share their functions, the exported wrapper that calls without a guard tells mem from obj.
+    fn wrappers(&self, builder: &mut Builder, found: &Found) {
+        let (mem, obj) = (self.slots.get(domain::MEM), self.slots.get(domain::OBJ));
+        if mem.default != obj.default || !self.reaches_default(domain::MEM) {
+            return;
+        }
+        let mut untold = 0;
+        let mut told = BTreeSet::new();
+        for &(call, function) in found.direct.iter().filter(|(_, f)| f.domain == domain::MEM && f.function < 3) {
+            let wrapper = ["PyMem_Malloc", "PyMem_Calloc", "PyMem_Realloc"][usize::from(function.function)];
+            let symbol = self.module.code.file.symbol(wrapper).map(|s| s.address);
+            let range = self.module.code.functions.containing(call);
+            let Some(address) = symbol.filter(|&a| range.is_some_and(|r| r.start == a)) else {
+                untold += 1;
+                continue;
+            };
+            match placement::entry(self.module.code, self.module.sweep, address, None, None) {
+                Some(place) if told.insert(address) && place.execution == Execution::Emulated => {
+                    builder.entry(&self.module, &place, op::PY_WRAPPER, domain::MEM, wrapper, address);
+                }
+                Some(_) if told.contains(&address) => {}
+                _ => untold += 1,
+            }
+        }
+        if untold > 0 {
+            builder.gap(format!("{untold} calls of mem's allocator are shown under domain obj"));
+        }
+    }
+
+    /// Where a pool is refilled, the block is known only afterwards.
+    fn refills(&self, builder: &mut Builder, found: &Found) {
+        let (obj, raw) = (self.slots.get(domain::OBJ).default, self.slots.get(domain::RAW).default);
+        if obj == raw || !(self.reaches_default(domain::OBJ) || self.reaches_default(domain::MEM)) {
+            return;
+        }
+        let mut copies: BTreeSet<u64> = obj[..3].iter().copied().collect();
+        copies.extend(
+            found
+                .guards
+                .iter()
+                .filter(|g| g.function.domain != domain::RAW && g.function.function < 3)
+                .map(|g| g.address),
+        );
+        let Some(function) = pymalloc::refill_function(self.module.code, &copies, obj[0]) else {
+            builder.gap(
+                "the function that refills pools was not found: one small block in a thousand is missed".to_owned(),
+            );
+            return;
+        };
+        match pymalloc::refills(self.module.code, self.module.sweep, function) {
+            Refills::Sites(places) => {
+                for place in places {
+                    builder.probe(&self.module, &place, op::REFILLED, domain::SHARED, "result of a refill".to_owned());
+                }
+            }
+            Refills::Returns => {
+                builder.returning(&self.module, function, op::REFILLED, "refill of a pool");
+            }
+        }
+    }
+
+    fn collector(&self, builder: &mut Builder) {
+        let Some(function) = gc::collector(self.module.code, self.module.sweep) else {
+            builder.gap(
+                "the collector's function was not found: pauses are unknown, collections are read from memory"
+                    .to_owned(),
+            );
+            return;
+        };
+        match placement::entry(self.module.code, self.module.sweep, function, Some(reg::RSI), None) {
+            Some(place) => {
+                builder.entry(&self.module, &place, op::GC_START, domain::OBJ, "collector", function);
+                builder.returning(&self.module, function, op::GC_START, "collector");
+            }
+            None => builder.gap(format!("no place for a probe on the collector at {function:#x}: pauses are unknown")),
+        }
+    }
+}
+
+fn c_allocator(inputs: &Inputs<'_>, python: &Code<'_>, builder: &mut Builder) {
+    let Some(library) = libc::file(inputs.target, inputs.maps, python, inputs.memory) else {
+        builder.gap("the C allocator was not found: large and native blocks are not traced".to_owned());
+        return;
+    };
+    let code = Code::new(&library);
+    let sweep = Sweep::new(&code, |_| false);
+    let module = Module { code: &code, sweep: &sweep, file: builder.file(&code) };
+    let shown = library.display().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names: BTreeMap<u64, (libc::Function, Vec<&str>)> = BTreeMap::new();
+    for function in libc::FUNCTIONS {
+        match libc::resolve(&library, python, inputs.memory, function.name) {
+            Ok(address) => names.entry(address).or_insert((function, Vec::new())).1.push(function.name),
+            Err(gap) => builder.gap(gap),
+        }
+    }
+    for (address, (function, names)) in names {
+        let what = format!("{} of {shown}", names.join(" and "));
+        let Some(place) = placement::entry(&code, &sweep, address, Some(function.a), function.b) else {
+            builder.gap(format!("no place for a probe on {what}"));
+            continue;
+        };
+        builder.entry(&module, &place, function.op, domain::NATIVE, &what, address);
+        if function.returns {
+            builder.returning(&module, address, function.op, &what);
+        }
+    }
+}
+
+/// Collects probes, one an address.
+#[derive(Default)]
+struct Builder {
+    plan: ProbePlan,
+    taken: BTreeMap<u64, String>,
+}
+
+impl Builder {
+    fn file(&mut self, code: &Code<'_>) -> usize {
+        let file = PlanFile {
+            open_path: code.file.open_path().to_owned(),
+            display: code.file.display().display().to_string(),
+        };
+        if let Some(known) = self.plan.files.iter().position(|f| *f == file) {
+            return known;
+        }
+        self.plan.files.push(file);
+        self.plan.files.len() - 1
+    }
+
+    fn gap(&mut self, gap: String) {
+        self.plan.gaps.push(gap);
+    }
+
+    fn feature(&mut self, feature: &str) {
+        if !self.plan.features.iter().any(|f| f == feature) {
+            self.plan.features.push(feature.to_owned());
+        }
+    }
+
+    fn entry(&mut self, module: &Module<'_>, place: &Place, op: u8, domain: u8, what: &str, function: u64) {
+        let why = format!("entry of {what} +{}", place.instruction.ip() - function);
+        self.probe(module, place, op, domain, why);
+    }
+
+    fn probe(&mut self, module: &Module<'_>, place: &Place, op: u8, domain: u8, why: String) {
+        let address = place.instruction.ip();
+        if let Some(other) = self.taken.get(&address) {
+            let gap = format!("{why} and {other} share the instruction at {address:#x}: only the latter is traced");
+            self.gap(gap);
+            return;
+        }
+        let Some((file_offset, bytes)) = self.instruction(module.code, &place.instruction, &why) else { return };
+        self.taken.insert(address, why.clone());
+        self.plan.probes.push(Probe {
+            file: module.file,
+            file_offset,
+            address,
+            op,
+            domain,
+            a: place.a,
+            b: place.b,
+            execution: place.execution,
+            why,
+            instruction: code::format(&place.instruction),
+            bytes,
+        });
+    }
+
+    fn returning(&mut self, module: &Module<'_>, function: u64, op: u8, what: &str) {
+        let Some((instruction, execution)) = placement::returning(module.code, module.sweep, function) else {
+            self.gap(format!("no place for a return probe on {what}"));
+            return;
+        };
+        let why = format!("return of {what}, set at +{}", instruction.ip() - function);
+        let Some((file_offset, bytes)) = self.instruction(module.code, &instruction, &why) else { return };
+        let address = instruction.ip();
+        let instruction = code::format(&instruction);
+        let file = module.file;
+        self.plan.returns.push(ReturnProbe { file, file_offset, address, op, execution, why, instruction, bytes });
+    }
+
+    /// File offset and bytes of an instruction that was proved to be one.
+    fn instruction(&mut self, code: &Code<'_>, instruction: &Instruction, why: &str) -> Option<(u64, Vec<u8>)> {
+        let bytes = code.text(instruction.ip(), instruction.len());
+        let offset = code.file.offset_of(instruction.ip());
+        if let (Some(offset), true) = (offset, bytes.len() == instruction.len() && code.is_boundary(instruction.ip())) {
+            return Some((offset, bytes.to_vec()));
+        }
+        self.gap(format!("{why}: {:#x} could not be proved to begin an instruction", instruction.ip()));
+        None
+    }
+
+    fn finish(mut self) -> ProbePlan {
+        self.plan.probes.sort_by_key(|p| (p.file, p.address));
+        self.plan.returns.sort_by_key(|r| (r.file, r.address));
+        self.plan
+    }
+}
+
+/// `obj.malloc`
+fn name(function: SlotFunction) -> String {
+    format!("{}.{}", domain_name(function.domain), FUNCTIONS[usize::from(function.function)])
+}
+
+/// A site's domain as plans print it.
+pub(super) fn domain_name(domain: u8) -> &'static str {
+    match domain {
+        domain::SHARED => "mem+obj",
+        domain => domain::NAMES.get(usize::from(domain)).copied().unwrap_or("?"),
+    }
+}

@@ -1,0 +1,283 @@
+//! Devirtualisation guards: in a profile-optimised build each inlined copy of an allocator function begins by comparing
+//! the pointer in the allocator's table with the function that was inlined. The conditional jump after that compare
+//! runs for every request, and the slow path beside it calls through the table, which tells where the arguments are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory};
+use leaktrace_common::site::{Operand, reg};
+
+use super::code::{Code, Sweep, direct_target};
+use super::machine::{Environment as _, Flags, SlotFunction, State, Value};
+use super::slots::{SlotMemory, Slots};
+
+/// Instructions followed on a slow path before it is given up.
+const SLOW_PATH_STEPS: usize = 400;
+/// Passes over a block before its entry state is taken as unknown, so that hostile code cannot keep us busy.
+const MAX_VISITS: u32 = 40;
+
+/// The conditional jump of one inlined copy.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Address of the conditional jump.
+    pub address: u64,
+    pub function: SlotFunction,
+    /// First and second argument (after the context) at the jump; `None`: could not be told.
+    pub a: Option<Operand>,
+    pub b: Option<Operand>,
+    pub slow: u64,
+    pub fast: u64,
+}
+
+/// Everything that the code does with the tables.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub guards: Vec<Guard>,
+    /// Calls and jumps through a table that no guard stands before.
+    pub direct: Vec<(u64, SlotFunction)>,
+    /// Compares with the build's own function whose slow path does not call through the table.
+    pub false_guards: usize,
+    /// Guards whose jump is itself the target of a jump, so that other traffic passes it.
+    pub shared: usize,
+}
+
+/// Whether an instruction mentions a table, or an address from which one may be computed.
+pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instruction) -> bool + 'a {
+    let runtime = code.file.symbol("_PyRuntime").map(|s| s.address);
+    let got: BTreeSet<u64> = code.imports("_PyRuntime").iter().copied().collect();
+    move |instruction| {
+        let address = if instruction.is_ip_rel_memory_operand() {
+            instruction.ip_rel_memory_address()
+        } else if instruction.memory_displ_size() >= 4 {
+            instruction.memory_displacement64()
+        } else {
+            return false;
+        };
+        slots.covers(address) || got.contains(&address) || runtime == Some(address)
+    }
+}
+
+/// Finds the guards and direct calls in the functions that `sweep` wanted.
+pub fn find(code: &Code<'_>, sweep: &Sweep, slots: &Slots) -> Found {
+    let mut search = Search { code, slots, factory: InstructionInfoFactory::new() };
+    let mut compared = BTreeMap::new();
+    let mut calls = BTreeMap::new();
+    for range in &sweep.wanted {
+        search.function(sweep, range, &mut compared, &mut calls);
+    }
+    let mut found = Found::default();
+    let mut guarded = BTreeSet::new();
+    for (address, (jump, function, state)) in compared {
+        let Some(target) = direct_target(&jump) else { continue };
+        let (slow, fast) = match jump.condition_code() {
+            ConditionCode::ne => (target, jump.next_ip()),
+            ConditionCode::e => (jump.next_ip(), target),
+            _ => continue,
+        };
+        let ends = search.slow_path(slow, function, &state);
+        let Some(first) = ends.first() else {
+            found.false_guards += 1;
+            continue;
+        };
+        if sweep.jumps_to(address).next().is_some() {
+            found.shared += 1;
+            continue;
+        }
+        guarded.extend(ends.iter().map(|end| end.call));
+        let agree =
+            |pick: fn(&SlowEnd) -> Option<Operand>| pick(first).filter(|_| ends.iter().all(|e| pick(e) == pick(first)));
+        found.guards.push(Guard { address, function, a: agree(|e| e.a), b: agree(|e| e.b), slow, fast });
+    }
+    found.direct = calls.into_iter().filter(|(address, _)| !guarded.contains(address)).collect();
+    found
+}
+
+/// A call through the table at the end of a slow path.
+struct SlowEnd {
+    call: u64,
+    a: Option<Operand>,
+    b: Option<Operand>,
+}
+
+/// Conditional jumps that compare a table's pointer with the build's own function, and the state there.
+type Compared = BTreeMap<u64, (Instruction, SlotFunction, State)>;
+
+struct Search<'a> {
+    code: &'a Code<'a>,
+    slots: &'a Slots,
+    factory: InstructionInfoFactory,
+}
+
+impl Search<'_> {
+    /// Propagates constants and table pointers over one function's control flow.
+    fn function(
+        &mut self,
+        sweep: &Sweep,
+        range: &Range<u64>,
+        compared: &mut Compared,
+        calls: &mut BTreeMap<u64, SlotFunction>,
+    ) {
+        let instructions: Vec<Instruction> = self.code.instructions(range).into_iter().collect();
+        let leaders = leaders(&instructions, range);
+        let environment = SlotMemory { code: self.code, slots: Some(self.slots) };
+        let mut entry: HashMap<u64, State> = HashMap::new();
+        let mut visits: HashMap<u64, u32> = HashMap::new();
+        let mut work: Vec<u64> = Vec::new();
+        // Blocks that nothing in this function leads to (jump tables, jumps from the function's other part) and those
+        // that something outside leads to as well begin with nothing known.
+        let mut reached = BTreeSet::new();
+        for block in blocks(&instructions, &leaders) {
+            reached.extend(successors(block).into_iter().filter(|s| range.contains(s)));
+        }
+        for &leader in &leaders {
+            let from_outside = sweep.jumps_to(leader).any(|source| !range.contains(&source));
+            if leader == range.start || from_outside || !reached.contains(&leader) {
+                entry.insert(leader, State::unknown());
+                work.push(leader);
+            }
+        }
+        while let Some(leader) = work.pop() {
+            let Some(block) = block_at(&instructions, &leaders, leader) else { continue };
+            let mut state = entry.get(&leader).cloned().unwrap_or_else(State::unknown);
+            for instruction in block {
+                state.step(instruction, &mut self.factory, &environment);
+            }
+            for next in successors(block).into_iter().filter(|s| leaders.contains(s)) {
+                let changed = match entry.get_mut(&next) {
+                    Some(known) => known.join(&state),
+                    None => entry.insert(next, state.clone()).is_none(),
+                };
+                let visits = visits.entry(next).or_default();
+                *visits += 1;
+                if changed && *visits <= MAX_VISITS {
+                    work.push(next);
+                }
+            }
+        }
+        for (&leader, state) in &entry {
+            let Some(block) = block_at(&instructions, &leaders, leader) else { continue };
+            if visits.get(&leader).is_some_and(|&v| v > MAX_VISITS) {
+                continue;
+            }
+            let mut state = state.clone();
+            for instruction in block {
+                if let Some(function) = self.call_through(&state, instruction) {
+                    calls.insert(instruction.ip(), function);
+                }
+                if instruction.flow_control() == FlowControl::ConditionalBranch
+                    && let Some(function) = self.compared(state.flags)
+                {
+                    compared.insert(instruction.ip(), (*instruction, function, state.clone()));
+                }
+                state.step(instruction, &mut self.factory, &environment);
+            }
+        }
+    }
+
+    /// The table entry whose pointer was compared with the build's own function for it.
+    fn compared(&self, flags: Flags) -> Option<SlotFunction> {
+        let Flags::Compare(left, right) = flags else { return None };
+        let ((Value::Slot(function), other) | (other, Value::Slot(function))) = (left, right) else { return None };
+        (other.as_constant() == Some(self.slots.default_of(function))).then_some(function)
+    }
+
+    /// The table entry that an indirect call or jump goes through.
+    fn call_through(&self, state: &State, instruction: &Instruction) -> Option<SlotFunction> {
+        if !matches!(instruction.flow_control(), FlowControl::IndirectCall | FlowControl::IndirectBranch) {
+            return None;
+        }
+        let environment = SlotMemory { code: self.code, slots: Some(self.slots) };
+        match state.operand(instruction, 0, &environment) {
+            Value::Slot(function) => Some(function),
+            // A register that holds the table's address as a constant.
+            _ => match environment.load(state.address(instruction).as_constant()?) {
+                Value::Slot(function) if instruction.op0_kind() == iced_x86::OpKind::Memory => Some(function),
+                _ => None,
+            },
+        }
+    }
+
+    /// Runs from the slow edge to the calls through `function`'s entry, both ways at each branch, in terms of the
+    /// registers at the guard.
+    fn slow_path(&mut self, slow: u64, function: SlotFunction, at_guard: &State) -> Vec<SlowEnd> {
+        let environment = SlotMemory { code: self.code, slots: Some(self.slots) };
+        let mut start = State::start();
+        for (register, known) in start.registers.iter_mut().zip(&at_guard.registers) {
+            if matches!(known, Value::Slot(_)) {
+                *register = *known;
+            }
+        }
+        let mut ends = Vec::new();
+        let mut work = vec![(slow, start)];
+        let mut seen = BTreeSet::new();
+        let mut steps = 0;
+        while let Some((mut address, mut state)) = work.pop() {
+            while seen.insert(address) && steps < SLOW_PATH_STEPS {
+                steps += 1;
+                let Some(instruction) = self.code.decode(address) else { break };
+                match self.call_through(&state, &instruction) {
+                    Some(called) if called == function => {
+                        let argument = |n: u8| state.registers[usize::from(n)].operand();
+                        ends.push(SlowEnd { call: address, a: argument(reg::RSI), b: argument(reg::RDX) });
+                        break;
+                    }
+                    Some(_) => break,
+                    None => {}
+                }
+                match instruction.flow_control() {
+                    FlowControl::UnconditionalBranch => match direct_target(&instruction) {
+                        Some(target) => address = target,
+                        None => break,
+                    },
+                    FlowControl::ConditionalBranch => {
+                        if let Some(target) = direct_target(&instruction) {
+                            work.push((target, state.clone()));
+                        }
+                        address = instruction.next_ip();
+                    }
+                    // What follows another call is another request.
+                    FlowControl::Next => {
+                        state.step(&instruction, &mut self.factory, &environment);
+                        address = instruction.next_ip();
+                    }
+                    _ => break,
+                }
+            }
+        }
+        ends
+    }
+}
+
+/// First instructions of blocks.
+fn leaders(instructions: &[Instruction], range: &Range<u64>) -> BTreeSet<u64> {
+    let mut leaders = BTreeSet::from([range.start]);
+    for instruction in instructions {
+        if !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall) {
+            leaders.insert(instruction.next_ip());
+            leaders.extend(direct_target(instruction).filter(|target| range.contains(target)));
+        }
+    }
+    leaders
+}
+
+fn block_at<'i>(instructions: &'i [Instruction], leaders: &BTreeSet<u64>, leader: u64) -> Option<&'i [Instruction]> {
+    let start = instructions.binary_search_by_key(&leader, Instruction::ip).ok()?;
+    let end = leaders.range(leader + 1..).next().copied().unwrap_or(u64::MAX);
+    let len = instructions[start..].partition_point(|i| i.ip() < end);
+    Some(&instructions[start..start + len])
+}
+
+fn blocks<'i>(instructions: &'i [Instruction], leaders: &'i BTreeSet<u64>) -> impl Iterator<Item = &'i [Instruction]> {
+    leaders.iter().filter_map(|&leader| block_at(instructions, leaders, leader))
+}
+
+fn successors(block: &[Instruction]) -> Vec<u64> {
+    let Some(last) = block.last() else { return Vec::new() };
+    match last.flow_control() {
+        FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => vec![last.next_ip()],
+        FlowControl::ConditionalBranch => direct_target(last).into_iter().chain([last.next_ip()]).collect(),
+        FlowControl::UnconditionalBranch => direct_target(last).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}

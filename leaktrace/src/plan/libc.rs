@@ -1,0 +1,68 @@
+//! The C allocator that the process really bound: glibc's, musl's, or one that was preloaded.
+
+use leaktrace_common::site::{op, reg};
+
+use super::code::Code;
+use crate::target::{ElfFile, Maps, Memory, Target};
+
+/// A function of the C allocator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Function {
+    pub name: &'static str,
+    /// One of [`op`].
+    pub op: u8,
+    /// Registers that hold the operands on entry (System V ABI, x86-64).
+    pub a: u8,
+    pub b: Option<u8>,
+    /// Whether its result is wanted.
+    pub returns: bool,
+}
+
+const fn function(name: &'static str, op: u8, a: u8, b: Option<u8>, returns: bool) -> Function {
+    Function { name, op, a, b, returns }
+}
+
+/// What C code calls for memory. `malloc` comes first: where it is bound says which allocator it is.
+pub const FUNCTIONS: [Function; 7] = [
+    function("malloc", op::C_MALLOC, reg::RDI, None, true),
+    function("calloc", op::C_CALLOC, reg::RDI, Some(reg::RSI), true),
+    function("realloc", op::C_REALLOC, reg::RDI, Some(reg::RSI), true),
+    function("free", op::C_FREE, reg::RDI, None, false),
+    function("posix_memalign", op::C_POSIX_MEMALIGN, reg::RDI, Some(reg::RDX), true),
+    function("aligned_alloc", op::C_MEMALIGN, reg::RSI, None, true),
+    function("memalign", op::C_MEMALIGN, reg::RSI, None, true),
+];
+
+/// The address that the interpreter's calls of `name` go to, as the loader bound them. `None`: not bound yet (a lazy
+/// binding points back into the interpreter's own stubs), or not called at all.
+pub fn bound(python: &Code<'_>, memory: &dyn Memory, name: &str) -> Option<u64> {
+    let entries = python.imports(name).iter();
+    entries.filter_map(|&got| memory.u64(got).ok()).find(|&address| address != 0 && !python.file.contains(address))
+}
+
+/// The file of the C allocator: the one that the interpreter's `malloc` is bound to, else the first in the map that
+/// defines it.
+pub fn file(target: &Target, maps: &Maps, python: &Code<'_>, memory: &dyn Memory) -> Option<ElfFile> {
+    let bound = bound(python, memory, "malloc").and_then(|address| maps.find(address)?.file);
+    if let Some(id) = bound {
+        return ElfFile::open(target, maps, id).ok();
+    }
+    let files = maps.code_files().into_iter().filter_map(|id| ElfFile::open(target, maps, id).ok());
+    let mut defining = files.filter(|file| file.dynamic_symbol("malloc").is_some());
+    defining.next()
+}
+
+/// Address of one function in the allocator's file; `Err` says why there is none.
+pub fn resolve(library: &ElfFile, python: &Code<'_>, memory: &dyn Memory, name: &str) -> Result<u64, String> {
+    if let Some(address) = bound(python, memory, name).filter(|&address| library.contains(address)) {
+        return Ok(address);
+    }
+    let shown = library.display().display();
+    match library.dynamic_symbol(name) {
+        Some(symbol) if symbol.indirect => {
+            Err(format!("{name} of {shown} is chosen at run time and was not bound yet"))
+        }
+        Some(symbol) => Ok(symbol.address),
+        None => Err(format!("{shown} has no {name}")),
+    }
+}

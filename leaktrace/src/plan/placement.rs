@@ -1,0 +1,120 @@
+//! Where to set a probe so that the kernel emulates the instruction and the arguments are still known.
+
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory};
+use leaktrace_common::site::{Operand, reg};
+
+use super::Execution;
+use super::code::{Code, Sweep};
+use super::machine::{State, Value};
+use super::slots::SlotMemory;
+
+/// Instructions looked at from a starting point.
+const STEPS: usize = 64;
+
+/// An instruction to probe, and where the wanted values are when it is about to run.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub instruction: Instruction,
+    pub a: Operand,
+    pub b: Operand,
+    pub execution: Execution,
+}
+
+/// Whether the kernel emulates an instruction instead of single-stepping a copy of it: push of a register, one-byte nop,
+/// jmp, jcc and call with a relative target (Linux 6.1 `arch/x86/kernel/uprobes.c`, `branch_setup_xol_ops` and
+/// `push_setup_xol_ops`). Prefixes are left out: what they change differs between kernels.
+pub fn emulated(bytes: &[u8]) -> bool {
+    matches!(
+        bytes,
+        [0x50..=0x57 | 0x90 | 0xe8 | 0xe9 | 0xeb | 0x70..=0x7f, ..] | [0x41, 0x50..=0x57, ..] | [0x0f, 0x80..=0x8f, ..]
+    )
+}
+
+/// The best place for a probe on a function's entry: the first emulated instruction, if only straight-line code leads to
+/// it and the arguments are still known there; else the very first instruction, single-stepped. `a` and `b` are the
+/// registers that hold the arguments on entry. `None`: no instruction runs exactly once a call.
+pub fn entry(code: &Code<'_>, sweep: &Sweep, function: u64, a: Option<u8>, b: Option<u8>) -> Option<Place> {
+    let known = |state: &State, register: Option<u8>| {
+        register.map_or(Some(Operand::default()), |r| state.registers[usize::from(r)].operand())
+    };
+    let (a_is, b_is) = (a.map(Value::register), b.map(Value::register));
+    // An argument may have moved: any register that still holds it will do, its own first.
+    let find = |state: &State, own: Option<u8>, is: Option<Value>| match is {
+        None => Some(Operand::default()),
+        Some(_) if known(state, own) == is.and_then(Value::operand) => known(state, own),
+        Some(value) => {
+            let n = state.registers.iter().position(|held| *held == value)?;
+            Some(Operand::register(n as u8))
+        }
+    };
+    if let Some((instruction, state)) = first_emulated(code, sweep, function, true)
+        && let (Some(a), Some(b)) = (find(&state, a, a_is), find(&state, b, b_is))
+    {
+        return Some(Place { instruction, a, b, execution: Execution::Emulated });
+    }
+    let own = |register: Option<u8>| register.map_or_else(Operand::default, Operand::register);
+    let instruction = first_instruction(code, sweep, function)?;
+    Some(Place { instruction, a: own(a), b: own(b), execution: Execution::SingleStepped })
+}
+
+/// The best place for a return probe: as [`entry`], but the stack pointer must still be the one on entry, since the kernel
+/// takes the return address from there.
+pub fn returning(code: &Code<'_>, sweep: &Sweep, function: u64) -> Option<(Instruction, Execution)> {
+    if let Some((instruction, state)) = first_emulated(code, sweep, function, true)
+        && state.registers[usize::from(reg::RSP)] == Value::register(reg::RSP)
+        // A jump out of the function is fine; a call would put its own return address there.
+        && instruction.flow_control() != FlowControl::Call
+    {
+        return Some((instruction, Execution::Emulated));
+    }
+    first_instruction(code, sweep, function).map(|instruction| (instruction, Execution::SingleStepped))
+}
+
+/// The first emulated instruction after a call at which its result is still known.
+pub fn after_call(code: &Code<'_>, sweep: &Sweep, call: &Instruction) -> Option<Place> {
+    let (instruction, state) = first_emulated(code, sweep, call.next_ip(), false)?;
+    let result = Value::register(reg::RAX);
+    let n = state.registers.iter().position(|held| *held == result)?;
+    let a = Operand::register(n as u8);
+    Some(Place { instruction, a, b: Operand::default(), execution: Execution::Emulated })
+}
+
+/// Runs from `start` to the first emulated instruction, as long as nothing jumps in between. Jumps to a function's own
+/// start from elsewhere are calls; those from inside it are loops.
+fn first_emulated(code: &Code<'_>, sweep: &Sweep, start: u64, function: bool) -> Option<(Instruction, State)> {
+    let mut factory = InstructionInfoFactory::new();
+    let memory = SlotMemory { code, slots: None };
+    let mut state = State::start();
+    let mut address = start;
+    for _ in 0..STEPS {
+        let shared = if address == start && function {
+            loops_to_start(code, sweep, start)
+        } else {
+            sweep.jumps_to(address).next().is_some() || sweep.calls_of(address).next().is_some()
+        };
+        if shared {
+            return None;
+        }
+        let instruction = code.decode(address)?;
+        if emulated(code.text(address, instruction.len())) {
+            return Some((instruction, state));
+        }
+        if instruction.flow_control() != FlowControl::Next {
+            return None;
+        }
+        state.step(&instruction, &mut factory, &memory);
+        address = instruction.next_ip();
+    }
+    None
+}
+
+fn first_instruction(code: &Code<'_>, sweep: &Sweep, function: u64) -> Option<Instruction> {
+    let instruction = code.decode(function)?;
+    let plain = instruction.flow_control() == FlowControl::Next;
+    (plain && !loops_to_start(code, sweep, function)).then_some(instruction)
+}
+
+fn loops_to_start(code: &Code<'_>, sweep: &Sweep, function: u64) -> bool {
+    let Some(range) = code.functions.containing(function) else { return false };
+    sweep.jumps_to(function).any(|source| range.contains(&source))
+}
