@@ -1,6 +1,7 @@
 //! leaktrace finds memory leaks in a running CPython service from outside it. See ARCHITECTURE.md for the rooms.
 
 pub mod cpython;
+pub mod host;
 pub mod model;
 pub mod plan;
 pub mod report;

@@ -1,3 +1,26 @@
 //! The `leaktrace` executable.
 
-fn main() {}
+mod cli;
+mod commands;
+mod exit;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Doctor(args) => commands::doctor::run(&args),
+    };
+    let code = result.unwrap_or_else(|error| {
+        let (line, code) = exit::report(&error);
+        // Not eprintln: a closed stderr must not turn an exit code into a panic.
+        let _ = writeln!(std::io::stderr(), "{line}");
+        code
+    });
+    code.into()
+}

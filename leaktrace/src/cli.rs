@@ -1,0 +1,180 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  leaktrace doctor --pid 4242               can this process be traced here, and if not, why?
+  leaktrace run --pid 4242                  trace until Ctrl-C, then report
+  leaktrace run --pid 4242 --duration 60s --json report.json
+  leaktrace run --pid 4242 --duration 5m --fail-on-growth
+";
+
+/// Finds memory leaks in a running CPython service from outside it.
+///
+/// The service is not changed, restarted or stopped. Needs root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE.
+#[derive(Debug, Parser)]
+#[command(name = "leaktrace", version, after_long_help = help(), arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+fn help() -> String {
+    format!("{EXAMPLES}\n{}", ExitCode::help())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Trace a process and say which sites grow without bound
+    #[command(after_long_help = help())]
+    Run(RunArgs),
+    /// Say what this kernel, these privileges and an interpreter allow, and why not
+    #[command(after_long_help = help())]
+    Doctor(DoctorArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The process to trace
+    #[arg(long)]
+    pub(crate) pid: u32,
+    /// How to trace
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mode: Mode,
+    /// How long to trace (30s, 5m, 1h30m); without it until Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// How often to look at what is outstanding
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
+    pub(crate) interval: Duration,
+    /// How many sites to show; the JSON report has them all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) top: usize,
+    /// Write the report as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
+    /// Exit with 1 when a site grows
+    #[arg(long)]
+    pub(crate) fail_on_growth: bool,
+    /// Room for this many outstanding blocks; more are counted as lost
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
+    pub(crate) max_blocks: u32,
+    /// Show the diagnostics of the BPF programs
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Look at this process too
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Print each instruction that would be probed
+    #[arg(long, requires = "pid")]
+    pub(crate) plan: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Every allocation from the start on, and what became of it
+    #[default]
+    Exact,
+}
+
+/// Where the JSON report goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum JsonOutput {
+    Stdout,
+    File(PathBuf),
+}
+
+impl From<OsString> for JsonOutput {
+    fn from(value: OsString) -> Self {
+        if value == "-" { Self::Stdout } else { Self::File(value.into()) }
+    }
+}
+
+impl fmt::Display for JsonOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    at_least(text, Duration::from_millis(1))
+}
+
+/// Each look at the table costs the collector time in proportion to the blocks in it.
+fn interval(text: &str) -> Result<Duration, String> {
+    at_least(text, Duration::from_millis(100))
+}
+
+fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 500ms, 30s, 5m or 1h30m"))?;
+    if duration < least {
+        return Err(format!("must be at least {}", humantime::format_duration(least)));
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
+        let cli = Cli::try_parse_from(["leaktrace", "run"].iter().chain(arguments))?;
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        Ok(args)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let args = run(&["--pid", "7"]).unwrap();
+        assert_eq!((args.pid, args.mode, args.duration), (7, Mode::Exact, None));
+        assert_eq!((args.interval, args.top, args.json), (Duration::from_secs(5), 10, None));
+    }
+
+    #[test]
+    fn durations() {
+        let duration = |text| run(&["--pid", "7", "--duration", text]).map(|args| args.duration.unwrap());
+        assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        for bad in ["", "30", "0s", "-5s", "soon"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(run(&["--pid", "7", "--interval", "10ms"]).is_err());
+    }
+
+    #[test]
+    fn json_outputs() {
+        let json = |text| run(&["--pid", "7", "--json", text]).unwrap().json.unwrap();
+        assert_eq!(json("-"), JsonOutput::Stdout);
+        assert_eq!(json("a.json"), JsonOutput::File("a.json".into()));
+    }
+
+    #[test]
+    fn bad_arguments() {
+        for bad in [&[][..], &["--pid"], &["--pid", "-1"], &["--pid", "x"], &["--pid", "7", "--mode", "watch"]] {
+            assert!(run(bad).is_err(), "{bad:?}");
+        }
+        assert!(Cli::try_parse_from(["leaktrace", "doctor", "--plan"]).is_err());
+    }
+}

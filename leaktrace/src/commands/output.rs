@@ -1,0 +1,86 @@
+//! Where results go: files are tried before the work, and a reader that went away is no error.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use leaktrace::host::signals::reader_is_gone;
+
+use crate::cli::JsonOutput;
+use crate::exit::{ExitCode, Failure};
+
+/// Writes `text` to stdout.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if !reader_is_gone(&error) => Err(failure("stdout", &error)),
+        _ => Ok(()),
+    }
+}
+
+/// The place of the JSON report, proved to be writable.
+#[derive(Debug)]
+pub(crate) enum Json {
+    Stdout,
+    File(File, PathBuf),
+}
+
+impl Json {
+    /// Opens it without touching what is there: a run that fails must not cost an older report.
+    pub(crate) fn open(output: &JsonOutput) -> Result<Self, Failure> {
+        match output {
+            JsonOutput::Stdout => Ok(Self::Stdout),
+            JsonOutput::File(path) => OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)
+                .map(|file| Self::File(file, path.clone()))
+                .map_err(|error| failure(&path.display().to_string(), &error)),
+        }
+    }
+
+    /// Writes the report in the place of what was there.
+    pub(crate) fn write(self, text: &str) -> Result<(), Failure> {
+        match self {
+            Self::Stdout => print(text),
+            Self::File(mut file, path) => {
+                // A pipe or a device (/dev/stderr, process substitution) cannot be cut, and need not be.
+                let cut = if file.metadata().is_ok_and(|m| m.is_file()) { file.set_len(0) } else { Ok(()) };
+                cut.and_then(|()| file.write_all(text.as_bytes()))
+                    .or_else(|error| if reader_is_gone(&error) { Ok(()) } else { Err(error) })
+                    .map_err(|error| failure(&path.display().to_string(), &error))
+            }
+        }
+    }
+}
+
+fn failure(place: &str, error: &io::Error) -> Failure {
+    Failure::new(ExitCode::Output, format!("cannot write {place}: {error}"), "choose another place for the output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_report_stays_until_the_new_one_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.json");
+        std::fs::write(&path, "an older and longer report").unwrap();
+        let json = Json::open(&JsonOutput::File(path.clone())).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "an older and longer report");
+        json.write("{}\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().to_path_buf(), dir.path().join("none/report.json")] {
+            let failure = Json::open(&JsonOutput::File(path.clone())).unwrap_err();
+            assert_eq!(failure.code, ExitCode::Output);
+            assert!(failure.what.contains(&path.display().to_string()), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The machine that leaktrace runs on: what its kernel and our privileges allow. Knows neither Python nor probes.
+
+pub mod bpf;
+pub mod claim;
+pub mod kernel;
+pub mod perf;
+pub mod privileges;
+pub mod signals;
+pub mod tracefs;
