@@ -14,6 +14,8 @@ use crate::{setup, toolchain, workspace};
 pub(crate) enum Profile {
     Dev,
     Release,
+    /// Release, stripped and optimised as a whole: `[profile.dist]`.
+    Dist,
 }
 
 /// Builds the BPF programs and puts the object where `leaktrace/build.rs` takes it from.
@@ -35,9 +37,11 @@ pub(crate) fn leaktrace(profile: Profile) -> Result<PathBuf> {
     bpf()?;
     let mut command = cargo("build");
     command.args(["--package=leaktrace", "--bin=leaktrace", "--message-format=json-render-diagnostics"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    command.arg(match profile {
+        Profile::Dev => "--profile=dev",
+        Profile::Release => "--profile=release",
+        Profile::Dist => "--profile=dist",
+    });
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut executable = None;
     for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {

@@ -2,9 +2,15 @@
 
 mod apt;
 mod build;
+mod demo;
+mod dist;
+mod lint;
+mod python;
 mod root;
+mod run;
 mod setup;
 mod step;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -34,6 +40,30 @@ enum Command {
         #[arg(long, conflicts_with = "release")]
         bpf: bool,
     },
+    /// Trace a process: `leaktrace run` with these arguments, built in release, as root
+    ///
+    /// Without --pid, the bundled leaking service (tests/services/demo.py) is started and traced for 30 s.
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Arguments of `leaktrace run`, for example --pid PID --duration 1m
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run every test, those with real BPF included (as root, or through sudo)
+    Test {
+        /// Only the tests that need no privilege and no BPF toolchain
+        #[arg(long)]
+        unprivileged: bool,
+        /// Only tests whose names contain this
+        filter: Option<String>,
+    },
+    /// Check formatting and clippy, the BPF programs included
+    Lint,
+    /// Make dist/leaktrace: one stripped executable with the BPF programs inside
+    ///
+    /// It is linked dynamically to glibc only, so it runs where the glibc is as new as this machine's. A static one
+    /// (x86_64-unknown-linux-musl) is not made: that target is not part of the set-up.
+    Dist,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +87,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let profile = if release { build::Profile::Release } else { build::Profile::Dev };
             eprintln!("{}", build::leaktrace(profile)?.display());
         }
+        Command::Run { arguments } => return run::run(&arguments),
+        Command::Test { unprivileged, filter } => test::test(unprivileged, filter.as_deref())?,
+        Command::Lint => lint::lint()?,
+        Command::Dist => dist::dist()?,
     }
     Ok(ExitCode::SUCCESS)
 }
