@@ -5,7 +5,6 @@ pub mod attach;
 pub mod bpf_map;
 pub mod load;
 pub mod object;
-<<<<<<< HEAD
 pub mod ring;
 pub mod sweep;
 pub mod task;
@@ -207,5 +206,3 @@ fn map_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Load
         _ => Err(LoadError::Missing(name)),
     }
 }
-=======
->>>>>>> b6b6ced (CLI, doctor and the host room: kernel, privileges, tracefs, claim on a target, stop signals)
