@@ -173,7 +173,8 @@ pub const CODE_BYTES: usize = 4096;
 pub const CODE_NAME_BYTES: usize = 512;
 
 /// A code object seen for the first time, copied while a frame was running it, so it cannot have died.
-/// `filename`, `qualname` and `linetable` follow in this order with the lengths given.
+/// `filename`, `qualname` and `linetable` follow in this order, each at the start of a room of [`CODE_NAME_BYTES`] or
+/// [`CODE_BYTES`] that is filled to the length given.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
@@ -191,7 +192,7 @@ pub struct CodeRecord {
     pub linetable_len: u32,
     /// `_co_firsttraceable`, in code units (3.11+).
     pub first_traceable: i32,
-    /// Bytes that follow.
+    /// Bytes filled in the rooms that follow.
     pub filename_bytes: u16,
     pub qualname_bytes: u16,
     pub linetable_bytes: u16,

@@ -32,6 +32,9 @@ pub enum BlockState {
     Used,
     /// No block in use begins there, but the address lies in an arena: what was there has been freed.
     Free,
+    /// Free, and the first of its pool's free list. A thread that a probe has seen ask for this block, but that was
+    /// stopped before it took it, leaves the same picture: of a young block this is no proof of death.
+    Next,
     /// In no arena: the arena has been given back since, or the block never was pymalloc's.
     Outside,
     /// Its pool could not be read consistently; the next snapshot may tell.
@@ -43,8 +46,10 @@ enum PoolState {
     Empty,
     Full,
     /// Its free blocks are the bits set from this index of the words.
+    /// The first block of its free list is `next`.
     Partial {
         words: u32,
+        next: u16,
     },
     Unsettled,
 }
@@ -96,7 +101,7 @@ pub struct Totals {
 /// All pools as they were between the start and the end of [`PymallocState::snapshot`], each at one moment of its own.
 ///
 /// So it may be applied to blocks that were handed out before the start: one that is [`BlockState::Free`] or
-/// [`BlockState::Outside`] has died. Of younger blocks it says nothing.
+/// [`BlockState::Outside`] has died, and one that is [`BlockState::Next`] very likely so. Of younger blocks it says nothing.
 #[derive(Debug, Clone)]
 pub struct Pools {
     state: PymallocState,
@@ -280,7 +285,9 @@ impl PymallocState {
         for index in touched..u64::from(header.capacity) {
             words[start + (index / 64) as usize] |= 1 << (index % 64);
         }
-        let state = PoolState::Partial { words: u32::try_from(start).ok()? };
+        // Without a free list there is no such block: any number beyond the capacity.
+        let next = header.freeblock.checked_sub(address + overhead).map_or(u16::MAX, |into| (into / size) as u16);
+        let state = PoolState::Partial { words: u32::try_from(start).ok()?, next };
         Some(Pool { state, class: header.szidx as u8, used: header.used as u16 })
     }
 }
@@ -305,7 +312,8 @@ impl Pools {
         match (pool.state, block) {
             (PoolState::Unsettled, _) => BlockState::Unsettled,
             (PoolState::Full, Some(block)) if block < self.capacity(pool) => BlockState::Used,
-            (PoolState::Partial { words }, Some(block))
+            (PoolState::Partial { next, .. }, Some(block)) if block == u64::from(next) => BlockState::Next,
+            (PoolState::Partial { words, .. }, Some(block))
                 if block < self.capacity(pool) && !self.is_set(words, block) =>
             {
                 BlockState::Used
@@ -319,7 +327,7 @@ impl Pools {
     pub fn is_free(&self, address: u64) -> Option<bool> {
         match self.block(address) {
             BlockState::Used => Some(false),
-            BlockState::Free => Some(true),
+            BlockState::Free | BlockState::Next => Some(true),
             BlockState::Outside | BlockState::Unsettled => None,
         }
     }
@@ -333,7 +341,7 @@ impl Pools {
                 let size = self.state.block_size(pool.class.into());
                 let used = move |block: &u64| match pool.state {
                     PoolState::Full => true,
-                    PoolState::Partial { words } => !self.is_set(words, *block),
+                    PoolState::Partial { words, .. } => !self.is_set(words, *block),
                     PoolState::Empty | PoolState::Unsettled => false,
                 };
                 (0..self.capacity(pool)).filter(used).map(move |block| (start + block * size, size))
@@ -542,7 +550,7 @@ mod tests {
         let block = |i: u64| pools.block((1 << 14) + 48 + 16 * i);
         assert_eq!(
             (block(3), block(7), block(8), block(10)),
-            (BlockState::Free, BlockState::Free, BlockState::Used, BlockState::Free)
+            (BlockState::Next, BlockState::Free, BlockState::Used, BlockState::Free)
         );
         assert_eq!(pools.block(3 << 14), BlockState::Free, "not carved off yet");
         assert_eq!(pools.used_blocks().count(), 8);

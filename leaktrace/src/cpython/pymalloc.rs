@@ -14,7 +14,8 @@ const MAX_CODE: u64 = 512;
 /// Most arenas that a heap may have: 256 GiB of small blocks.
 pub(super) const MAX_ARENAS: u32 = 1 << 18;
 
-/// Finds pymalloc's state in the file that holds the interpreter. `None`: the file has no pymalloc of this shape.
+/// Finds pymalloc's state in the file that holds the interpreter. `None`: it has none of this shape, or
+/// does not use it (`PYTHONMALLOC=malloc`).
 ///
 /// `arenas` and `maxarenas` are 0 when only `usedpools` could be found: blocks can be predicted then, but not swept.
 pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Option<PymallocState> {
@@ -134,6 +135,8 @@ fn has_memory(instruction: &Instruction) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use crate::cpython::testing::{Script, pythons};
     use crate::target::Memory as _;
 
@@ -160,6 +163,20 @@ mod tests {
             }
         }
         eprintln!("{with_symbols} addresses compared with symbols");
+    }
+
+    #[test]
+    fn it_is_found_under_debug_hooks_and_missed_where_it_is_off() {
+        for python in pythons() {
+            for (mode, on) in [("malloc", false), ("debug", true), ("malloc_debug", false)] {
+                let mut command = Command::new(&python);
+                command.args(["-c", "import sys; print('ready'); sys.stdin.readline()"]).env("PYTHONMALLOC", mode);
+                let mut script = Script::start_with(&mut command, Stdio::inherit());
+                script.line();
+                let (_, found) = script.interpreter();
+                assert_eq!(found.facts.pymalloc.is_some(), on, "{mode} {}", python.display());
+            }
+        }
     }
 
     #[test]

@@ -260,21 +260,23 @@ fn read_cmdline(pid: u32) -> Result<Vec<String>, TargetError> {
     Ok(bytes.split(|&b| b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect())
 }
 
-/// Looks at the ELF header of the executable: class at byte 4, machine at byte 18.
+/// Looks at the ELF header of the executable.
 fn check_machine(pid: u32, link: &Path, exe: &Path) -> Result<(), TargetError> {
     use std::io::Read as _;
     let mut header = [0; 20];
-    let mut file = fs::File::open(link).map_err(|e| TargetError::from_io(pid, "the executable", e))?;
-    file.read_exact(&mut header).map_err(|e| TargetError::from_io(pid, "the executable", e))?;
-    let exe = || exe.display().to_string();
-    let machine = u16::from_le_bytes([header[18], header[19]]);
-    if header[..4] == *b"\x7fELF" && header[4] != ELFCLASS64 {
-        return Err(TargetError::ThirtyTwoBit { pid, exe: exe() });
+    let read = fs::File::open(link).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(|e| TargetError::from_io(pid, "the executable", e))?;
+    judge_header(pid, header, exe)
+}
+
+/// Class at byte 4, machine at byte 18.
+fn judge_header(pid: u32, header: [u8; 20], exe: &Path) -> Result<(), TargetError> {
+    let exe = exe.display().to_string();
+    match u16::from_le_bytes([header[18], header[19]]) {
+        _ if header[4] != ELFCLASS64 => Err(TargetError::ThirtyTwoBit { pid, exe }),
+        EM_X86_64 => Ok(()),
+        machine => Err(TargetError::NotX86_64 { pid, exe, machine }),
     }
-    if machine != EM_X86_64 {
-        return Err(TargetError::NotX86_64 { pid, exe: exe(), machine });
-    }
-    Ok(())
 }
 
 /// The fields used of `/proc/PID/stat` (proc_pid_stat(5)).
@@ -417,6 +419,27 @@ mod tests {
         // kthreadd, where this pid namespace shows it.
         if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
             assert!(matches!(Target::open(2), Err(TargetError::KernelThread { pid: 2 })));
+        }
+    }
+
+    #[test]
+    fn other_machines_are_refused() {
+        let header = |class: u8, machine: u8| {
+            let mut header = [0; 20];
+            header[..4].copy_from_slice(b"\x7fELF");
+            (header[4], header[18]) = (class, machine);
+            judge_header(7, header, Path::new("/x"))
+        };
+        assert!(header(2, 62).is_ok());
+        assert!(matches!(header(1, 3), Err(TargetError::ThirtyTwoBit { pid: 7, .. })), "i386");
+        assert!(matches!(header(1, 62), Err(TargetError::ThirtyTwoBit { .. })), "x32");
+        assert!(matches!(header(2, 183), Err(TargetError::NotX86_64 { machine: 183, .. })), "aarch64");
+    }
+
+    #[test]
+    fn a_process_of_another_user_needs_privilege() {
+        if !rustix::process::geteuid().is_root() && fs::metadata("/proc/1").is_ok_and(|m| m.uid() == 0) {
+            assert!(matches!(Target::open(1), Err(TargetError::PermissionDenied { pid: 1, .. })));
         }
     }
 
