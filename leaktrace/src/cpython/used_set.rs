@@ -42,6 +42,25 @@ impl UsedSet {
         there
     }
 
+    /// Takes out every address that `keep` refuses.
+    pub fn retain(&mut self, mut keep: impl FnMut(u64) -> bool) {
+        for (&number, page) in &mut self.pages {
+            for (index, word) in page.iter_mut().enumerate() {
+                let mut rest = *word;
+                while rest != 0 {
+                    let bit = rest.trailing_zeros();
+                    rest &= rest - 1;
+                    let grain = index as u64 * 64 + u64::from(bit);
+                    if !keep(number << PAGE_SHIFT | grain << GRAIN_SHIFT) {
+                        *word &= !(1 << bit);
+                        self.len -= 1;
+                    }
+                }
+            }
+        }
+        self.pages.retain(|_, page| page.iter().any(|word| *word != 0));
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }

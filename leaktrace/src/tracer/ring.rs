@@ -1,7 +1,7 @@
 //! The records of the ring buffer, decoded.
 
 use leaktrace_common::wire::{
-    CODE_NAME_BYTES, CodeRecord, GcRecord, MAX_FRAMES, ProcessRecord, RawFrame, StackRecord, record,
+    GcRecord, MAX_FRAMES, ProcessRecord, RawFrame, StackRecord, record,
 };
 use zerocopy::FromBytes;
 
@@ -9,7 +9,8 @@ use zerocopy::FromBytes;
 #[derive(Debug, Clone, Copy)]
 pub enum Record<'a> {
     Stack { head: StackRecord, frames: &'a [u8] },
-    Code { head: CodeRecord, filename: &'a [u8], qualname: &'a [u8], linetable: &'a [u8] },
+    /// A code object, for [`crate::cpython::code::CodeInfo::from_record`].
+    Code(&'a [u8]),
     Gc(GcRecord),
     Exec(ProcessRecord),
 }
@@ -24,17 +25,7 @@ impl<'a> Record<'a> {
                 let len = usize::from(head.frames).min(MAX_FRAMES) * size_of::<RawFrame>();
                 Some(Self::Stack { head, frames: rest.get(..len)? })
             }
-            record::CODE => {
-                let (head, rest) = CodeRecord::read_from_prefix(bytes).ok()?;
-                let (filename, rest) = rest.split_at_checked(CODE_NAME_BYTES)?;
-                let (qualname, linetable) = rest.split_at_checked(CODE_NAME_BYTES)?;
-                Some(Self::Code {
-                    head,
-                    filename: filename.get(..head.filename_bytes.into())?,
-                    qualname: qualname.get(..head.qualname_bytes.into())?,
-                    linetable: linetable.get(..head.linetable_bytes.into())?,
-                })
-            }
+            record::CODE => Some(Self::Code(bytes)),
             record::GC => Some(Self::Gc(GcRecord::read_from_prefix(bytes).ok()?.0)),
             record::EXEC => Some(Self::Exec(ProcessRecord::read_from_prefix(bytes).ok()?.0)),
             _ => None,

@@ -1,0 +1,328 @@
+//! One traced process from start to end: the place where target, plan, tracer and model meet.
+
+pub mod coverage;
+pub mod drain;
+pub mod native;
+pub mod symbols;
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use coverage::{Coverage, Older};
+use drain::Drain;
+use leaktrace_common::wire::{StackTotals, counter};
+use native::NativeNames;
+use symbols::{NamedStack, Symbols};
+
+use crate::{
+    cpython::{
+        discover::{DiscoverError, Interpreter},
+        gc::GcState,
+        pools::{BlockState, SnapshotError},
+        threads,
+        used_set::UsedSet,
+    },
+    model::{
+        gc::Collection,
+        ledger::{Ledger, ScanEnd},
+        stacks::{FrameKind, FrameRef, Root},
+    },
+    plan::{self, PlanError, ProbePlan},
+    target::{MemoryError, Target, TargetError},
+    tracer::{
+        Counters, Spec, Tracer, TracerError,
+        load::Sizes,
+        sweep::{Swept, now_ns},
+    },
+};
+
+/// Generations of CPython's collector that are logged.
+const OLDEST_GENERATION: u32 = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Tracer(#[from] TracerError),
+    #[error("cannot start the thread that drains the ring: {0}")]
+    Drain(io::Error),
+}
+
+/// What the user chose.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// A mounted tracefs.
+    pub tracefs: &'a Path,
+    /// Most outstanding blocks.
+    pub max_blocks: u32,
+    pub verbose: bool,
+    /// Whether return probes are safe in this target; without them the C allocator's blocks are not seen.
+    pub return_probes: bool,
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Exited,
+    Execed,
+}
+
+/// Numbers of the last scan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScanStats {
+    pub swept: Swept,
+    pub coverage: Coverage,
+    /// Whether the pools could be read, so that small blocks are settled and coverage is known.
+    pub pools_read: bool,
+    /// Time that the scan took.
+    pub took: Duration,
+}
+
+/// A traced process.
+#[derive(Debug)]
+pub struct Session {
+    target: Arc<Target>,
+    interpreter: Interpreter,
+    plan: ProbePlan,
+    tracer: Tracer,
+    drain: Drain,
+    ledger: Ledger,
+    /// Address of the main interpreter's state.
+    main_interpreter: u64,
+    gc_start: Option<GcState>,
+    gc_logged: [u64; 3],
+    older: Older,
+    totals: Vec<StackTotals>,
+    start_ns: u64,
+    rss_start: u64,
+    last: ScanStats,
+}
+
+impl Session {
+    /// Finds the interpreter, makes the plan and arms it. When this returns every allocation of the target is seen.
+    pub fn start(target: Target, options: &Options<'_>) -> Result<Self, SessionError> {
+        let target = Arc::new(target);
+        let memory = target.memory();
+        let interpreter = Interpreter::find(&target)?;
+        let maps = target.maps()?;
+        let mut plan = plan::assemble::plan(&plan::assemble::Inputs {
+            target: &target,
+            maps: &maps,
+            python: &interpreter.elf,
+            memory: &memory,
+            small_max: interpreter.facts.pymalloc.map_or(0, |p| p.small_max),
+            trace_small_frees: false,
+        })?;
+        if !options.return_probes {
+            plan.without_returns();
+        }
+        let spec = Spec {
+            pid: target.pid(),
+            plan: &plan,
+            layout: &interpreter.facts.layout,
+            pymalloc: interpreter.facts.pymalloc.as_ref(),
+            tracefs: options.tracefs,
+            sizes: Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 },
+            verbose: options.verbose,
+        };
+        let mut tracer = Tracer::load(&spec)?;
+        let flush_log: Box<dyn FnMut() + Send> = match tracer.logger() {
+            Ok(mut logger) if options.verbose => Box::new(move || logger.flush()),
+            _ => Box::new(|| {}),
+        };
+        let drain = Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(&target)), flush_log)
+            .map_err(SessionError::Drain)?;
+        let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
+            .map_err(|source| DiscoverError::Memory(source))?;
+        let gc_start = GcState::read(&memory, &interpreter.offsets, main_interpreter).ok();
+        let rss_start = target.rss_bytes()?;
+        if !target.still_same() {
+            return Err(TargetError::Gone { pid: target.pid() }.into());
+        }
+        // The very last thing before arming: the bytes must still be those that the plan was made from.
+        plan::assemble::verify(&plan, &memory)?;
+        let start_ns = now_ns();
+        tracer.arm(&spec)?;
+        let pools = interpreter.facts.pymalloc.and_then(|p| p.snapshot(&memory).ok());
+        Ok(Self {
+            older: pools.as_ref().map(Older::new).unwrap_or_default(),
+            ledger: Ledger::new(start_ns, rss_start),
+            gc_logged: gc_start.as_ref().map(collections).unwrap_or_default(),
+            target,
+            interpreter,
+            plan,
+            tracer,
+            drain,
+            main_interpreter,
+            gc_start,
+            totals: Vec::new(),
+            start_ns,
+            rss_start,
+            last: ScanStats::default(),
+        })
+    }
+
+    /// Looks at everything that is outstanding now and brings the ledger up to date.
+    pub fn scan(&mut self) -> Result<ScanStats, SessionError> {
+        let begin_ns = now_ns();
+        let memory = self.target.memory();
+        let pools = self.interpreter.facts.pymalloc.map(|p| p.snapshot(&memory));
+        let pools = match pools {
+            Some(Ok(pools)) => Some(pools),
+            // Without pools nothing is judged dead, and the table keeps what it holds until the next scan.
+            Some(Err(SnapshotError::NoArenas | SnapshotError::Unsettled | SnapshotError::Memory(_))) | None => None,
+        };
+        self.learn();
+        let mut table = UsedSet::default();
+        let (ledger, older) = (&mut self.ledger, &mut self.older);
+        let mut pass = ledger.scan(begin_ns);
+        let is_dead = |address: u64, _: &_| match &pools {
+            Some(pools) => matches!(pools.block(address), BlockState::Free | BlockState::Outside),
+            None => false,
+        };
+        let swept = self.tracer.sweep(begin_ns, &is_dead, &mut |address, block| {
+            if block.in_pool() {
+                table.insert(address);
+            }
+            older.forget(address, block);
+            pass.observe(block);
+        })?;
+        let coverage = pools.as_ref().map(|pools| older.compare(pools, &table)).unwrap_or_default();
+        let numbers = self.tracer.stacks()?;
+        self.totals.clear();
+        self.totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
+        pass.finish(&ScanEnd { totals: &self.totals, rss_bytes: self.target.rss_bytes().unwrap_or(0) });
+        // Stacks that appeared during the pass: their blocks were observed before their names came.
+        self.learn();
+        self.log_collections();
+        let took = Duration::from_nanos(now_ns() - begin_ns);
+        self.last = ScanStats { swept, coverage, pools_read: pools.is_some(), took };
+        Ok(self.last)
+    }
+
+    fn learn(&mut self) {
+        let stacks = self.drain.symbols().take_stacks();
+        for stack in &stacks {
+            learn_one(&mut self.ledger, stack);
+        }
+    }
+
+    /// Collections from the probes where there are any, else from the interpreter's counters.
+    fn log_collections(&mut self) {
+        let timed = self.drain.symbols().take_collections();
+        let state = GcState::read(&self.target.memory(), &self.interpreter.offsets, self.main_interpreter).ok();
+        let log = self.ledger.gc_mut();
+        for record in &timed {
+            let generation = record.generation.min(OLDEST_GENERATION);
+            log.record(Collection {
+                generation: generation as u8,
+                full: generation == OLDEST_GENERATION,
+                start_ns: record.start_ns,
+                pause_ns: Some(record.end_ns.saturating_sub(record.start_ns)),
+            });
+            self.gc_logged[generation as usize] += 1;
+        }
+        let (Some(state), Some(start)) = (state, &self.gc_start) else { return };
+        for (generation, (now, start)) in state.generations.iter().zip(&start.generations).enumerate() {
+            // What no probe told (it cannot be set, or the collection began before the attach).
+            while self.gc_logged[generation] < now.collections {
+                log.record(Collection {
+                    generation: generation as u8,
+                    full: generation as u32 == OLDEST_GENERATION,
+                    start_ns: self.start_ns,
+                    pause_ns: None,
+                });
+                self.gc_logged[generation] += 1;
+            }
+            log.set_collected(
+                generation as u8,
+                now.collected.saturating_sub(start.collected),
+                now.uncollectable.saturating_sub(start.uncollectable),
+            );
+        }
+        log.set_state(Some(state.enabled), u64::try_from(state.generations[0].threshold).ok());
+    }
+
+    /// Disarms everything. The target is back at full speed when this returns.
+    pub fn disarm(&mut self) {
+        self.tracer.disarm();
+        self.drain.stop();
+    }
+
+    /// Whether the target is still the program that was traced.
+    pub fn ended(&self) -> Option<Ended> {
+        if self.drain.symbols().execed() || self.target.has_execed() {
+            Some(Ended::Execed)
+        } else if self.target.has_exited() {
+            Some(Ended::Exited)
+        } else {
+            None
+        }
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
+    }
+
+    pub fn plan(&self) -> &ProbePlan {
+        &self.plan
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The kernel's counters; see [`counter`].
+    pub fn counters(&self) -> Result<Counters, SessionError> {
+        Ok(self.tracer.counters()?)
+    }
+
+    /// Frames and stacks that could not be named.
+    pub fn unnamed(&self) -> u64 {
+        self.drain.symbols().unnamed()
+    }
+
+    pub fn last_scan(&self) -> ScanStats {
+        self.last
+    }
+
+    /// Resident set at the attach, bytes.
+    pub fn rss_start(&self) -> u64 {
+        self.rss_start
+    }
+
+    /// Moment of the attach, CLOCK_MONOTONIC.
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+}
+
+fn collections(state: &GcState) -> [u64; 3] {
+    state.generations.map(|g| g.collections)
+}
+
+fn learn_one(ledger: &mut Ledger, stack: &NamedStack) {
+    let mut frames: Vec<FrameRef<'_>> = stack
+        .frames
+        .iter()
+        .map(|f| FrameRef {
+            kind: FrameKind::Python,
+            function: &f.code.qualname,
+            file: &f.code.filename,
+            line: f.line,
+        })
+        .collect();
+    if let Some(native) = &stack.native {
+        frames.push(FrameRef { kind: FrameKind::Native, function: &native.function, file: &native.file, line: 0 });
+    }
+    let root = if stack.truncated { Root::Truncated } else { Root::Whole };
+    ledger.learn(stack.number, stack.domain, &frames, root);
+}
