@@ -45,6 +45,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.refills(&mut builder, &found);
     interpreter.collector(&mut builder);
     c_allocator(inputs, &python, &mut builder);
+    builder.plan.slots = slots.0.map(|slot| slot.live);
     if !inputs.python.has_symtab() {
         builder.feature("stripped");
     }
@@ -188,16 +189,28 @@ impl Interpreter<'_> {
                 builder.gap(format!("no place for a probe on the interpreter's {what} at {address:#x}"));
                 continue;
             };
-            builder.entry(&self.module, &place, op::PY_MALLOC + function, domain, &what, address);
-            if function == 2 && domain != domain::RAW {
-                for place in
-                    pymalloc::nested_mallocs(self.module.code, self.module.sweep, address, self.inputs.small_max)
-                {
-                    let why = "malloc inside realloc".to_owned();
-                    builder.probe(&self.module, &place, op::PY_MALLOC, domain, why);
-                }
+            // A realloc may have its own copy of malloc: then the blocks that it moves pass no other entry.
+            let nested = if function == 2 && domain != domain::RAW {
+                pymalloc::nested_mallocs(self.module.code, self.module.sweep, address, self.inputs.small_max)
+            } else {
+                Vec::new()
+            };
+            let op = self.op(SlotFunction { domain, function }, address, !nested.is_empty());
+            builder.entry(&self.module, &place, op, domain, &what, address);
+            for place in nested {
+                builder.probe(&self.module, &place, op::PY_MALLOC, domain, "malloc inside realloc".to_owned());
             }
         }
+    }
+
+    /// The op of a function, or of its inlined copy that goes on at `start`.
+    fn op(&self, function: SlotFunction, start: u64, nested_is_probed: bool) -> u8 {
+        let malloc = self.slots.get(domain::OBJ).default[0];
+        let moves_inlined = function.function == 2
+            && function.domain != domain::RAW
+            && !nested_is_probed
+            && !pymalloc::calls_malloc(self.module.code, start, malloc);
+        if moves_inlined { op::PY_REALLOC_INLINED } else { op::PY_MALLOC + function.function }
     }
 
     /// Where mem and obj share their functions, the exported wrapper that calls without a guard tells mem from obj.

@@ -22,7 +22,7 @@ impl Functions {
         if let Some(text) = file.section(".text") {
             bases = bases.set_text(text.vaddr);
         }
-        let mut ranges = Vec::new();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut entries = frames.entries(&bases);
         while let Ok(Some(entry)) = entries.next() {
             let CieOrFde::Fde(partial) = entry else { continue };
@@ -34,6 +34,10 @@ impl Functions {
         }
         ranges.sort_by_key(|r| (r.start, r.end));
         ranges.dedup_by_key(|r| r.start);
+        // Overlaps would have the same code decoded again and again.
+        for i in 1..ranges.len() {
+            ranges[i - 1].end = ranges[i - 1].end.min(ranges[i].start);
+        }
         Self(ranges)
     }
 

@@ -2,9 +2,8 @@
 
 use leaktrace_common::site::{SITE_SLOTS, slot};
 
-/// Factors tried. Near 500 sites in 16,384 slots one in 2,000 factors fits, near 800 one in 300 million: more sites than
-/// that are refused after this many tries (about a second).
-const TRIES: u32 = 4_000_000;
+/// Factors tried. Of random ones, one in 2,000 fits 500 sites in 16,384 slots, one in 3 million fits 700.
+const TRIES: u32 = 20_000_000;
 
 /// An odd factor with which [`slot`] gives each address its own slot; the same for the same addresses. `None`: too many
 /// addresses, or an address twice.

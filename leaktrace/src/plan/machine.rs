@@ -78,7 +78,9 @@ impl Value {
             Self::Place { reg: reg::NONE, scale, disp, deref: false } => {
                 Self::Place { reg: reg::NONE, scale, disp: disp.wrapping_mul(factor as i64), deref: false }
             }
-            Self::Place { reg, scale, disp, deref: false } if matches!(u64::from(scale) * factor, 2 | 4 | 8) => {
+            Self::Place { reg, scale, disp, deref: false }
+                if matches!(u64::from(scale).wrapping_mul(factor), 2 | 4 | 8) =>
+            {
                 Self::Place { reg, scale: scale * factor as u8, disp: disp.wrapping_mul(factor as i64), deref: false }
             }
             _ => Self::Unknown,

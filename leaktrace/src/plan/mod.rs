@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use leaktrace_common::site::Operand;
 
+use crate::cpython::AllocatorSlot;
 use crate::target::MemoryError;
 
 pub mod assemble;
@@ -18,6 +19,8 @@ pub mod placement;
 pub mod pymalloc;
 pub mod render;
 pub mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use assemble::{Inputs, plan, verify};
 pub use hashing::perfect_factor;
@@ -101,6 +104,9 @@ pub struct ProbePlan {
     pub files: Vec<PlanFile>,
     pub probes: Vec<Probe>,
     pub returns: Vec<ReturnProbe>,
+    /// The allocator tables (raw, mem, obj) as the plan found them. Once the target changes them (tracemalloc started, say)
+    /// the plan is no longer the right one.
+    pub slots: [AllocatorSlot; 3],
     /// What the plan could not cover and why, for doctor and the report.
     pub gaps: Vec<String>,
     /// "pgo-guards", "stripped", "entry-probes", ... for the report's `features`.

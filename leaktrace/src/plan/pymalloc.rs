@@ -106,6 +106,38 @@ pub fn refills(code: &Code<'_>, sweep: &Sweep, function: u64) -> Refills {
     calls.map(place).collect::<Option<Vec<Place>>>().map_or(Refills::Returns, Refills::Sites)
 }
 
+/// Instructions of a copy of realloc looked at.
+const REALLOC_STEPS: usize = 600;
+
+/// Whether the code from `start` on calls the build's out-of-line malloc, as a copy of realloc does for a block that moves
+/// unless malloc is inlined there.
+pub fn calls_malloc(code: &Code<'_>, start: u64, malloc: u64) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut work = vec![start];
+    while let Some(mut address) = work.pop() {
+        while seen.len() < REALLOC_STEPS && seen.insert(address) {
+            let Some(instruction) = code.decode(address) else { break };
+            let target = direct_target(&instruction);
+            if target == Some(malloc) {
+                return true;
+            }
+            match instruction.flow_control() {
+                FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => address = instruction.next_ip(),
+                FlowControl::ConditionalBranch => {
+                    work.extend(target);
+                    address = instruction.next_ip();
+                }
+                FlowControl::UnconditionalBranch => match target {
+                    Some(target) => address = target,
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+    }
+    false
+}
+
 /// Where the build's realloc, which may have its own copy of malloc inside, decides whether a request is small: a compare
 /// of the size with the largest small request, and the jump for larger ones. These run once for each block that moves.
 pub fn nested_mallocs(code: &Code<'_>, sweep: &Sweep, realloc: u64, small_max: u64) -> Vec<Place> {

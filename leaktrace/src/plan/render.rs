@@ -36,6 +36,7 @@ pub fn op_name(op: u8) -> &'static str {
         op::PY_REALLOC => "realloc",
         op::PY_FREE => "free",
         op::REFILLED => "refilled",
+        op::PY_REALLOC_INLINED => "realloc-inlined",
         op::PY_WRAPPER => "wrapper",
         op::C_MALLOC => "c-malloc",
         op::C_CALLOC => "c-calloc",
@@ -55,7 +56,7 @@ fn execution(execution: Execution) -> &'static str {
     }
 }
 
-/// All probes by file, then what is not covered. `entry_only` says that return probes will not be set.
+/// All probes by file, then what is not covered.
 pub fn render(plan: &ProbePlan) -> String {
     let mut text = String::new();
     let stepped = plan.probes.iter().filter(|p| p.execution == Execution::SingleStepped).count();

@@ -61,7 +61,7 @@ impl Slots {
                     symbol: name,
                 })?;
                 let used = references(code, symbol.address);
-                left.retain(|table| used.contains(&(table + 8 + 8 * index as u64)));
+                left.retain(|table| used.contains(&table.wrapping_add(8 + 8 * index as u64)));
             }
             let [table] = left[..] else {
                 return Err(PlanError::NoSlot {
@@ -74,7 +74,7 @@ impl Slots {
         }
         let mut slots = Vec::new();
         for table in found {
-            let default = std::array::from_fn(|i| code.initial_word(table + 8 + 8 * i as u64).unwrap_or(0));
+            let default = std::array::from_fn(|i| code.initial_word(table.wrapping_add(8 + 8 * i as u64)).unwrap_or(0));
             slots.push(Slot { live: read(memory, table)?, default });
         }
         Ok(Self([slots[0], slots[1], slots[2]]))
@@ -92,7 +92,7 @@ impl Slots {
     /// Which entry of which table lies at `address`.
     pub fn at(&self, address: u64) -> Option<SlotFunction> {
         DOMAINS.into_iter().find_map(|domain| {
-            let into = address.checked_sub(self.get(domain).live.address + 8)?;
+            let into = address.wrapping_sub(self.get(domain).live.address.wrapping_add(8));
             (into < 32 && into.is_multiple_of(8)).then_some(SlotFunction { domain, function: (into / 8) as u8 })
         })
     }
@@ -133,12 +133,13 @@ fn read(memory: &dyn Memory, address: u64) -> Result<AllocatorSlot, PlanError> {
 fn candidates(code: &Code<'_>) -> Vec<u64> {
     let mut found = Vec::new();
     for segment in code.file.segments().iter().filter(|s| s.writable && !s.executable) {
-        let start = code.file.address_of(segment.vaddr.next_multiple_of(8));
-        let end = code.file.address_of(segment.vaddr.saturating_add(segment.file_size));
+        let start = code.file.address_of(segment.vaddr.saturating_add(7) & !7);
+        // What the file really has, whatever the header claims.
+        let len = code.file.bytes_at(start, usize::MAX).len() as u64;
         // How many words in a row point to code.
         let mut run = 0;
         let mut before = None;
-        for address in (start..end).step_by(8) {
+        for address in (0..len).step_by(8).map(|into| start.wrapping_add(into)) {
             let word = code.initial_word(address).unwrap_or(0);
             if word != 0 && code.is_code(word) {
                 run += 1;
