@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use leaktrace_common::site::Operand;
+use leaktrace_common::site::{Operand, op};
 
 use crate::cpython::AllocatorSlot;
 use crate::target::MemoryError;
@@ -111,4 +111,19 @@ pub struct ProbePlan {
     pub gaps: Vec<String>,
     /// "pgo-guards", "stripped", "entry-probes", ... for the report's `features`.
     pub features: Vec<String>,
+}
+
+impl ProbePlan {
+    /// For a target in which return probes are not safe: takes them out, and the entries that are of no use without them.
+    pub fn without_returns(&mut self) {
+        if self.returns.iter().any(|r| r.op != op::GC_START) {
+            self.probes.retain(|p| !(op::C_MALLOC..op::GC_START).contains(&p.op));
+            self.gaps.push("return probes are not safe here: blocks of the C allocator (requests above 512 bytes and native memory) are not seen".into());
+        }
+        if self.returns.iter().any(|r| r.op == op::GC_START) {
+            self.probes.retain(|p| p.op != op::GC_START);
+            self.gaps.push("return probes are not safe here: pauses of the collector are not known".into());
+        }
+        self.returns.clear();
+    }
 }

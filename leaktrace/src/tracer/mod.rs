@@ -75,7 +75,7 @@ impl Tracer {
     /// Loads the programs and makes them ready. Nothing is armed: see [`Self::arm`].
     pub fn load(spec: &Spec<'_>) -> Result<Self, TracerError> {
         let addresses: Vec<u64> = spec.plan.probes.iter().map(|p| p.address).collect();
-        let site_factor = crate::plan::perfect_factor(&addresses)
+        let site_factor = crate::plan::hashing::perfect_factor(&addresses)
             .ok_or(TracerError::TooManySites { pid: spec.pid, sites: addresses.len() })?;
         let pymalloc = spec.pymalloc.copied().unwrap_or_default();
         let config = Config {

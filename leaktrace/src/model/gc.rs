@@ -1,0 +1,113 @@
+//! What the cyclic collector did while we watched.
+
+/// Most starts of full collections that are remembered; the oldest are forgotten.
+const MAX_FULL: usize = 256;
+/// CPython's default for the first threshold (`gc.get_threshold()`): 700 up to 3.11, 2000 from 3.13. Object pairs of
+/// garbage cycles wait for a young collection only until so many containers were allocated.
+const DEFAULT_THRESHOLD: u64 = 700;
+
+/// One collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Collection {
+    pub generation: u8,
+    /// Whether it examined every generation.
+    pub full: bool,
+    /// Where only counters are read, the time of the scan before, so that too little rather than too much is taken as
+    /// examined.
+    pub start_ns: u64,
+    /// `None` where the pause is unknown.
+    pub pause_ns: Option<u64>,
+}
+
+/// Sums of one generation since the attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GenerationLog {
+    pub collections: u64,
+    pub collected: u64,
+    pub uncollectable: u64,
+    pub pause_total_ns: u64,
+    pub pause_max_ns: u64,
+}
+
+/// The collector's history since the attach.
+#[derive(Debug, Clone, Default)]
+pub struct GcLog {
+    generations: Vec<GenerationLog>,
+    full_starts: Vec<u64>,
+    last_start: Option<u64>,
+    pauses_unknown: bool,
+    enabled: Option<bool>,
+    threshold: Option<u64>,
+}
+
+impl GcLog {
+    /// Adds a collection.
+    pub fn record(&mut self, collection: Collection) {
+        let generation = self.generation(collection.generation);
+        generation.collections += 1;
+        if let Some(pause) = collection.pause_ns {
+            generation.pause_total_ns += pause;
+            generation.pause_max_ns = generation.pause_max_ns.max(pause);
+        } else {
+            self.pauses_unknown = true;
+        }
+        if collection.full {
+            if self.full_starts.len() >= MAX_FULL {
+                self.full_starts.remove(0);
+            }
+            self.full_starts.push(collection.start_ns);
+        }
+        self.last_start = self.last_start.max(Some(collection.start_ns));
+    }
+
+    /// Sets what the interpreter's own statistics (`gc.get_stats()`) gained since the attach.
+    pub fn set_collected(&mut self, generation: u8, collected: u64, uncollectable: u64) {
+        let generation = self.generation(generation);
+        generation.collected = collected;
+        generation.uncollectable = uncollectable;
+    }
+
+    /// Sets whether automatic collection is on (`None`: cannot be told) and the first threshold.
+    pub fn set_state(&mut self, enabled: Option<bool>, threshold: Option<u64>) {
+        self.enabled = enabled;
+        self.threshold = threshold;
+    }
+
+    /// Whether automatic collection is on, if known.
+    pub fn enabled(&self) -> Option<bool> {
+        self.enabled
+    }
+
+    /// The first threshold: so many containers at most wait for a young collection.
+    pub fn threshold(&self) -> u64 {
+        self.threshold.unwrap_or(DEFAULT_THRESHOLD)
+    }
+
+    /// Start of the last full collection that began before `time_ns`.
+    pub fn last_full_before(&self, time_ns: u64) -> Option<u64> {
+        self.full_starts.iter().copied().filter(|&start| start <= time_ns).max()
+    }
+
+    /// Start of the last collection of any generation.
+    pub fn last_start(&self) -> Option<u64> {
+        self.last_start
+    }
+
+    pub fn generations(&self) -> &[GenerationLog] {
+        &self.generations
+    }
+
+    /// Whether each collection's pause was measured.
+    pub fn pauses_known(&self) -> bool {
+        !self.pauses_unknown
+    }
+
+    fn generation(&mut self, generation: u8) -> &mut GenerationLog {
+        // Hostile input: CPython has at most three generations, whatever was read from the target.
+        let index = usize::from(generation.min(2));
+        if self.generations.len() <= index {
+            self.generations.resize(index + 1, GenerationLog::default());
+        }
+        &mut self.generations[index]
+    }
+}

@@ -1,0 +1,242 @@
+//! Stacks interned as a prefix tree: each distinct text, frame and stack is held once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// What kind of code a frame runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameKind {
+    Python,
+    Native,
+}
+
+/// One frame, as the symboliser names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameRef<'a> {
+    pub kind: FrameKind,
+    /// Qualified name.
+    pub function: &'a str,
+    pub file: &'a str,
+    /// 0 where it is not known.
+    pub line: u32,
+}
+
+/// One frame as reports carry it; the texts are shared with the interner.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Frame {
+    pub kind: FrameKind,
+    /// Qualified name.
+    pub function: Arc<str>,
+    pub file: Arc<str>,
+    /// 0 where it is not known.
+    pub line: u32,
+}
+
+/// How far a stack reaches outwards. Each is a root of the prefix tree, so a cut stack never equals a whole one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Root {
+    /// The outermost frame is the thread's first.
+    Whole = 0,
+    /// Frames outside the outermost one are missing.
+    Truncated = 1,
+    /// The stack was never learned: its record was lost.
+    Lost = 2,
+}
+
+const ROOTS: u32 = 3;
+
+/// Handle of a stack in [`Stacks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StackId(u32);
+
+impl StackId {
+    /// A whole stack without frames.
+    pub const EMPTY: Self = Self(Root::Whole as u32);
+    /// A stack of which nothing is known.
+    pub const LOST: Self = Self(Root::Lost as u32);
+}
+
+/// Where a stack allocates, whoever called: the innermost Python frame's file and line. Handle, unique in its [`Stacks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LineId {
+    file: u32,
+    line: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct PackedFrame {
+    kind: FrameKind,
+    function: u32,
+    file: u32,
+    line: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Node {
+    parent: u32,
+    frame: u32,
+}
+
+/// The interner.
+#[derive(Debug)]
+pub struct Stacks {
+    texts: Vec<Arc<str>>,
+    text_index: HashMap<Arc<str>, u32>,
+    frames: Vec<PackedFrame>,
+    frame_index: HashMap<PackedFrame, u32>,
+    nodes: Vec<Node>,
+    node_index: HashMap<Node, u32>,
+}
+
+impl Default for Stacks {
+    fn default() -> Self {
+        let roots = (0..ROOTS).map(|root| Node { parent: root, frame: u32::MAX }).collect();
+        Self {
+            texts: Vec::new(),
+            text_index: HashMap::new(),
+            frames: Vec::new(),
+            frame_index: HashMap::new(),
+            nodes: roots,
+            node_index: HashMap::new(),
+        }
+    }
+}
+
+impl Stacks {
+    /// The handle of a stack given innermost frame first.
+    pub fn intern(&mut self, frames: &[FrameRef<'_>], root: Root) -> StackId {
+        let mut id = root as u32;
+        for frame in frames.iter().rev() {
+            let frame = self.intern_frame(frame);
+            let node = Node { parent: id, frame };
+            let next = self.nodes.len() as u32;
+            id = *self.node_index.entry(node).or_insert(next);
+            if id == next {
+                self.nodes.push(node);
+            }
+        }
+        StackId(id)
+    }
+
+    /// The frames, innermost first.
+    pub fn frames(&self, stack: StackId) -> impl Iterator<Item = Frame> + '_ {
+        self.packed(stack).map(|frame| Frame {
+            kind: frame.kind,
+            function: Arc::clone(&self.texts[frame.function as usize]),
+            file: Arc::clone(&self.texts[frame.file as usize]),
+            line: frame.line,
+        })
+    }
+
+    /// How far the stack reaches.
+    pub fn root(&self, stack: StackId) -> Root {
+        let mut id = stack.0;
+        while id >= ROOTS {
+            id = self.nodes[id as usize].parent;
+        }
+        [Root::Whole, Root::Truncated, Root::Lost][id as usize]
+    }
+
+    /// The line that the stack allocates in: that of its innermost Python frame, else of its innermost frame. `None`
+    /// for a stack without frames.
+    pub fn line(&self, stack: StackId) -> Option<LineId> {
+        self.packed(stack)
+            .find(|frame| frame.kind == FrameKind::Python)
+            .or_else(|| self.packed(stack).next())
+            .map(|frame| LineId { file: frame.file, line: frame.line })
+    }
+
+    /// Number of distinct stacks and their prefixes.
+    pub fn len(&self) -> usize {
+        self.nodes.len() - ROOTS as usize
+    }
+
+    /// Whether no stack with a frame was interned.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn packed(&self, stack: StackId) -> impl Iterator<Item = PackedFrame> + '_ {
+        let mut id = stack.0;
+        std::iter::from_fn(move || {
+            (id >= ROOTS).then(|| {
+                let node = self.nodes[id as usize];
+                id = node.parent;
+                self.frames[node.frame as usize]
+            })
+        })
+    }
+
+    fn intern_frame(&mut self, frame: &FrameRef<'_>) -> u32 {
+        let packed = PackedFrame {
+            kind: frame.kind,
+            function: self.intern_text(frame.function),
+            file: self.intern_text(frame.file),
+            line: frame.line,
+        };
+        let next = self.frames.len() as u32;
+        let id = *self.frame_index.entry(packed).or_insert(next);
+        if id == next {
+            self.frames.push(packed);
+        }
+        id
+    }
+
+    fn intern_text(&mut self, text: &str) -> u32 {
+        if let Some(id) = self.text_index.get(text) {
+            return *id;
+        }
+        let id = self.texts.len() as u32;
+        let text: Arc<str> = text.into();
+        self.texts.push(Arc::clone(&text));
+        self.text_index.insert(text, id);
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(function: &'static str, line: u32) -> FrameRef<'static> {
+        FrameRef { kind: FrameKind::Python, function, file: "app.py", line }
+    }
+
+    #[test]
+    fn equal_stacks_share_a_handle_and_prefixes_share_nodes() {
+        let mut stacks = Stacks::default();
+        let a = stacks.intern(&[frame("leak", 3), frame("handle", 9), frame("<module>", 20)], Root::Whole);
+        let b = stacks.intern(&[frame("other", 5), frame("handle", 9), frame("<module>", 20)], Root::Whole);
+        assert_ne!(a, b);
+        assert_eq!(a, stacks.intern(&[frame("leak", 3), frame("handle", 9), frame("<module>", 20)], Root::Whole));
+        assert_eq!(stacks.len(), 4);
+        let names: Vec<_> = stacks.frames(a).map(|f| (f.function.to_string(), f.line)).collect();
+        assert_eq!(names, [("leak".into(), 3), ("handle".into(), 9), ("<module>".into(), 20)]);
+    }
+
+    #[test]
+    fn a_cut_stack_is_not_a_whole_one() {
+        let mut stacks = Stacks::default();
+        let whole = stacks.intern(&[frame("f", 1)], Root::Whole);
+        let cut = stacks.intern(&[frame("f", 1)], Root::Truncated);
+        assert_ne!(whole, cut);
+        assert_eq!((stacks.root(whole), stacks.root(cut)), (Root::Whole, Root::Truncated));
+        assert_eq!(stacks.root(StackId::LOST), Root::Lost);
+        assert_eq!(stacks.line(whole), stacks.line(cut));
+    }
+
+    #[test]
+    fn the_line_is_that_of_the_innermost_python_frame() {
+        let mut stacks = Stacks::default();
+        let native = FrameRef { kind: FrameKind::Native, function: "strdup", file: "libc.so.6", line: 0 };
+        let through = stacks.intern(&[native, frame("f", 7)], Root::Whole);
+        let direct = stacks.intern(&[frame("f", 7), frame("caller", 1)], Root::Whole);
+        assert_eq!(stacks.line(through), stacks.line(direct));
+        assert_eq!(stacks.line(StackId::EMPTY), None);
+        let alone = stacks.intern(&[native], Root::Whole);
+        assert!(stacks.line(alone).is_some());
+    }
+}

@@ -1,0 +1,192 @@
+//! The time axis that all sites share: cohort boundaries, sampling points and the reference scan.
+//!
+//! A cohort is the interval between two scans in which a block was allocated. All three lists are bounded, whatever
+//! the length of the trace: cohorts are merged with their neighbours, samples are thinned.
+
+/// Most cohorts that are told apart.
+pub const MAX_COHORTS: usize = 40;
+/// The newest cohorts are never merged.
+const FRESH_COHORTS: usize = 8;
+/// Most samples in a series.
+pub const MAX_SAMPLES: usize = 64;
+/// The reference moves on when the trace is this many times as long as at the newest reference: the reference in use is
+/// then always taken between 44 % (1 / 1.5 / 1.5) and 67 % (1 / 1.5) of the trace.
+const REFERENCE_STRIDE: (u64, u64) = (3, 2);
+
+/// What every site must do to its own lists when a scan is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Cohort that was merged into its predecessor, by its old index.
+    pub merged: Option<usize>,
+    /// Samples at odd indices were dropped before the new one was added.
+    pub thinned: bool,
+    /// The newest reference became the one in use, and this scan the newest.
+    pub referenced: bool,
+}
+
+/// Shared time axis.
+#[derive(Debug, Clone)]
+pub struct Timeline {
+    start_ns: u64,
+    cohort_ends: Vec<u64>,
+    samples: Vec<u64>,
+    reference_ns: u64,
+    newest_reference_ns: u64,
+    scans: u64,
+    last_interval_ns: u64,
+}
+
+impl Timeline {
+    /// A trace that began at `start_ns`, when nothing had been allocated yet.
+    pub fn new(start_ns: u64) -> Self {
+        Self {
+            start_ns,
+            cohort_ends: Vec::new(),
+            samples: vec![start_ns],
+            reference_ns: start_ns,
+            newest_reference_ns: start_ns,
+            scans: 0,
+            last_interval_ns: 0,
+        }
+    }
+
+    /// Adds a scan: closes a cohort at `now_ns` and takes a sample. A time not after the last scan's is moved behind it.
+    pub fn push(&mut self, now_ns: u64) -> Step {
+        let now_ns = now_ns.max(self.now_ns() + 1);
+        self.last_interval_ns = now_ns - self.now_ns();
+        let merged = self.merge_if_full();
+        self.cohort_ends.push(now_ns);
+        let thinned = self.samples.len() >= MAX_SAMPLES;
+        if thinned {
+            thin(&mut self.samples);
+        }
+        self.samples.push(now_ns);
+        self.scans += 1;
+        let (times, per) = REFERENCE_STRIDE;
+        let referenced = (now_ns - self.start_ns) * per >= (self.newest_reference_ns - self.start_ns) * times;
+        if referenced {
+            self.reference_ns = self.newest_reference_ns;
+            self.newest_reference_ns = now_ns;
+        }
+        Step { merged, thinned, referenced }
+    }
+
+    /// Joins the two neighbours that are shortest together, so that old cohorts stay about equally long.
+    fn merge_if_full(&mut self) -> Option<usize> {
+        if self.cohort_ends.len() < MAX_COHORTS {
+            return None;
+        }
+        let candidates = 1..self.cohort_ends.len() - FRESH_COHORTS;
+        let merged = candidates.min_by_key(|&index| self.cohort_ends[index] - self.cohort_start(index - 1))?;
+        self.cohort_ends.remove(merged - 1);
+        Some(merged)
+    }
+
+    /// Index of the cohort that a block born at `time_ns` belongs to. Blocks born after the last scan count with the
+    /// newest cohort. There must have been a scan.
+    #[inline]
+    pub fn cohort_of(&self, time_ns: u64) -> usize {
+        self.cohort_ends.partition_point(|&end| end < time_ns).min(self.cohort_ends.len() - 1)
+    }
+
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// Time of the last scan, or the start.
+    pub fn now_ns(&self) -> u64 {
+        self.cohort_ends.last().copied().unwrap_or(self.start_ns)
+    }
+
+    /// Time between the last two scans.
+    pub fn last_interval_ns(&self) -> u64 {
+        self.last_interval_ns
+    }
+
+    /// Scans so far.
+    pub fn scans(&self) -> u64 {
+        self.scans
+    }
+
+    /// Time of the reference scan that cells' `reference` holds.
+    pub fn reference_ns(&self) -> u64 {
+        self.reference_ns
+    }
+
+    pub fn cohorts(&self) -> usize {
+        self.cohort_ends.len()
+    }
+
+    /// Start of a cohort, exclusive.
+    pub fn cohort_start(&self, index: usize) -> u64 {
+        if index == 0 { self.start_ns } else { self.cohort_ends[index - 1] }
+    }
+
+    /// End of a cohort, inclusive.
+    pub fn cohort_end(&self, index: usize) -> u64 {
+        self.cohort_ends[index]
+    }
+
+    /// Times of the samples; the first is the start of the trace.
+    pub fn samples(&self) -> &[u64] {
+        &self.samples
+    }
+}
+
+/// Drops the elements at odd indices.
+pub(super) fn thin<T>(list: &mut Vec<T>) {
+    let mut index = 0;
+    list.retain(|_| {
+        index += 1;
+        index % 2 == 1
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn lists_stay_bounded_and_cohorts_cover_the_trace_without_gaps() {
+        let mut timeline = Timeline::new(7);
+        for scan in 1..=5000 {
+            timeline.push(7 + scan * 5 * SECOND);
+            assert!(timeline.cohorts() <= MAX_COHORTS && timeline.samples().len() <= MAX_SAMPLES);
+        }
+        assert_eq!((timeline.cohort_start(0), timeline.now_ns()), (7, 7 + 25_000 * SECOND));
+        // The one next to the fresh ones is still being filled up.
+        let lengths: Vec<_> = (0..MAX_COHORTS - FRESH_COHORTS - 1)
+            .map(|index| timeline.cohort_end(index) - timeline.cohort_start(index))
+            .collect();
+        let (min, max) = (lengths.iter().min().unwrap(), lengths.iter().max().unwrap());
+        assert!(*max <= 4 * min, "{lengths:?}");
+        for time in [8, 5 * SECOND, 999 * SECOND, 24_999 * SECOND] {
+            let cohort = timeline.cohort_of(time);
+            assert!(timeline.cohort_start(cohort) < time && time <= timeline.cohort_end(cohort));
+        }
+    }
+
+    #[test]
+    fn the_reference_stays_in_the_middle_of_the_trace() {
+        let mut timeline = Timeline::new(0);
+        for scan in 1..2000 {
+            timeline.push(scan * SECOND);
+            if scan >= 20 {
+                let share = timeline.reference_ns() as f64 / timeline.now_ns() as f64;
+                assert!((0.40..=0.67).contains(&share), "{scan}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn time_never_runs_backwards() {
+        let mut timeline = Timeline::new(100);
+        timeline.push(50);
+        timeline.push(50);
+        assert_eq!(timeline.now_ns(), 102);
+        assert_eq!(timeline.cohort_of(0), 0);
+        assert_eq!(timeline.cohort_of(u64::MAX), 1);
+    }
+}

@@ -1,0 +1,430 @@
+//! Growing, plateau, churn or unknown: the judgement on a site, with its evidence.
+//!
+//! A growing total is not a leak. What is judged is how *cohorts* age, a cohort being the blocks of one interval:
+//!
+//! * **Mature** blocks are older than a sixth of the time that the site was watched. What is younger may be a request in
+//!   flight, and says nothing.
+//! * **Retention**: of the blocks that were mature at the reference scan (44 to 67 % of the way), the share that lives
+//!   now. A leak keeps them. A cache that evicts, a TTL that expires and a batch that is dropped do not.
+//! * **Balance**: deaths of mature blocks against blocks that became mature, since the reference. 0 for a leak, about 1
+//!   for anything bounded.
+//! * **Steadiness**: what the younger half of the mature cohorts left behind per second against the older half. A
+//!   warm-up decays; a leak does not.
+//! * **Rate**: survivors per second of birth, with the interval that the spread between cohorts gives. A start-up burst
+//!   is one cohort, and its interval includes zero; a leak that comes in bursts passes after its fifth or so.
+//!
+//! A site is growing when all five say so. Inherent limit: a cache that has neither filled nor expired anything while it
+//! was watched is not different from a leak in any respect; nothing is called growing in the first
+//! [`Criteria::min_observed_ns`], and the evidence tells how long was watched.
+//!
+//! **Cycles** that only the collector can free are not leaks until it has failed to free them. With the collector on:
+//!
+//! 1. When full collections keep happening, mature also means older than the last one's start: what it has not
+//!    examined does not count as a survivor.
+//! 2. When the last one was too long ago for that, the cohorts that it did examine are the sample: if they kept
+//!    less than half of what later ones keep, the rest is presumed to go the same way.
+//! 3. When there was none, the same is asked of the young collections, which free cycles that died young.
+//! 4. When nothing was collected at all since, a garbage cycle can wait for at most one threshold of containers: more
+//!    survivors than that cannot all be waiting. The evidence says that no full collection has tested them.
+//!
+//! With the collector off, nothing will ever free them, and growth counts as it is.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::gc::GcLog;
+use super::growth::{Increment, Rate, median};
+use super::timeline::Timeline;
+use super::trail::{Trail, seconds};
+
+/// The judgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Blocks pile up without bound.
+    Growing,
+    /// Blocks last, and their number does not grow.
+    Plateau,
+    /// Blocks come and go; none lasts.
+    Churn,
+    /// The evidence does not decide.
+    Unknown,
+}
+
+/// What decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Growing: cohorts keep surviving while new ones are added.
+    CohortsSurvive,
+    /// Growing: as many blocks, each replaced by a larger one.
+    BlocksEnlarge,
+    /// Plateau: nothing lasting was added of late.
+    NothingAdded,
+    /// Plateau: old blocks die as fast as new ones last.
+    Balanced,
+    /// Churn: nothing lives.
+    AllFreed,
+    /// Churn: no block grows old.
+    NoneGrowsOld,
+    /// Unknown: watched for too short a time.
+    TooYoung,
+    /// Unknown: too few blocks.
+    TooFew,
+    /// Unknown: it rises, but old blocks die too.
+    OldBlocksDie,
+    /// Unknown: it rises ever more slowly.
+    Slowing,
+    /// Unknown: it rises too unevenly to tell.
+    Uneven,
+    /// Unknown: the collector freed the like before, or has not looked yet.
+    AwaitsCollector,
+}
+
+/// What the cyclic collector says of the survivors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectorTest {
+    /// A full collection examined survivors and left them.
+    FullSurvived,
+    /// Only young collections ran: blocks that became garbage after they had grown old cannot be told apart.
+    YoungSurvived,
+    /// No collection ran since.
+    Untested,
+    /// The collector is switched off.
+    Disabled,
+    /// It did not matter for the verdict.
+    NotApplied,
+}
+
+/// Rates of growth.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Growth {
+    pub bytes_per_second: Rate,
+    pub blocks_per_second: Rate,
+}
+
+/// Why the verdict is what it is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    /// Cohorts of which a block lives.
+    pub cohorts: usize,
+    /// Cohorts since the site's first block.
+    pub cohorts_observed: usize,
+    pub oldest_survivor_seconds: f64,
+    /// Share of all blocks allocated that were freed.
+    pub freed_share: f64,
+    /// Since the site's first block.
+    pub observed_seconds: f64,
+    /// Age from which a block counts as mature.
+    pub mature_seconds: f64,
+    /// Mature blocks that live.
+    pub mature_blocks: u64,
+    /// Share of the blocks mature at the reference scan that live now.
+    pub retention: Option<f64>,
+    /// Deaths of mature blocks per block that became mature since the reference scan.
+    pub balance: Option<f64>,
+    /// Survivors per second of the younger half of the mature cohorts, over those of the older half.
+    pub steadiness: Option<f64>,
+    pub collector: CollectorTest,
+    pub reason: Reason,
+    /// The verdict is that of the whole line: this stack alone has too few blocks.
+    pub by_line: bool,
+}
+
+/// Verdict, rates and evidence.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Judgement {
+    pub verdict: Verdict,
+    pub growth: Growth,
+    pub evidence: Evidence,
+}
+
+/// Thresholds of the judgement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Criteria {
+    /// A site watched for less is unknown.
+    pub min_observed_ns: u64,
+    /// Scans below which everything is unknown.
+    pub min_scans: u64,
+    /// Mature survivors below which nothing is growing, unless they are large.
+    pub min_blocks: u64,
+    /// Bytes of mature survivors that make up for few blocks.
+    pub large_bytes: u64,
+    pub min_retention: f64,
+    pub max_balance: f64,
+    pub min_steadiness: f64,
+}
+
+impl Default for Criteria {
+    fn default() -> Self {
+        Self {
+            min_observed_ns: 24_000_000_000,
+            min_scans: 5,
+            min_blocks: 20,
+            large_bytes: 1 << 20,
+            min_retention: 0.9,
+            max_balance: 0.5,
+            min_steadiness: 0.65,
+        }
+    }
+}
+
+/// Fewest survivors that large blocks still need.
+const FEWEST_BLOCKS: u64 = 5;
+/// Share of what became mature at the reference below which later additions count as nothing.
+const NEGLIGIBLE: f64 = 0.05;
+/// How far a level may pass its earlier peak and still count as bounded by it.
+const PEAK_SLACK: f64 = 1.1;
+
+/// What the cohorts show.
+#[derive(Debug)]
+pub(super) struct Ageing {
+    pub(super) age_ns: u64,
+    /// Cohorts `first..mature` are mature.
+    pub(super) first: usize,
+    pub(super) mature: usize,
+    pub(super) blocks: u64,
+    pub(super) bytes: u64,
+    pub(super) at_reference: u64,
+    pub(super) deaths: u64,
+    pub(super) matured: u64,
+    pub(super) steadiness: Option<Steadiness>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Steadiness {
+    pub(super) ratio: f64,
+    /// Whether the halves differ by more than the cohorts within them do.
+    pub(super) significant: bool,
+}
+
+impl Ageing {
+    pub(super) fn of(trail: &Trail, timeline: &Timeline, gc: &GcLog) -> Self {
+        let now = timeline.now_ns();
+        let first_ns = trail.first_ns.max(timeline.start_ns());
+        let age_ns = ((now - first_ns.min(now)) / 6).max(timeline.last_interval_ns());
+        // A scan that came a little late must not cost a cohort.
+        let slack = timeline.last_interval_ns() / 4;
+        let first = (0..timeline.cohorts()).find(|&c| timeline.cohort_end(c) > first_ns).unwrap_or(0);
+        let mature_at = |time: u64| {
+            let aged = (time + slack).saturating_sub(age_ns);
+            let horizon = match examined(gc, time) {
+                Some(full) if full.saturating_sub(first_ns) >= aged.saturating_sub(first_ns) / 2 => aged.min(full),
+                _ => aged,
+            };
+            (0..timeline.cohorts()).take_while(|&c| timeline.cohort_end(c) <= horizon).count().max(first)
+        };
+        let (mature, reference) = (mature_at(now), mature_at(timeline.reference_ns()));
+        let cells = |range: Range<usize>| trail.cells.get(range).unwrap_or_default().iter();
+        let (mut at_reference, mut deaths) = (0, 0);
+        for cell in cells(first..reference.min(mature)) {
+            at_reference += u64::from(cell.reference);
+            deaths += u64::from(cell.reference.saturating_sub(cell.live));
+        }
+        Self {
+            age_ns,
+            first,
+            mature,
+            blocks: cells(first..mature).map(|c| u64::from(c.live)).sum(),
+            bytes: cells(first..mature).map(|c| c.live_bytes).sum(),
+            at_reference,
+            deaths,
+            matured: cells(reference.min(mature)..mature).map(|c| u64::from(c.live)).sum(),
+            steadiness: steadiness(&trail.survivors(timeline, rated(first, mature), |c| u64::from(c.live))),
+        }
+    }
+
+    /// Share of the old blocks that live.
+    pub(super) fn retention(&self) -> Option<f64> {
+        (self.at_reference > 0).then(|| 1.0 - self.deaths as f64 / self.at_reference as f64)
+    }
+
+    /// Deaths per block that became mature.
+    pub(super) fn balance(&self) -> Option<f64> {
+        (self.matured > 0).then(|| self.deaths as f64 / self.matured as f64)
+    }
+
+    fn rated(&self) -> Range<usize> {
+        rated(self.first, self.mature)
+    }
+}
+
+/// Cohorts that the rate is taken from: the first one began before the site did, and holds what it set up once; it is
+/// left out when there are enough others.
+fn rated(first: usize, mature: usize) -> Range<usize> {
+    let trim = usize::from(mature >= first + 4);
+    first + trim..mature
+}
+
+/// Start of the last full collection before `time`, when it is the collector that decides.
+fn examined(gc: &GcLog, time: u64) -> Option<u64> {
+    if gc.enabled() == Some(false) { None } else { gc.last_full_before(time) }
+}
+
+/// Compares the halves of the mature cohorts. By medians, so that one burst in either half does not decide.
+fn steadiness(increments: &[Increment]) -> Option<Steadiness> {
+    if increments.len() < 4 {
+        return None;
+    }
+    let total: f64 = increments.iter().map(|i| i.seconds).sum();
+    let mut elapsed = 0.0;
+    let split = increments.iter().take_while(|i| {
+        elapsed += i.seconds;
+        elapsed <= total / 2.0 + i.seconds / 2.0
+    });
+    let (old, young) = increments.split_at(split.count());
+    let half = |part: &[Increment]| {
+        let mut rates: Vec<f64> = part.iter().map(|i| i.amount / i.seconds).collect();
+        let interval = Rate::of_increments(part);
+        // Half the width of a 95 % interval is about two standard errors.
+        median(&mut rates).map(|middle| (middle, (interval.high - interval.estimate) / 2.0))
+    };
+    let ((old, old_error), (young, young_error)) = (half(old)?, half(young)?);
+    (old > 0.0).then(|| Steadiness { ratio: young / old, significant: old - young > old_error.hypot(young_error) })
+}
+
+/// Judges a site, or several read as one.
+pub fn judge(trail: &Trail, timeline: &Timeline, gc: &GcLog, criteria: &Criteria) -> Judgement {
+    let ageing = Ageing::of(trail, timeline, gc);
+    let observed = timeline.now_ns().saturating_sub(trail.first_ns.max(timeline.start_ns()));
+    let mut collector = CollectorTest::NotApplied;
+    let (verdict, reason) = decide(trail, timeline, gc, criteria, &ageing, observed, &mut collector);
+    let growth = if reason == Reason::CohortsSurvive {
+        Growth {
+            bytes_per_second: Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live_bytes)),
+            blocks_per_second: Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live.into())),
+        }
+    } else {
+        Growth {
+            bytes_per_second: trail.slope(timeline, |t| t.bytes),
+            blocks_per_second: trail.slope(timeline, |t| t.blocks),
+        }
+    };
+    let evidence = Evidence {
+        cohorts: trail.surviving_cohorts(),
+        cohorts_observed: timeline.cohorts() - ageing.first.min(timeline.cohorts()),
+        oldest_survivor_seconds: trail
+            .oldest_ns
+            .map_or(0.0, |oldest| seconds(timeline.now_ns().saturating_sub(oldest))),
+        freed_share: trail.freed_share(),
+        observed_seconds: seconds(observed),
+        mature_seconds: seconds(ageing.age_ns),
+        mature_blocks: ageing.blocks,
+        retention: ageing.retention(),
+        balance: ageing.balance(),
+        steadiness: ageing.steadiness.map(|s| s.ratio),
+        collector,
+        reason,
+        by_line: false,
+    };
+    Judgement { verdict, growth, evidence }
+}
+
+fn decide(
+    trail: &Trail,
+    timeline: &Timeline,
+    gc: &GcLog,
+    criteria: &Criteria,
+    ageing: &Ageing,
+    observed: u64,
+    collector: &mut CollectorTest,
+) -> (Verdict, Reason) {
+    if trail.live.blocks == 0 {
+        return (Verdict::Churn, Reason::AllFreed);
+    }
+    if observed < criteria.min_observed_ns || timeline.scans() < criteria.min_scans {
+        return (Verdict::Unknown, Reason::TooYoung);
+    }
+    let doubt = match doubt(trail, timeline, criteria, ageing) {
+        None => {
+            *collector = collector_test(trail, timeline, gc, ageing);
+            let waiting = *collector == CollectorTest::Untested && ageing.blocks <= gc.threshold();
+            if *collector != CollectorTest::NotApplied && !waiting {
+                return (Verdict::Growing, Reason::CohortsSurvive);
+            }
+            Reason::AwaitsCollector
+        }
+        Some(doubt) => doubt,
+    };
+    if enlarges(trail) {
+        return (Verdict::Growing, Reason::BlocksEnlarge);
+    }
+    if ageing.blocks == 0 || (ageing.blocks as f64) < 0.01 * trail.allocated.blocks as f64 && !rises(trail, timeline) {
+        return (Verdict::Churn, Reason::NoneGrowsOld);
+    }
+    if ageing.at_reference > 0 && (ageing.matured as f64) <= NEGLIGIBLE * ageing.at_reference as f64 {
+        return (Verdict::Plateau, Reason::NothingAdded);
+    }
+    if bounded_by_peak(trail, timeline) || ageing.matured.saturating_sub(ageing.deaths) * 10 <= ageing.at_reference {
+        return (Verdict::Plateau, Reason::Balanced);
+    }
+    (Verdict::Unknown, doubt)
+}
+
+/// What keeps the cohorts from showing a leak; `None` when nothing does.
+fn doubt(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Ageing) -> Option<Reason> {
+    let enough =
+        ageing.blocks >= criteria.min_blocks || ageing.blocks >= FEWEST_BLOCKS && ageing.bytes >= criteria.large_bytes;
+    if !enough {
+        return Some(Reason::TooFew);
+    }
+    let Some(retention) = ageing.retention() else { return Some(Reason::TooYoung) };
+    if retention < criteria.min_retention || ageing.balance().is_none_or(|b| b > criteria.max_balance) {
+        return Some(Reason::OldBlocksDie);
+    }
+    if ageing.steadiness.is_some_and(|s| s.ratio < criteria.min_steadiness && s.significant) {
+        return Some(Reason::Slowing);
+    }
+    let rate = Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live.into()));
+    (!rate.is_positive()).then_some(Reason::Uneven)
+}
+
+/// What the collector says of survivors that pile up. [`CollectorTest::NotApplied`] when it freed the like of them.
+fn collector_test(trail: &Trail, timeline: &Timeline, gc: &GcLog, ageing: &Ageing) -> CollectorTest {
+    if gc.enabled() == Some(false) {
+        return CollectorTest::Disabled;
+    }
+    let full = gc.last_full_before(timeline.now_ns());
+    for (start, passed) in [(full, CollectorTest::FullSurvived), (gc.last_start(), CollectorTest::YoungSurvived)] {
+        let Some(start) = start else { continue };
+        let tested = (ageing.first..ageing.mature).take_while(|&c| timeline.cohort_end(c) <= start).count();
+        if tested == 0 {
+            continue;
+        }
+        let survivors = |range| Rate::of_increments(&trail.survivors(timeline, range, |c| c.live.into())).estimate;
+        let kept = survivors(ageing.first..ageing.first + tested);
+        let all = survivors(ageing.first..ageing.mature);
+        return if kept * 2.0 >= all { passed } else { CollectorTest::NotApplied };
+    }
+    CollectorTest::Untested
+}
+
+/// Whether the level is one that was reached before the reference scan already.
+fn bounded_by_peak(trail: &Trail, timeline: &Timeline) -> bool {
+    let before = timeline.samples().iter().zip(&trail.series).filter(|(time, _)| **time <= timeline.reference_ns());
+    let peak = before.map(|(_, tally)| tally.blocks).max().unwrap_or(0) as f64;
+    trail.live.blocks as f64 <= peak * PEAK_SLACK + 3.0 * peak.sqrt()
+}
+
+fn rises(trail: &Trail, timeline: &Timeline) -> bool {
+    trail.slope(timeline, |tally| tally.blocks).is_positive()
+}
+
+/// Whether bytes keep rising while the number of blocks does not: a container's buffer that is reallocated again and
+/// again. Each rise must be a new record, spread over the whole series, without a drop.
+fn enlarges(trail: &Trail) -> bool {
+    let level: Vec<_> = trail.series.iter().skip_while(|tally| tally.blocks == 0).collect();
+    let third = level.len() / 3;
+    if third < 2 {
+        return false;
+    }
+    let (early, middle, late) = (level[third - 1], level[2 * third - 1], level[level.len() - 1]);
+    let records = level.windows(2).filter(|pair| pair[1].bytes > pair[0].bytes).count();
+    let drops = level.windows(2).any(|pair| pair[1].bytes * 100 < pair[0].bytes * 95);
+    let relative = |now: u64, then: u64| now as f64 / then.max(1) as f64 - 1.0;
+    let (bytes, blocks) = (relative(late.bytes, early.bytes), relative(late.blocks, early.blocks));
+    let (before, lately) = (middle.bytes.saturating_sub(early.bytes), late.bytes.saturating_sub(middle.bytes));
+    records >= 4 && !drops && bytes >= 0.2 && blocks <= bytes / 2.0 && lately * 2 >= before && before * 5 >= lately
+}

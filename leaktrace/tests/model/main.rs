@@ -1,0 +1,5 @@
+//! The ledger and the verdicts on simulated services: streams of allocations and frees in simulated time.
+
+mod ledger;
+mod simulator;
+mod verdicts;

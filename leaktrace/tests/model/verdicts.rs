@@ -1,0 +1,424 @@
+//! Verdicts on services whose truth is known because we wrote them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use leaktrace::model::verdict::{CollectorTest, Reason};
+use leaktrace::model::{Judgement, Verdict};
+
+use crate::simulator::World;
+
+const SEEDS: u64 = 4;
+
+type Service = Box<dyn FnMut(&mut World)>;
+
+/// Runs a service under several seeds; `check` sees time in seconds and the judgement after each scan.
+fn watch(make: &dyn Fn() -> Service, seconds: u64, interval: u64, check: &mut dyn FnMut(u64, f64, &Judgement)) {
+    for seed in 1..=SEEDS {
+        let mut world = World::new(seed);
+        let mut service = make();
+        world.run(seconds, interval, &mut |world| service(world), &mut |world| {
+            check(seed, world.seconds(), &world.judge(0, true));
+        });
+    }
+}
+
+/// Growing at 60 s and at every scan after, with a rate whose interval holds the true one or is within 10 % of it.
+fn assert_leak(name: &str, blocks_per_second: f64, make: &dyn Fn() -> Service) {
+    for interval in [1, 5, 10] {
+        watch(make, 120, interval, &mut |seed, time, judgement| {
+            if time < 59.0 {
+                return;
+            }
+            let rate = judgement.growth.blocks_per_second;
+            assert_eq!(
+                judgement.verdict,
+                Verdict::Growing,
+                "{name} seed {seed} every {interval} s at {time}: {judgement:#?}"
+            );
+            let near = (rate.estimate - blocks_per_second).abs() <= 0.1 * blocks_per_second;
+            let covered = rate.low <= blocks_per_second && blocks_per_second <= rate.high;
+            assert!(near || covered, "{name} seed {seed} at {time}: {rate:?} for {blocks_per_second}");
+        });
+    }
+}
+
+/// Not growing at any scan from `after` seconds on.
+fn assert_innocent(name: &str, after: f64, make: &dyn Fn() -> Service) {
+    for interval in [1, 5, 10] {
+        watch(make, 200, interval, &mut |seed, time, judgement| {
+            let accused = judgement.verdict == Verdict::Growing && time >= after;
+            assert!(!accused, "{name} seed {seed} every {interval} s at {time}: {judgement:#?}");
+        });
+    }
+}
+
+fn leak(rate: f64) -> Service {
+    Box::new(move |world| {
+        for _ in 0..world.random.events(rate) {
+            world.alloc(0, 100);
+        }
+    })
+}
+
+/// `rate` blocks per second, each freed after `lifetime` seconds (times 0.5 to 1.5 when `random`).
+fn lifetimes(rate: f64, lifetime: f64, random: bool) -> Service {
+    let mut pending: Vec<(f64, u64)> = Vec::new();
+    Box::new(move |world| {
+        let now = world.seconds();
+        pending.retain(|(due, address)| {
+            if *due <= now {
+                world.free(*address);
+            }
+            *due > now
+        });
+        for _ in 0..world.random.events(rate) {
+            let factor = if random { 0.5 + world.random.unit() } else { 1.0 };
+            pending.push((now + lifetime * factor, world.alloc(0, 100)));
+        }
+    })
+}
+
+/// A cache of `capacity` entries over `keys` keys; the entry unused for longest is dropped.
+fn lru(rate: f64, capacity: usize, keys: u64, skewed: bool) -> Service {
+    let (mut entries, mut order, mut use_count) = (HashMap::new(), BTreeMap::new(), 0u64);
+    Box::new(move |world| {
+        for _ in 0..world.random.events(rate) {
+            let unit = world.random.unit();
+            let key = (keys as f64 * if skewed { unit.powi(4) } else { unit }) as u64;
+            use_count += 1;
+            let (address, last_use) = entries.remove(&key).unwrap_or_else(|| (world.alloc(0, 200), 0));
+            order.remove(&last_use);
+            entries.insert(key, (address, use_count));
+            order.insert(use_count, key);
+            if entries.len() > capacity {
+                let (_, oldest) = order.pop_first().unwrap();
+                world.free(entries.remove(&oldest).unwrap().0);
+            }
+        }
+    })
+}
+
+/// `rate` blocks per second, all dropped every `period` seconds.
+fn sawtooth(rate: f64, period: f64) -> Service {
+    let (mut held, mut next) = (Vec::new(), period);
+    Box::new(move |world| {
+        if world.seconds() >= next {
+            next += period;
+            held.drain(..).for_each(|address| world.free(address));
+        }
+        for _ in 0..world.random.events(rate) {
+            held.push(world.alloc(0, 64));
+        }
+    })
+}
+
+/// Garbage cycles at `rate` per second that young collections miss; a full one every `period` seconds frees them.
+fn cycles(rate: f64, period: f64) -> Service {
+    let (mut garbage, mut next_young, mut next_full) = (Vec::new(), 1.0, period);
+    Box::new(move |world| {
+        let now = world.seconds();
+        if now >= next_young {
+            next_young += 1.0;
+            world.collect(0);
+        }
+        if now >= next_full {
+            next_full += period;
+            world.collect(2);
+            garbage.drain(..).for_each(|address| world.free(address));
+        }
+        for _ in 0..world.random.events(rate) {
+            garbage.push(world.alloc(0, 64));
+        }
+    })
+}
+
+fn both(a: fn() -> Service, b: fn() -> Service) -> impl Fn() -> Service {
+    move || {
+        let (mut a, mut b) = (a(), b());
+        Box::new(move |world| {
+            a(world);
+            b(world);
+        })
+    }
+}
+
+#[test]
+fn a_steady_leak_is_growing_within_a_minute() {
+    assert_leak("50/s", 50.0, &|| leak(50.0));
+    assert_leak("500/s", 500.0, &|| leak(500.0));
+}
+
+#[test]
+fn a_leak_among_churn_on_the_same_line_is_growing() {
+    assert_leak("1 in 20", 50.0, &both(|| leak(50.0), || lifetimes(1000.0, 0.3, true)));
+    assert_leak("long requests", 50.0, &both(|| leak(50.0), || lifetimes(100.0, 4.0, true)));
+}
+
+#[test]
+fn a_leak_beside_a_constant_on_the_same_line_is_growing() {
+    let startup = || -> Service {
+        let mut done = false;
+        Box::new(move |world| {
+            if !std::mem::replace(&mut done, true) {
+                (0..5000).for_each(|_| _ = world.alloc(0, 100));
+            }
+        })
+    };
+    assert_leak("start-up burst", 50.0, &both(|| leak(50.0), startup));
+}
+
+#[test]
+fn a_leak_beside_a_turning_cache_is_growing_once_the_cache_has_turned_over() {
+    let make = both(|| leak(60.0), || lifetimes(140.0, 8.0, false));
+    watch(&make, 240, 5, &mut |seed, time, judgement| {
+        assert!(time < 119.0 || judgement.verdict == Verdict::Growing, "seed {seed} at {time}: {judgement:#?}");
+    });
+}
+
+#[test]
+fn a_slow_leak_is_growing_in_minutes() {
+    let make = both(
+        || leak(1.0),
+        || {
+            let mut next = 10.0;
+            Box::new(move |world| {
+                if world.seconds() >= next {
+                    next += 20.0;
+                    world.collect(0);
+                }
+            })
+        },
+    );
+    watch(&make, 1200, 5, &mut |seed, time, judgement| {
+        if time >= 900.0 {
+            assert_eq!(judgement.verdict, Verdict::Growing, "seed {seed} at {time}: {judgement:#?}");
+            assert!((judgement.growth.blocks_per_second.estimate - 1.0).abs() < 0.2);
+        }
+    });
+}
+
+#[test]
+fn a_leak_in_bursts_is_growing_after_a_few() {
+    let make = || -> Service {
+        let mut next = 3.0;
+        Box::new(move |world| {
+            if world.seconds() >= next {
+                next += 12.0;
+                (0..600).for_each(|_| _ = world.alloc(0, 64));
+            }
+        })
+    };
+    watch(&make, 300, 5, &mut |seed, time, judgement| {
+        assert!(time < 120.0 || judgement.verdict == Verdict::Growing, "seed {seed} at {time}: {judgement:#?}");
+    });
+}
+
+#[test]
+fn a_leak_scattered_over_stacks_is_growing_by_line() {
+    for seed in 1..=SEEDS {
+        let mut world = World::new(seed);
+        let mut service = |world: &mut World| {
+            for _ in 0..world.random.events(50.0) {
+                let stack = world.random.below(400) as u32 * 100;
+                world.alloc(stack, 100);
+            }
+        };
+        world.run(60, 5, &mut service, &mut |_| ());
+        assert_eq!(world.judge(0, true).verdict, Verdict::Growing);
+        let alone = world.judge(0, false);
+        assert!(alone.verdict != Verdict::Growing, "{alone:#?}");
+    }
+}
+
+#[test]
+fn a_buffer_reallocated_ever_larger_is_growing() {
+    let make = || -> Service {
+        let (mut items, mut capacity, mut block) = (0u64, 0u64, None);
+        Box::new(move |world| {
+            items += world.random.events(10_000.0);
+            if items > capacity {
+                block.into_iter().for_each(|address| world.free(address));
+                capacity = items + items / 8;
+                block = Some(world.alloc(0, capacity * 8));
+            }
+        })
+    };
+    watch(&make, 300, 5, &mut |seed, time, judgement| {
+        assert!(time < 60.0 || judgement.verdict == Verdict::Growing, "seed {seed} at {time}: {judgement:#?}");
+    });
+}
+
+#[test]
+fn nothing_is_growing_while_it_is_too_young() {
+    watch(&|| leak(500.0), 20, 1, &mut |_, _, judgement| {
+        assert_eq!((judgement.verdict, judgement.evidence.reason), (Verdict::Unknown, Reason::TooYoung));
+    });
+}
+
+#[test]
+fn bounded_caches_are_not_growing_after_the_first_minute() {
+    assert_innocent("unique keys, full at 10 s", 60.0, &|| lru(300.0, 3000, u64::MAX >> 12, false));
+    assert_innocent("unique keys, full at 40 s", 60.0, &|| lru(100.0, 4000, u64::MAX >> 12, false));
+    assert_innocent("random keys", 60.0, &|| lru(300.0, 1000, 2000, false));
+    assert_innocent("skewed keys", 60.0, &|| lru(300.0, 1000, 20_000, true));
+    assert_innocent("fewer keys than room", 60.0, &|| lru(200.0, 5000, 1500, false));
+}
+
+#[test]
+fn expiring_caches_are_not_growing_after_the_first_minute() {
+    for ttl in [2.0, 5.0, 10.0, 20.0, 30.0, 45.0] {
+        assert_innocent("ttl", 60.0, &|| lifetimes(100.0, ttl, false));
+        assert_innocent("spread ttl", 60.0, &|| lifetimes(100.0, ttl / 1.5, true));
+    }
+}
+
+#[test]
+fn a_cache_is_forgiven_soon_after_its_lifetime() {
+    assert_innocent("ttl 120 s", 145.0, &|| lifetimes(100.0, 120.0, false));
+}
+
+#[test]
+fn batches_are_not_growing_after_the_first_minute() {
+    for period in [3.0, 7.0, 10.0, 20.0, 30.0, 45.0] {
+        assert_innocent("sawtooth", 60.0, &|| sawtooth(200.0, period));
+    }
+}
+
+#[test]
+fn request_churn_is_churn() {
+    watch(&|| lifetimes(2000.0, 0.1, true), 90, 5, &mut |_, time, judgement| {
+        assert!(judgement.verdict != Verdict::Growing);
+        assert!(time < 30.0 || judgement.verdict == Verdict::Churn, "{time}: {judgement:#?}");
+    });
+}
+
+#[test]
+fn a_queue_of_constant_depth_is_not_growing() {
+    let make = || -> Service {
+        let mut queue = VecDeque::new();
+        Box::new(move |world| {
+            for _ in 0..world.random.events(100.0) {
+                queue.push_back(world.alloc(0, 300));
+                if queue.len() > 500 {
+                    world.free(queue.pop_front().unwrap());
+                }
+            }
+        })
+    };
+    assert_innocent("fifo", 60.0, &make);
+    // Depth that wanders between bounds.
+    let make = || -> Service {
+        let mut queue = VecDeque::new();
+        Box::new(move |world| {
+            for _ in 0..world.random.events(200.0) {
+                if queue.len() < 50 || queue.len() < 800 && world.random.below(2) == 0 {
+                    queue.push_back(world.alloc(0, 300));
+                } else {
+                    world.free(queue.pop_front().unwrap());
+                }
+            }
+        })
+    };
+    assert_innocent("wandering", 60.0, &make);
+}
+
+#[test]
+fn a_start_up_burst_is_a_plateau() {
+    let make = || -> Service {
+        Box::new(move |world| {
+            if world.seconds() < 7.0 {
+                (0..50).for_each(|_| _ = world.alloc(0, 100));
+            }
+        })
+    };
+    watch(&make, 120, 5, &mut |_, time, judgement| {
+        assert!(time < 30.0 || judgement.verdict == Verdict::Plateau, "{time}: {judgement:#?}");
+    });
+}
+
+#[test]
+fn a_warm_up_that_saturates_is_not_growing() {
+    for half_life in [3.0, 8.0, 20.0] {
+        let make = move || -> Service {
+            Box::new(move |world| {
+                let rate = 500.0 * f64::exp(-world.seconds() / half_life * std::f64::consts::LN_2);
+                for _ in 0..world.random.events(rate) {
+                    world.alloc(0, 100);
+                }
+            })
+        };
+        assert_innocent("warm-up", 60.0, &make);
+    }
+}
+
+#[test]
+fn pinned_leftovers_of_a_burst_are_not_growing() {
+    let make = || -> Service {
+        let mut burst = Vec::new();
+        Box::new(move |world| {
+            if world.seconds() < 2.0 {
+                (0..500).for_each(|_| burst.push(world.alloc(0, 100)));
+            } else if !burst.is_empty() {
+                let kept = std::mem::take(&mut burst);
+                kept.iter().enumerate().filter(|(i, _)| i % 50 != 0).for_each(|(_, address)| world.free(*address));
+            }
+        })
+    };
+    assert_innocent("fragmentation", 0.0, &make);
+}
+
+#[test]
+fn cycles_that_full_collections_free_are_not_growing() {
+    for period in [5.0, 13.0, 25.0, 40.0] {
+        assert_innocent("cycles", 60.0, &|| cycles(100.0, period));
+    }
+}
+
+#[test]
+fn full_collections_that_free_nothing_confirm_a_leak() {
+    for period in [5.0, 13.0, 25.0, 40.0] {
+        let make = move || -> Service {
+            let (mut grow, mut next) = (leak(60.0), period);
+            Box::new(move |world| {
+                if world.seconds() >= next {
+                    next += period;
+                    world.collect(2);
+                }
+                grow(world);
+            })
+        };
+        watch(&make, 120, 5, &mut |seed, time, judgement| {
+            if time >= 59.0 {
+                assert_eq!(
+                    judgement.verdict,
+                    Verdict::Growing,
+                    "period {period} seed {seed} at {time}: {judgement:#?}"
+                );
+                assert_eq!(judgement.evidence.collector, CollectorTest::FullSurvived);
+            }
+        });
+    }
+}
+
+#[test]
+fn with_the_collector_off_growth_counts() {
+    let make = || -> Service {
+        let mut grow = leak(50.0);
+        Box::new(move |world| {
+            world.ledger.gc_mut().set_state(Some(false), Some(700));
+            grow(world);
+        })
+    };
+    watch(&make, 60, 5, &mut |_, time, judgement| {
+        if time >= 59.0 {
+            assert_eq!((judgement.verdict, judgement.evidence.collector), (Verdict::Growing, CollectorTest::Disabled));
+        }
+    });
+}
+
+#[test]
+fn a_few_survivors_that_no_collection_has_examined_may_be_waiting_for_one() {
+    watch(&|| leak(8.0), 60, 5, &mut |_, _, judgement| {
+        assert!(judgement.verdict != Verdict::Growing, "{judgement:#?}");
+    });
+}
