@@ -5,6 +5,7 @@ mod build;
 mod demo;
 mod dist;
 mod lint;
+mod offsets;
 mod python;
 mod root;
 mod run;
@@ -14,6 +15,7 @@ mod test;
 mod toolchain;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -64,6 +66,11 @@ enum Command {
     /// It is linked dynamically to glibc only, so it runs where the glibc is as new as this machine's. A static one
     /// (x86_64-unknown-linux-musl) is not made: that target is not part of the set-up.
     Dist,
+    /// Make the table of offsets of a CPython minor version (leaktrace/offsets/3.X.toml) from its debug information
+    Offsets {
+        /// An executable or libpython with DWARF
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -91,6 +98,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test { unprivileged, filter } => test::test(unprivileged, filter.as_deref())?,
         Command::Lint => lint::lint()?,
         Command::Dist => dist::dist()?,
+        Command::Offsets { file } => offsets::offsets(&file)?,
     }
     Ok(ExitCode::SUCCESS)
 }

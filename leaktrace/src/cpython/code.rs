@@ -155,7 +155,7 @@ fn decode(bytes: &[u8], kind: u8) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::walk::{self, ReadTarget, WINDOW_WORDS};
+    use leaktrace_common::walk::{self, FrameWords, PythonLayout, ReadFrames, ReadTarget};
     use leaktrace_common::wire::{MAX_FRAMES, RawFrame};
     use zerocopy::IntoBytes as _;
 
@@ -170,12 +170,16 @@ mod tests {
         fn word(&self, address: u64) -> Option<u64> {
             self.0.u64(address).ok()
         }
+    }
 
-        fn window(&self, address: u64, len: u32) -> Option<[u64; WINDOW_WORDS]> {
-            let bytes = self.0.bytes(address, len as usize).ok()?;
-            let mut words = [0; WINDOW_WORDS];
-            words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
-            Some(words)
+    impl ReadFrames for Live {
+        fn frame(&mut self, layout: &PythonLayout, address: u64) -> Option<FrameWords> {
+            let word = |offset: u32| self.word(address + u64::from(layout.frame_window + offset));
+            Some(FrameWords {
+                code: word(layout.frame_code)?,
+                previous: word(layout.frame_previous)?,
+                instr: word(layout.frame_instr)?,
+            })
         }
     }
 
@@ -226,7 +230,7 @@ except StopIteration: pass
                 let memory = target.memory();
                 let thread = interpreters(&memory, &found.offsets, found.runtime).unwrap()[0].threads[0];
                 let mut frames = [RawFrame::default(); MAX_FRAMES];
-                let walked = walk::walk(&Live(memory), &found.facts.layout, thread.frame, &mut frames, |_| 0);
+                let walked = walk::walk(&mut Live(memory), &found.facts.layout, thread.frame, &mut frames, |_| 0);
                 assert_eq!(walked.flags, 0);
                 let mut read = Vec::new();
                 for frame in &frames[..walked.frames as usize] {

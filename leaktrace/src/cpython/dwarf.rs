@@ -169,10 +169,10 @@ const GROUPS: &[Group] = &[
 const PYMALLOC: &[(&str, u64)] =
     &[("class_shift", 4), ("small_max", 512), ("pool_size", 1 << 14), ("arena_size", 1 << 20)];
 
-/// The row of the table for the CPython in `elf` (an executable or libpython with DWARF), as TOML.
+/// The table for the CPython in `elf` (an executable or libpython with DWARF): its version, and the TOML text.
 ///
 /// Fails if the file is no CPython, or if its debug information lacks one of the structs.
-pub fn offsets_toml(elf: &[u8]) -> Result<String, DwarfError> {
+pub fn offsets_toml(elf: &[u8]) -> Result<(Version, String), DwarfError> {
     let file = object::File::parse(elf)?;
     let version = file_version(&file).ok_or(DwarfError::NoVersion)?;
     let dwarf = gimli::DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, object::Error> {
@@ -212,7 +212,7 @@ pub fn offsets_toml(elf: &[u8]) -> Result<String, DwarfError> {
     for (key, value) in PYMALLOC {
         let _ = writeln!(toml, "{key} = {value}");
     }
-    Ok(toml)
+    Ok((version, toml))
 }
 
 /// `Py_Version` as the file holds it.
@@ -321,9 +321,9 @@ mod tests {
     fn the_embedded_table_is_what_the_debug_information_says() {
         let with_dwarf = testing::libpythons_with_dwarf();
         for path in &with_dwarf {
-            let toml = super::offsets_toml(&std::fs::read(path).unwrap()).unwrap();
-            let row = Offsets::parse(&toml, 0).unwrap();
-            assert_eq!(Some(row), Offsets::of(3, 11, 7), "{}", path.display());
+            let (version, toml) = super::offsets_toml(&std::fs::read(path).unwrap()).unwrap();
+            let row = Offsets::parse(&toml, version.patch).unwrap();
+            assert_eq!(Some(row), Offsets::of(3, 11, version.patch), "{}", path.display());
         }
         if with_dwarf.is_empty() {
             eprintln!("skipped: no CPython 3.11 with debug information here");

@@ -86,6 +86,19 @@ mod tests {
         assert!(set.insert(0x7f00_0000_0010) && !set.insert(0x7f00_0000_0010) && set.insert(u64::MAX - 15));
         assert!(set.contains(0x7f00_0000_0010) && !set.contains(0x7f00_0000_0020) && set.len() == 2);
         assert!(set.remove(0x7f00_0000_0010) && !set.remove(0x7f00_0000_0010) && !set.remove(0));
+        for i in 0..1000 {
+            set.insert(0x7f00_0000_0000 + i * 48);
+        }
+        let mut asked = Vec::new();
+        set.retain(|address| {
+            asked.push(address);
+            address % 96 == 32 || address > 0x7fff_0000_0000
+        });
+        asked.sort_unstable();
+        let all: Vec<u64> = (0..1000).map(|i| 0x7f00_0000_0000 + i * 48).chain([u64::MAX - 15]).collect();
+        assert_eq!(asked, all);
+        assert_eq!(set.len(), 1 + all.iter().filter(|&&a| a % 96 == 32).count());
+        set.retain(|address| address == u64::MAX - 15);
         assert!(!set.is_empty() && set.remove(u64::MAX - 15) && set.is_empty());
     }
 }

@@ -1,0 +1,21 @@
+//! `cargo xtask offsets`: a table of offsets from debug information. The work is done by an example of leaktrace, so that
+//! xtask itself need not be linked with it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::cargo;
+use crate::step::display;
+use crate::workspace;
+
+pub(crate) fn offsets(file: &Path) -> Result<()> {
+    let mut command = cargo("run");
+    command.args(["--quiet", "--package", "leaktrace", "--example", "offsets", "--"]);
+    command.arg(std::path::absolute(file)?).arg(workspace::root().join("leaktrace/offsets"));
+    let status = command.status().with_context(|| format!("cannot start {}", display(&command)))?;
+    if !status.success() {
+        bail!("no table could be made from {} ({status})", file.display());
+    }
+    Ok(())
+}
