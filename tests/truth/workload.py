@@ -43,7 +43,11 @@ for domain in ("PyMem_Raw", "PyMem_", "PyObject_"):
         getattr(API, domain + name).argtypes = arguments
         getattr(API, domain + name).restype = ctypes.c_void_p
 
+Row = ctypes.c_int64 * 100
+Text = ctypes.c_char * 700
+
 HUGE = 2**62
+NONES = [None] * 5000
 NATIVE = {}
 
 
@@ -54,7 +58,13 @@ def native(blocks, size):
 
 
 def slots(n):
-    return [None] * n
+    """A list of `n` places. A slice: `[None] * n` would leave its temporary list in the free list."""
+    return NONES[:n]
+
+
+def addresses(n):
+    """Room for addresses that keeps no int objects, whose size would depend on the address."""
+    return array.array("Q", bytes(8 * n))
 
 
 def size_classes(n):
@@ -92,6 +102,7 @@ def large(n):
 def reallocated(n):
     """Blocks whose last owner is the line that reallocated them: growing, moving, shrinking, in place and across 512 bytes."""
     m = max(n // 20, 4)
+    texts, tuples = slots(m), slots(m)
     grown, shrunk, cleared = [[] for _ in range(m)], [list(range(300)) for _ in range(m)], [list(range(90)) for _ in range(m)]
     for row in grown:
         for i in range(200):
@@ -123,13 +134,11 @@ def reallocated(n):
     for row in fewer:
         while len(row) > 8:
             row.pop()
-    texts = slots(m)
     for k in range(m):
         text = str(k)
         for i in range(60):
             text += "growing in place"
         texts[k] = text
-    tuples = slots(m)
     for k in range(m):
         tuples[k] = tuple(i for i in range(37))
     return grown, shrunk, cleared, buffers, trimmed, small, creeping, numbers, fewer, texts, tuples
@@ -138,7 +147,7 @@ def reallocated(n):
 def domains(n):
     """The allocator's own functions, called by name in each domain."""
     m = max(n // 10, 4)
-    rows = [slots(m) for _ in range(12)]
+    rows = [addresses(m) for _ in range(12)]
     for i in range(m):
         rows[0][i] = API.PyMem_RawMalloc(70)
     for i in range(m):
@@ -178,7 +187,7 @@ def domains(n):
 def c_allocator(n):
     """Memory that only the C allocator knows: `NATIVE` is its truth."""
     m = max(n // 10, 4)
-    rows = [slots(m) for _ in range(5)]
+    rows = [addresses(m) for _ in range(5)]
     address = ctypes.c_void_p()
     for i in range(m):
         rows[0][i] = native(m, 777) or LIBC.malloc(777)
@@ -305,7 +314,7 @@ def classes(n):
 
 def functions(n):
     def outer(i):
-        cell = bytes(40 + i % 9)
+        cell = b"c" * (40 + i % 9)
 
         def inner(argument=i):
             return cell, argument
@@ -392,11 +401,10 @@ def threads(n):
 def buffers(n):
     m = max(n // 10, 4)
     rows = [slots(m) for _ in range(5)]
-    row_type = ctypes.c_int64 * 100
     for i in range(m):
-        rows[0][i] = ctypes.create_string_buffer(700)
+        rows[0][i] = Text()
     for i in range(m):
-        rows[1][i] = row_type()
+        rows[1][i] = Row()
     for i in range(m):
         rows[2][i] = array.array("l", bytes(1600))
     for i in range(m):
@@ -413,16 +421,18 @@ def buffers(n):
 
 def executed(n):
     """Code compiled at run time: its own objects, and what it allocates under file names of its own."""
-    m = max(n // 40, 4)
-    rows = [slots(m), slots(m), slots(n)]
+    m = max(n // 8, 4)
+    rows = [slots(m), slots(m), slots(m), slots(n)]
     for i in range(m):
         rows[0][i] = compile(f"def generated_{i}(a, b={i}):\n    return [a, b, {i}.5]\n", f"<generated {i}>", "exec")
     for i in range(m):
-        scope = {"kept": [None] * 30}
-        exec(f"for k in range(30):\n    kept[k] = bytes(200 + {i})\n", scope)
-        rows[1][i] = scope["kept"]
+        rows[1][i] = compile(f"kept = [\n  bytes(200 + {i})\n  for k in range(30)]", f"<executed {i}>", "exec")
+    gc.collect()
+    for i in range(m):
+        rows[2][i] = {}
+        exec(rows[1][i], rows[2][i])
     for i in range(n):
-        rows[2][i] = eval("bytes(64)")
+        rows[3][i] = eval("bytes(64)")
     return rows
 
 
@@ -453,7 +463,7 @@ def callbacks(n):
     KEPT_BY_CALLBACK.clear()
     sorted(range(n), key=remember)
     mapped = list(map(lambda value: bytes(160 + value % 3), range(n)))
-    folded = functools.reduce(lambda kept, value: kept + [bytes(170)] if value % 10 == 0 else kept, range(n), [])
+    folded = functools.reduce(lambda kept, value: kept + [bytes(170)] if value % 4 == 0 else kept, range(n), [])
     prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
     compared = []
 
@@ -469,11 +479,11 @@ def callbacks(n):
 def parsed(n):
     """Survivors that C code allocates inside one call."""
     m = max(n // 10, 4)
+    documents, errors = slots(m), slots(m)
     text = json.dumps({"rows": [{"id": i, "name": "n" * (i % 40), "score": i / 3} for i in range(40)]})
-    documents = slots(m)
+    gc.collect()
     for i in range(m):
         documents[i] = json.loads(text)
-    errors = slots(m)
     for i in range(m):
         try:
             int("no number %d" % i)
