@@ -2,7 +2,8 @@
 
 A service prints `READY {json}` on stdout and starts work when a line arrives on stdin, or at once with --go. The JSON has
 the pid to trace and, for a leaking service, where it leaks: the line marked `# LEAK` and the function around it.
-While it works, the line `stats` is answered by one line of JSON, and `quit` or the end of stdin ends it.
+While it works, the line `stats` is answered by one line of JSON, `exec` replaces the process by a fresh one of the same
+service, and `quit` or the end of stdin ends it.
 Pure standard library, 3.8 and later.
 """
 
@@ -84,8 +85,9 @@ def stats(steps, **more):
     print(json.dumps({"steps": steps, "gc": gc.get_stats(), **more}), flush=True)
 
 
-def serve(step, rate, source=None, pid=None):
-    """Calls `step(n)` for n = 0, 1, ... at `rate` a second (None: as fast as it goes) until told to quit."""
+def serve(step, rate, source=None, pid=None, more=dict):
+    """Calls `step(n)` for n = 0, 1, ... at `rate` a second (None: as fast as it goes) until told to quit.
+    `more()` is what the service adds to the answer to `stats`."""
     control = ready(pid, source)
     begin, n = time.monotonic(), 0
     while True:
@@ -94,7 +96,9 @@ def serve(step, rate, source=None, pid=None):
         if command == "quit":
             return
         if command == "stats":
-            stats(n)
+            stats(n, **more())
+        if command == "exec":
+            os.execv(sys.executable, [sys.executable, *sys.argv])
         if command is None:
             step(n)
             n += 1

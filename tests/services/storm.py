@@ -1,0 +1,132 @@
+"""Allocates and frees as fast as it can, and computes a digest that says whether anything it read back was wrong.
+
+    storm.py                    in the main thread
+    storm.py --threads N        in N more threads as well
+    storm.py --forks            a child each 20 steps, which works too and says its result by its exit status
+    storm.py --signals          a signal each millisecond, whose handler allocates
+    storm.py --seccomp          under a filter that kills on any system call that Python does not need for this
+    storm.py --digest STEPS     prints the digest after STEPS steps, and ends
+
+`stats` answers with `digest`, which depends on `steps` alone, and with the threads' own pairs.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+import zlib
+
+import service
+
+# System calls of x86-64 that a running Python needs to compute, allocate, collect, lock, and read and write its pipes.
+ALLOWED = {
+    "read": 0, "write": 1, "close": 3, "fstat": 5, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12,
+    "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "ioctl": 16, "select": 23, "sched_yield": 24, "mremap": 25,
+    "madvise": 28, "setitimer": 38, "getpid": 39, "exit": 60, "sigaltstack": 131, "gettid": 186, "futex": 202, "clock_gettime": 228,
+    "clock_nanosleep": 230, "exit_group": 231, "openat": 257, "newfstatat": 262, "pselect6": 270, "getrandom": 318,
+}  # fmt: skip
+
+
+def confine():
+    """Installs a filter that kills the process at any other call (linux/seccomp.h, linux/filter.h)."""
+    load, jump_equal, give = 0x20, 0x15, 0x06
+    kill, allow, x86_64 = 0x80000000, 0x7FFF0000, 0xC000003E
+    numbers = sorted(ALLOWED.values())
+    program = [(load, 0, 0, 4), (jump_equal, 1, 0, x86_64), (give, 0, 0, kill), (load, 0, 0, 0)]
+    program += [(jump_equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
+    program += [(give, 0, 0, kill), (give, 0, 0, allow)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *one) for one in program))
+    argument = struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    set_seccomp, filter_mode, no_new_privileges = 22, 2, 38
+    if libc.prctl(no_new_privileges, 1, 0, 0, 0) or libc.prctl(set_seccomp, filter_mode, argument, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+class Work:
+    """Some allocations of every kind, whose contents go into a running checksum."""
+
+    def __init__(self):
+        self.state = (0, 0)
+
+    def step(self, n):
+        _, digest = self.state
+        rows = [{"id": n + i, "name": f"row {i}", "blob": bytes([i + n & 255]) * (8 << i)} for i in range(9)]
+        text = json.dumps([(row["id"], row["name"]) for row in rows])
+        buffer = bytearray()
+        for row in rows:
+            buffer += row["blob"]
+        shuffled = sorted(rows, key=lambda row: row["id"] * 7919 % 13)
+        ring = [text]
+        ring.append(ring)
+        digest = zlib.crc32(bytes(buffer), zlib.crc32(text.encode(), digest))
+        digest = zlib.crc32(repr([row["id"] for row in shuffled]).encode(), digest)
+        self.state = (n + 1, digest)
+
+
+def endless(work):
+    n = 0
+    while True:
+        work.step(n)
+        n += 1
+
+
+def fork_and_check(n):
+    child = os.fork()
+    if child == 0:
+        own = Work()
+        for i in range(5):
+            own.step(n + i)
+        os._exit(own.state[1] & 127)
+    expected = Work()
+    for i in range(5):
+        expected.step(n + i)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFEXITED(status) or os.WEXITSTATUS(status) != expected.state[1] & 127:
+        raise SystemExit(f"child {child} of step {n} ended with status {status}")
+
+
+class Signals:
+    seen = 0
+    last = None
+
+    @classmethod
+    def handle(cls, number, frame):
+        cls.last = [str(cls.seen), {"number": number}, bytes(600)]
+        cls.seen += 1
+
+
+def main(arguments):
+    main_work = Work()
+    if "--digest" in arguments:
+        for n in range(int(arguments[arguments.index("--digest") + 1])):
+            main_work.step(n)
+        print(main_work.state[1])
+        return
+    crew = [Work() for _ in range(int(arguments[arguments.index("--threads") + 1]) if "--threads" in arguments else 0)]
+    for work in crew:
+        threading.Thread(target=endless, args=(work,), daemon=True).start()
+    if "--signals" in arguments:
+        signal.signal(signal.SIGALRM, Signals.handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    if "--seccomp" in arguments:
+        confine()
+    forks = "--forks" in arguments
+
+    def step(n):
+        main_work.step(n)
+        if forks and n % 20 == 0:
+            fork_and_check(n)
+
+    def more():
+        return {"digest": main_work.state[1], "threads": [work.state for work in crew], "signals": Signals.seen}
+
+    service.serve(step, None, more=more)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
