@@ -1,1 +1,33 @@
-//! End-to-end tests: harness.
+//! End-to-end tests: the harness.
+//!
+//! A test starts a real CPython ([`python`]) on a service or on a truth script ([`process`]), traces it with the
+//! `leaktrace` executable ([`trace`]), and compares the report ([`report`]) with what another tool or the target itself
+//! says ([`oracle`], [`system`]). Nothing here sleeps: processes are waited for by what they print and by pidfd.
+
+pub mod oracle;
+pub mod process;
+pub mod python;
+pub mod report;
+pub mod system;
+pub mod trace;
+
+use std::path::{Path, PathBuf};
+
+/// A file or folder of this package, e.g. `services/leak_ctypes.py`.
+pub fn asset(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+/// The folder of the profile that the running test was built in: `target/debug`.
+pub fn profile_folder() -> PathBuf {
+    let exe = std::env::current_exe().expect("the test knows its own executable");
+    let folder = exe.parent().and_then(Path::parent).expect("cargo puts tests into target/PROFILE/deps");
+    folder.to_path_buf()
+}
+
+/// A folder under `target/` that outlives the test: environments and compiled helpers.
+pub fn cache_folder() -> PathBuf {
+    let target = profile_folder().parent().expect("target/PROFILE has a parent").to_path_buf();
+    std::fs::create_dir_all(&target).unwrap_or_else(|error| panic!("cannot make {}: {error}", target.display()));
+    target
+}

@@ -1,0 +1,83 @@
+//! What the kernel holds: the target's text, BPF programs and links.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// The bytes of a process's executable file mappings that differ from the files: breakpoints that are armed.
+/// Each is the file, the offset in it, and the byte in memory.
+pub fn altered_text(pid: u32) -> Vec<(String, u64, u8)> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the target's maps");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("the target's memory");
+    let mut altered = Vec::new();
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some(mode), Some(offset)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let Some(path) = fields.nth(2).filter(|path| path.starts_with('/')) else { continue };
+        if !mode.starts_with("r-x") {
+            continue;
+        }
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let number = |text| u64::from_str_radix(text, 16).expect("maps has hexadecimal numbers");
+        let (start, end, offset) = (number(start), number(end), number(offset));
+        let file = File::open(format!("/proc/{pid}/map_files/{start:x}-{end:x}")).expect("the mapped file");
+        let in_file = (end - start).min(file.metadata().expect("a mapped file").len().saturating_sub(offset));
+        let mut seen = vec![0; in_file as usize];
+        let mut truth = seen.clone();
+        memory.read_exact_at(&mut seen, start).expect("text is readable");
+        file.read_exact_at(&mut truth, offset).expect("the file is as long as it says");
+        let different = seen.iter().zip(&truth).zip(offset..).filter(|((seen, truth), _)| seen != truth);
+        altered.extend(different.map(|((&seen, _), at)| (path.to_owned(), at, seen)));
+    }
+    altered
+}
+
+/// The BPF programs and links that the kernel holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bpf {
+    programs: BTreeSet<u32>,
+    links: BTreeSet<u32>,
+}
+
+impl Bpf {
+    /// # Panics
+    /// When this process may not ask.
+    pub fn now() -> Self {
+        let programs = aya::programs::loaded_programs().map(|program| program.expect("BPF programs can be listed").id());
+        let links = aya::programs::loaded_links().map(|link| link.expect("BPF links can be listed").id());
+        Self { programs: programs.collect(), links: links.collect() }
+    }
+
+    /// What is there now and was not `before`.
+    #[must_use]
+    pub fn since(before: &Self) -> Self {
+        let now = Self::now();
+        Self {
+            programs: now.programs.difference(&before.programs).copied().collect(),
+            links: now.links.difference(&before.links).copied().collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.programs.is_empty() && self.links.is_empty()
+    }
+
+    /// Waits until the kernel has let go of all of these: it frees programs some time after their last user.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn assert_gone(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let now = Self::now();
+            let programs: Vec<_> = self.programs.intersection(&now.programs).collect();
+            let links: Vec<_> = self.links.intersection(&now.links).collect();
+            if programs.is_empty() && links.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "BPF programs {programs:?} and links {links:?} stayed behind");
+            std::thread::yield_now();
+        }
+    }
+}
