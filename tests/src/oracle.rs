@@ -136,7 +136,9 @@ fn counter() -> PathBuf {
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     if modified(&output) < modified(&source) {
         let mut gcc = Command::new("cc");
-        gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread", "-o"]).arg(&output).arg(&source);
+        gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread", "-o"])
+            .arg(&output)
+            .arg(&source);
         let result = gcc.output().unwrap_or_else(|error| panic!("cannot run {gcc:?}: {error}"));
         assert!(result.status.success(), "{gcc:?}: {}", String::from_utf8_lossy(&result.stderr));
     }
@@ -150,4 +152,13 @@ fn path(path: &Path) -> &str {
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What storm.py's digest must be after so many steps, from an undisturbed run.
+pub fn digest(python: &Python, steps: u64) -> u64 {
+    let mut command = Command::new(&python.executable);
+    command.arg(asset("services/storm.py")).args(["--digest", &steps.to_string()]).env("PYTHONHASHSEED", "0");
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("{command:?} printed {text:?}"))
 }

@@ -57,7 +57,7 @@ impl Python {
         if packages.iter().any(|package| !have.contains(*package)) {
             run(Command::new(&executable).args(["-m", "pip", "install", "--quiet"]).args(packages));
             have.extend(packages.iter().map(|&package| package.to_owned()));
-            let text: String = have.iter().map(|package| format!("{package}\n")).collect();
+            let text = have.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
             std::fs::write(&installed, text).expect("target/ is writable");
         }
         Self { executable, version: self.version.clone() }

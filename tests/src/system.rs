@@ -44,7 +44,8 @@ impl Bpf {
     /// # Panics
     /// When this process may not ask.
     pub fn now() -> Self {
-        let programs = aya::programs::loaded_programs().map(|program| program.expect("BPF programs can be listed").id());
+        let programs =
+            aya::programs::loaded_programs().map(|program| program.expect("BPF programs can be listed").id());
         let links = aya::programs::loaded_links().map(|link| link.expect("BPF links can be listed").id());
         Self { programs: programs.collect(), links: links.collect() }
     }

@@ -1,0 +1,85 @@
+//! The oracles against each other, without leaktrace and without privileges: a test that compares with them is worth what they are worth.
+
+use std::time::Duration;
+
+use leaktrace_tests::oracle::{account, close, count, differences, tracemalloc};
+use leaktrace_tests::process::Service;
+use leaktrace_tests::python::supported;
+use leaktrace_tests::{asset, python};
+
+#[test]
+fn two_runs_under_tracemalloc_agree() {
+    for python in supported() {
+        let (first, second) = (tracemalloc(&python, 1), tracemalloc(&python, 25));
+        assert_eq!(differences(&first.lines, &second.lines, 0.001), [], "{python:?}");
+        assert!(first.lines.len() > 300, "{python:?}: {} lines", first.lines.len());
+    }
+}
+
+/// tracemalloc moves a block to another line when a free list hands it out again; a tracer of the allocator cannot.
+/// The script is written so that this is under one per cent of each line: else the two could not be compared.
+#[test]
+fn free_lists_do_not_blur_the_lines() {
+    for python in supported() {
+        let (blocks, objects) = (account(&python), tracemalloc(&python, 1));
+        assert_eq!(differences(&objects.lines, &blocks.lines, 0.01), [], "{python:?}");
+    }
+}
+
+#[test]
+fn the_counts_do_not_depend_on_the_allocator() {
+    for python in supported() {
+        let (default, debug) = (count(&python, "default"), count(&python, "debug"));
+        assert!(default.allocations() > 1_000_000, "{default:?}");
+        for (what, default, debug) in [
+            ("allocations", default.allocations(), debug.allocations()),
+            ("reallocations", default.reallocations(), debug.reallocations()),
+            ("frees", default.frees(), debug.frees()),
+        ] {
+            assert!(
+                close(default, debug, 0.0002),
+                "{python:?}: {what}: {default} and {debug} under PYTHONMALLOC=debug"
+            );
+        }
+    }
+}
+
+/// Every bundled service starts, says where it leaks if its name says that it does, works, and quits.
+#[test]
+fn services_keep_the_handshake() {
+    let python = &supported()[0];
+    let with_packages = python.with_packages(&["flask", "gunicorn", "gevent"]);
+    for entry in std::fs::read_dir(asset("services")).expect("the services").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (python, script, arguments): (&python::Python, _, Vec<&str>) = match name.as_str() {
+            "service.py" | "gunicorn_conf.py" | "web.py" | "__pycache__" => continue,
+            "flask_leak.py" => (&with_packages, "web.py", vec!["flask_leak"]),
+            "flask_calm.py" => (&with_packages, "web.py", vec!["flask_calm"]),
+            "leak_gevent.py" => (&with_packages, "leak_gevent.py", vec![]),
+            other => (python, other, vec![]),
+        };
+        let mut service = Service::start(python, &format!("services/{script}"), &arguments);
+        assert_eq!(service.leaks().len(), usize::from(name.contains("leak")), "{name}: {:?}", service.leaks());
+        service.go();
+        service.progress(20);
+        service.work_for(Duration::from_millis(1));
+        assert!(service.quit().success(), "{name}");
+    }
+}
+
+/// The storm's digest is a function of its steps, also when signals, children and threads come between.
+#[test]
+fn storms_compute_what_they_should() {
+    let python = &supported()[0];
+    for options in [&[][..], &["--threads", "2"], &["--signals"], &["--forks"], &["--seccomp"]] {
+        let mut storm = Service::start(python, "services/storm.py", options);
+        storm.go();
+        storm.progress(300);
+        let stats = storm.stats();
+        assert!(storm.quit().success(), "{options:?}");
+        assert_eq!(stats.digest, leaktrace_tests::oracle::digest(python, stats.steps), "{options:?}");
+        for (steps, digest) in stats.threads {
+            assert_eq!(digest, leaktrace_tests::oracle::digest(python, steps), "{options:?}, a thread");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The target comes first: whatever happens to leaktrace, the target goes on, computes what it should, and keeps nothing of ours.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use leaktrace_tests::oracle::digest;
+use leaktrace_tests::process::{Service, Stats, signal};
+use leaktrace_tests::python::{Python, supported};
+use leaktrace_tests::system::{Bpf, altered_text};
+use leaktrace_tests::trace::{Trace, require_privileges};
+use rustix::process::Signal;
+
+/// The lists of BPF programs are the machine's: one test at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> impl Drop {
+    require_privileges();
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn storm(python: &Python, options: &[&str]) -> Service {
+    let mut storm = Service::start(python, "services/storm.py", options);
+    storm.go();
+    storm.progress(10);
+    storm
+}
+
+/// Steps that the storm does in a while: the best of three, because the machine has other work.
+fn pace(storm: &mut Service) -> u64 {
+    let mut one = || {
+        let before = storm.stats().steps;
+        storm.work_for(Duration::from_millis(300));
+        storm.stats().steps - before
+    };
+    one().max(one()).max(one())
+}
+
+fn assert_computes_right(python: &Python, storm: &mut Service) {
+    let stats: Stats = storm.stats();
+    assert_eq!(stats.digest, digest(python, stats.steps), "{}", storm.name());
+    for (steps, seen) in stats.threads {
+        assert_eq!(seen, digest(python, steps), "a thread of {}", storm.name());
+    }
+}
+
+#[test]
+fn sigkill_in_a_storm_leaves_nothing_armed() {
+    let _turn = turn();
+    for python in supported() {
+        let mut storm = storm(&python, &[]);
+        assert_eq!(altered_text(storm.pid()), [], "a fresh process");
+        let before = pace(&mut storm);
+        for round in 0..20 {
+            let others = Bpf::now();
+            let trace = Trace::attach(storm.pid(), &[]);
+            let ours = Bpf::since(&others);
+            assert!(!ours.is_empty(), "nothing is armed");
+            storm.progress(10);
+            trace.kill();
+            ours.assert_gone();
+            assert_eq!(altered_text(storm.pid()), [], "round {round}");
+            storm.progress(10);
+        }
+        // Traced, it does a tenth of this or less: a generous bound tells the two apart.
+        let after = pace(&mut storm);
+        assert!(after > before / 3, "{python:?}: {after} steps after, {before} before");
+        assert_computes_right(&python, &mut storm);
+    }
+}
+
+/// Killed at any moment of its start, too: while it looks, loads and arms.
+#[test]
+fn sigkill_while_it_starts_leaves_nothing_armed() {
+    let _turn = turn();
+    for python in supported() {
+        let mut storm = storm(&python, &[]);
+        for round in 0..20 {
+            let others = Bpf::now();
+            let trace = Trace::start(storm.pid(), &[]);
+            storm.work_for(Duration::from_millis(40 * round));
+            let ours = Bpf::since(&others);
+            trace.kill();
+            ours.assert_gone();
+            assert_eq!(altered_text(storm.pid()), [], "round {round}");
+        }
+        storm.progress(10);
+        assert_computes_right(&python, &mut storm);
+    }
+}
+
+#[test]
+fn fifty_attachments_change_no_result() {
+    let _turn = turn();
+    for python in supported() {
+        let mut storm = storm(&python, &["--threads", "2"]);
+        for _ in 0..50 {
+            let others = Bpf::now();
+            let trace = Trace::attach(storm.pid(), &[]);
+            let ours = Bpf::since(&others);
+            storm.progress(1);
+            let report = trace.finish();
+            assert!(report.capture.events.alloc > 0);
+            assert_eq!(altered_text(storm.pid()), []);
+            ours.assert_gone();
+        }
+        assert_computes_right(&python, &mut storm);
+        assert!(storm.quit().success());
+    }
+}
+
+fn survives(options: &[&str]) {
+    let _turn = turn();
+    for python in supported() {
+        let mut storm = storm(&python, options);
+        let trace = Trace::attach(storm.pid(), &[]);
+        storm.progress(200);
+        let report = trace.finish();
+        assert!(report.capture.events.alloc > 0);
+        assert_eq!(altered_text(storm.pid()), []);
+        storm.progress(200);
+        assert_computes_right(&python, &mut storm);
+        assert!(storm.quit().success());
+    }
+}
+
+#[test]
+fn a_storm_of_forks_survives() {
+    survives(&["--forks"]);
+}
+
+#[test]
+fn a_storm_of_signals_survives() {
+    survives(&["--signals"]);
+}
+
+#[test]
+fn a_confined_target_survives() {
+    survives(&["--seccomp"]);
+}
+
+#[test]
+fn a_target_may_be_stopped_and_continued() {
+    let _turn = turn();
+    for python in supported() {
+        let mut storm = storm(&python, &["--threads", "1"]);
+        let trace = Trace::attach(storm.pid(), &[]);
+        for _ in 0..10 {
+            signal(storm.pid(), Signal::STOP);
+            signal(storm.pid(), Signal::CONT);
+            storm.progress(1);
+        }
+        // leaktrace must also be able to leave a target that stands still.
+        signal(storm.pid(), Signal::STOP);
+        let report = trace.finish();
+        signal(storm.pid(), Signal::CONT);
+        assert!(report.capture.events.alloc > 0);
+        assert_eq!(altered_text(storm.pid()), []);
+        storm.progress(10);
+        assert_computes_right(&python, &mut storm);
+    }
+}
+
+#[test]
+fn greenlets_survive() {
+    let _turn = turn();
+    for python in supported() {
+        let python = python.with_packages(&["gevent"]);
+        let mut service = Service::start(&python, "services/leak_gevent.py", &[]);
+        let trace = Trace::attach(service.pid(), &[]);
+        service.go();
+        service.progress(200);
+        let report = trace.finish();
+        report.assert_nothing_lost();
+        let leak = service.leaks()[0].clone();
+        assert!(report.sites.iter().any(|site| site.places().first() == Some(&leak) && site.live_blocks >= 200));
+        service.progress(50);
+        assert!(service.quit().success());
+    }
+}
