@@ -10,7 +10,8 @@ fn main() -> Result<()> {
         bail!("give the file with debug information and the folder of the tables")
     };
     let elf = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (version, toml) = dwarf::offsets_toml(&elf).with_context(|| format!("cannot make a table from {}", file.display()))?;
+    let (version, toml) =
+        dwarf::offsets_toml(&elf).with_context(|| format!("cannot make a table from {}", file.display()))?;
     let path = std::path::Path::new(dir).join(format!("{}.{}.toml", version.major, version.minor));
     std::fs::write(&path, toml).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("{} (from {version})", path.display());

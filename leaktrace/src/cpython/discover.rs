@@ -171,8 +171,10 @@ fn version_in_name(elf: &ElfFile) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
-    use crate::cpython::testing::{Script, pyenv_versions, pythons};
+    use crate::cpython::testing::{Script, libpythons_with_dwarf, pyenv_versions, pythons};
 
     const SHOW: &str = "import sys; print('%d.%d.%d' % sys.version_info[:3]); sys.stdin.readline()";
 
@@ -202,6 +204,39 @@ mod tests {
                 other => panic!("{version}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn the_initialised_interpreter_is_taken_of_two() {
+        let Some(library) = libpythons_with_dwarf().pop() else { return };
+        for python in pythons() {
+            let load = format!("import ctypes; lib = ctypes.CDLL({library:?}); {SHOW}");
+            let mut script = Script::start(&python, &load);
+            let version = script.line();
+            let (_, found) = script.interpreter();
+            assert_eq!(found.facts.version_text, version, "{}", python.display());
+        }
+    }
+
+    #[test]
+    fn an_interpreter_that_was_upgraded_on_disk_is_still_found() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: opening a deleted file through map_files needs root");
+            return;
+        }
+        let is_elf = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF"));
+        let Some(python) = pythons().into_iter().find(is_elf) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("service with a blank");
+        std::fs::copy(python, &copy).unwrap();
+        let mut script = Script::start(&copy, SHOW);
+        let version = script.line();
+        std::fs::remove_file(&copy).unwrap();
+        let (_, found) = script.interpreter();
+        assert_eq!(found.facts.version_text, version);
+        let deleted = found.facts.features.iter().any(|f| f == "deleted-on-disk");
+        // The interpreter of a small executable is in its library, which is where it was.
+        assert_eq!(deleted, found.elf.display() == copy);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::used_set::UsedSet;
 
 /// Times that a pool is read before it is given up as unsettled, and that the arenas are.
 const TRIES: usize = 6;
+/// Headers read at once.
+const HEADER_BATCH: usize = 4096;
 /// Pools read at once: 1 MiB of them.
 const BATCH: usize = 64;
 
@@ -145,15 +147,17 @@ impl PymallocState {
             owners.extend(std::iter::repeat_n(arena.index, arena.carved));
         }
         let mut buffer = Vec::new();
-        let size = self.pool.size as usize;
-        memory.read_many(&addresses, size, &mut buffer);
         let mut open = Vec::new();
-        for (entry, bytes) in buffer.chunks_exact(size.max(1)).enumerate() {
-            let pool = self.judge_header(bytes, owners[entry]);
-            if pool.is_none() {
-                open.push(entry);
+        let size = self.pool.size as usize;
+        for (batch, owners) in addresses.chunks(HEADER_BATCH).zip(owners.chunks(HEADER_BATCH)) {
+            memory.read_many(batch, size, &mut buffer);
+            for (bytes, &owner) in buffer.chunks_exact(size.max(1)).zip(owners) {
+                let pool = self.judge_header(bytes, owner);
+                if pool.is_none() {
+                    open.push(pools.entries.len());
+                }
+                pools.entries.push(pool.unwrap_or(Pool { state: PoolState::Unsettled, class: 0, used: 0 }));
             }
-            pools.entries.push(pool.unwrap_or(Pool { state: PoolState::Unsettled, class: 0, used: 0 }));
         }
         for _ in 0..TRIES {
             let mut still_open = Vec::new();
