@@ -196,8 +196,8 @@ pub(super) struct Ageing {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steadiness {
     pub(super) ratio: f64,
-    /// Whether the halves differ by more than the cohorts within them do.
-    pub(super) significant: bool,
+    /// Whether the cohorts show a trend downwards.
+    pub(super) declines: bool,
 }
 
 impl Ageing {
@@ -263,7 +263,8 @@ fn examined(gc: &GcLog, time: u64) -> Option<u64> {
     if gc.enabled() == Some(false) { None } else { gc.last_full_before(time) }
 }
 
-/// Compares the halves of the mature cohorts. By medians, so that one burst in either half does not decide.
+/// Compares the halves of the mature cohorts by mean and by median, and believes the steadier: one burst drags the
+/// mean of its half, and arrivals in bursts make medians jump, but a warm-up that decays shows in both.
 fn steadiness(increments: &[Increment]) -> Option<Steadiness> {
     if increments.len() < 4 {
         return None;
@@ -274,15 +275,27 @@ fn steadiness(increments: &[Increment]) -> Option<Steadiness> {
         elapsed += i.seconds;
         elapsed <= total / 2.0 + i.seconds / 2.0
     });
-    let (old, young) = increments.split_at(split.count());
-    let half = |part: &[Increment]| {
-        let mut rates: Vec<f64> = part.iter().map(|i| i.amount / i.seconds).collect();
-        let interval = Rate::of_increments(part);
-        // Half the width of a 95 % interval is about two standard errors.
-        median(&mut rates).map(|middle| (middle, (interval.high - interval.estimate) / 2.0))
-    };
-    let ((old, old_error), (young, young_error)) = (half(old)?, half(young)?);
-    (old > 0.0).then(|| Steadiness { ratio: young / old, significant: old - young > old_error.hypot(young_error) })
+    let rates: Vec<f64> = increments.iter().map(|i| i.amount / i.seconds).collect();
+    let split = split.count();
+    let middle = |part: &[f64]| median(&mut part.to_vec());
+    let medians = middle(&rates[split..])? / middle(&rates[..split])?;
+    let mean = |part: &[Increment]| Rate::of_increments(part).estimate;
+    let means = mean(&increments[split..]) / mean(&increments[..split]);
+    let ratio = if medians.is_finite() { means.max(medians) } else { means };
+    ratio.is_finite().then(|| Steadiness { ratio, declines: declines(&rates) })
+}
+
+/// Mann and Kendall's trend test: whether later values are lower more often than chance explains (one-sided, 5 %).
+fn declines(values: &[f64]) -> bool {
+    let count = values.len() as f64;
+    let mut score = 0.0;
+    for (index, earlier) in values.iter().enumerate() {
+        for later in &values[index + 1..] {
+            score += f64::from(i8::from(later > earlier) - i8::from(later < earlier));
+        }
+    }
+    let deviation = (count * (count - 1.0) * (2.0 * count + 5.0) / 18.0).sqrt();
+    score + 1.0 < -1.645 * deviation
 }
 
 /// Judges a site, or several read as one.
@@ -374,7 +387,7 @@ fn doubt(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Agein
     if retention < criteria.min_retention || ageing.balance().is_none_or(|b| b > criteria.max_balance) {
         return Some(Reason::OldBlocksDie);
     }
-    if ageing.steadiness.is_some_and(|s| s.ratio < criteria.min_steadiness && s.significant) {
+    if ageing.steadiness.is_some_and(|s| s.ratio < criteria.min_steadiness && s.declines) {
         return Some(Reason::Slowing);
     }
     let rate = Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live.into()));

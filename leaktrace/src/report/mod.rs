@@ -1,1 +1,20 @@
-//! report
+//! The one value that every view shows, and its views.
+
+pub mod build;
+pub mod json;
+pub mod line;
+pub mod live;
+pub mod source;
+pub mod style;
+pub mod text;
+pub mod units;
+mod value;
+mod words;
+
+pub use build::Facts;
+pub use source::SourceReader;
+pub use style::Style;
+pub use value::{
+    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Line, Lost, Memory, Outlook, Pause,
+    Python, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
+};

@@ -1,5 +1,6 @@
 //! The ledger and the verdicts on simulated services: streams of allocations and frees in simulated time.
 
 mod ledger;
+mod report;
 mod simulator;
 mod verdicts;

@@ -1,0 +1,29 @@
+//! One line per interval, for logs and pipes.
+
+use super::units::{bytes, bytes_rate, count, span};
+use super::words::{losses, place};
+use super::{Outlook, Report};
+
+/// The state of the trace in one line, without newline.
+pub fn line(report: &Report) -> String {
+    let lost =
+        if report.capture.lost.total() > 0 { format!(", lost: {}", losses(&report.capture)) } else { String::new() };
+    let state = match (report.headline.outlook, report.sites.first()) {
+        (Outlook::Leaking, Some(worst)) => format!(
+            "LEAKING {} at {} site(s), worst {}",
+            bytes_rate(report.headline.growth.bytes_per_second.estimate),
+            report.headline.growing_sites,
+            place(worst),
+        ),
+        (Outlook::TooEarly, _) => "too early to tell".to_owned(),
+        _ => "no growing site".to_owned(),
+    };
+    format!(
+        "{:>8}  {} live in {} blocks, RSS {}, {} allocations{lost}; {state}",
+        span(report.capture.duration_seconds),
+        bytes(report.totals.live_bytes as f64),
+        count(report.totals.live_blocks as f64),
+        bytes(report.target.rss_bytes.end as f64),
+        count(report.capture.events.alloc as f64),
+    )
+}

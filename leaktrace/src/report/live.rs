@@ -1,0 +1,159 @@
+//! The live table: redraws in place, without an alternate screen, so that the last picture stays when it ends.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use super::units::{bytes, bytes_rate, span};
+use super::words::{self, fit, losses, place};
+use super::{Report, SiteReport, Style};
+use crate::model::Verdict;
+
+/// Rows that are not sites: headline (2), blank, header, blank, state (2).
+const FRAME_ROWS: usize = 7;
+/// Columns before the place: live, sparkline, rate, verdict.
+const FIXED_COLUMNS: usize = 10 + 1 + SPARK + 1 + 11 + 1 + 8 + 1;
+/// Columns of a sparkline.
+const SPARK: usize = 12;
+/// Smallest size that is drawn for.
+const SMALLEST: (usize, usize) = (40, 8);
+
+/// A table on a terminal. Dropping it shows the cursor again.
+#[derive(Debug)]
+pub struct LiveTable<W: Write> {
+    out: W,
+    style: Style,
+    rows_drawn: usize,
+}
+
+impl<W: Write> LiveTable<W> {
+    /// Hides the cursor.
+    ///
+    /// # Errors
+    /// When `out` cannot be written.
+    pub fn start(mut out: W, style: Style) -> io::Result<Self> {
+        write!(out, "\x1b[?25l")?;
+        out.flush()?;
+        Ok(Self { out, style, rows_drawn: 0 })
+    }
+
+    /// Replaces the table by one of `report` that fits a terminal of `columns` by `rows`.
+    ///
+    /// # Errors
+    /// When the terminal cannot be written, e.g. because it was closed.
+    pub fn draw(&mut self, report: &Report, columns: usize, rows: usize) -> io::Result<()> {
+        let lines = render(report, self.style, columns, rows);
+        // One write, so that no half-drawn table shows. A terminal that shrank may keep a line of the last one.
+        let mut frame = String::new();
+        if self.rows_drawn > 0 {
+            let up = self.rows_drawn.min(rows.saturating_sub(1));
+            let _ = write!(frame, "\x1b[{up}A");
+        }
+        frame.push_str("\r\x1b[J");
+        for line in &lines {
+            frame.push_str(line);
+            frame.push_str("\r\n");
+        }
+        self.rows_drawn = lines.len();
+        self.out.write_all(frame.as_bytes())?;
+        self.out.flush()
+    }
+
+    /// Removes the table, so that the end report takes its place.
+    ///
+    /// # Errors
+    /// When the terminal cannot be written.
+    pub fn clear(&mut self) -> io::Result<()> {
+        if self.rows_drawn > 0 {
+            write!(self.out, "\x1b[{}A\r\x1b[J", self.rows_drawn)?;
+            self.rows_drawn = 0;
+        }
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Drop for LiveTable<W> {
+    fn drop(&mut self) {
+        // The terminal may be gone; there is no one left to tell.
+        let _ = write!(self.out, "\x1b[?25h");
+        let _ = self.out.flush();
+    }
+}
+
+/// The table as lines, none wider than `columns`, fewer than `rows`.
+pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec<String> {
+    // The last column stays free: some terminals wrap when it is written.
+    let columns = columns.max(SMALLEST.0) - 1;
+    let rows = rows.max(SMALLEST.1);
+    let headline = words::headline(report);
+    let mut lines = vec![
+        if report.is_growing() {
+            style.verdict(Verdict::Growing, fit_start(&headline[0], columns))
+        } else {
+            style.bold(fit_start(&headline[0], columns))
+        },
+        fit_start(&headline[1..].join(" "), columns),
+        String::new(),
+        style.dim(fit_start(&format!("{:>10} {:<SPARK$} {:>11} {:<8} line", "live", "", "rate", "verdict"), columns)),
+    ];
+    let alive = report.sites.iter().filter(|site| site.live_blocks > 0 && site.verdict != Verdict::Churn);
+    lines.extend(alive.take(rows - FRAME_ROWS - 1).map(|site| row(site, style, columns)));
+    lines.push(String::new());
+    let capture = &report.capture;
+    lines.push(style.dim(fit_start(
+        &format!("{} watched; coverage {}", span(capture.duration_seconds), words::coverage(capture)),
+        columns,
+    )));
+    let lost = losses(capture);
+    let state = fit_start(&format!("lost: {lost}; cost: {}", words::cost(capture)), columns);
+    lines.push(if capture.lost.total() > 0 { style.warning(state) } else { style.dim(state) });
+    lines
+}
+
+fn row(site: &SiteReport, style: Style, columns: usize) -> String {
+    let rate = if site.verdict == Verdict::Growing {
+        bytes_rate(site.growth.bytes_per_second.estimate)
+    } else {
+        String::new()
+    };
+    let room = columns.saturating_sub(FIXED_COLUMNS);
+    format!(
+        "{:>10} {:<SPARK$} {:>11} {} {}",
+        bytes(site.live_bytes as f64),
+        sparkline(&site.series.live_bytes, SPARK),
+        rate,
+        style.verdict(site.verdict, format!("{:<8}", words::verdict(site.verdict))),
+        fit(&place(site), room),
+    )
+}
+
+/// The first `width` characters.
+fn fit_start(text: &str, width: usize) -> String {
+    text.chars().take(width).collect()
+}
+
+/// A level over time as bars from 0 to its maximum, in at most `width` columns.
+pub fn sparkline(values: &[u64], width: usize) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let columns = width.min(values.len());
+    let top = values.iter().copied().max().unwrap_or(0).max(1);
+    (0..columns)
+        .map(|column| {
+            let value = values[(column + 1) * values.len() / columns - 1];
+            BARS[(u128::from(value) * 7 / u128::from(top)) as usize]
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sparklines_rise_with_the_level_and_end_with_the_last_value() {
+        assert_eq!(sparkline(&[], 12), "");
+        assert_eq!(sparkline(&[0, 0], 12), "▁▁");
+        assert_eq!(sparkline(&[0, 1, 2, 3, 4, 5, 6, 7], 12), "▁▂▃▄▅▆▇█");
+        assert_eq!(sparkline(&[0, 0, 5, 0, 9, 0, u64::MAX], 3).chars().last(), Some('█'));
+        assert_eq!(sparkline(&(0..64).collect::<Vec<_>>(), 12).chars().count(), 12);
+    }
+}

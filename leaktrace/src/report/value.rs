@@ -1,0 +1,272 @@
+//! The report as plain data. Serialised, it is the schema `leaktrace.report/1`: fields may be added, none renamed.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::model::{Evidence, Frame, Growth, Rate, Verdict};
+
+/// Everything that was found out about one trace.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// [`super::json::SCHEMA`].
+    pub schema: &'static str,
+    pub target: Target,
+    pub capture: Capture,
+    pub headline: Headline,
+    pub totals: Totals,
+    pub memory: Memory,
+    /// By full stack and domain; worst first: the growing ones by rate, then the others by live bytes.
+    pub sites: Vec<SiteReport>,
+    /// The same merged by innermost Python line and domain, in the same order.
+    pub lines: Vec<Line>,
+    pub gc: Collector,
+    /// Times of all series, seconds since the attach; the first is 0.
+    pub series_seconds: Vec<f64>,
+}
+
+/// The process traced.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Target {
+    pub pid: u32,
+    pub exe: String,
+    pub cmdline: Vec<String>,
+    pub python: Python,
+    pub rss_bytes: RssBytes,
+}
+
+/// Its interpreter.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Python {
+    /// As `sys.version` begins: "3.11.2".
+    pub version: String,
+    pub features: Vec<String>,
+}
+
+/// Resident set at the attach and at the last scan.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct RssBytes {
+    pub start: u64,
+    pub end: u64,
+}
+
+/// How it was watched, and what that missed and cost.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Capture {
+    pub mode: String,
+    /// From the attach to the last scan.
+    pub duration_seconds: f64,
+    pub scans: u64,
+    pub events: Events,
+    pub lost: Lost,
+    pub coverage: Coverage,
+    pub cost: Cost,
+    /// What could not be covered and why, in words.
+    pub notes: Vec<String>,
+}
+
+/// Events seen.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Events {
+    pub alloc: u64,
+    pub free: u64,
+    pub realloc: u64,
+    pub gc: u64,
+    /// Frees of blocks that are older than the attach.
+    pub free_before_attach: u64,
+}
+
+/// Events lost, by cause.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Lost {
+    /// Records that the ring had no room for.
+    pub ring: u64,
+    /// Stacks that could not be walked or numbered.
+    pub stack: u64,
+    /// Blocks that the table had no room for.
+    pub map_full: u64,
+    /// Frees of blocks already freed: an allocation was missed.
+    pub unmatched_free: u64,
+    /// Allocations whose block was not learned.
+    pub address: u64,
+    /// Sites that at a scan had more live blocks than were ever allocated.
+    pub contradictions: u64,
+}
+
+impl Lost {
+    /// All losses.
+    pub fn total(&self) -> u64 {
+        self.ring + self.stack + self.map_full + self.unmatched_free + self.address + self.contradictions
+    }
+}
+
+/// What share of the allocations was seen, and how that is known.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Coverage {
+    /// 0 to 1; `None` when it could not be measured.
+    pub ratio: Option<f64>,
+    pub basis: String,
+}
+
+/// What tracing cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Cost {
+    /// CPU time that the probes took from the target.
+    pub probe_seconds: f64,
+    pub collector_cpu_seconds: f64,
+    pub collector_rss_bytes: u64,
+}
+
+/// All sites together.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Totals {
+    pub allocated_bytes: u64,
+    pub allocated_blocks: u64,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+}
+
+/// The answer in one glance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Headline {
+    pub outlook: Outlook,
+    /// Growing sites (stacks) and lines.
+    pub growing_sites: usize,
+    pub growing_lines: usize,
+    /// Of all growing lines together.
+    pub growth: Growth,
+    /// When memory runs out at this rate; `None` when nothing grows or the room is not known.
+    pub exhaustion: Option<Exhaustion>,
+}
+
+/// Whether it is leaking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outlook {
+    Leaking,
+    NotLeaking,
+    /// Watched for too short a time.
+    TooEarly,
+}
+
+/// Memory that the target can still take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Room {
+    pub available_bytes: u64,
+    /// What sets the bound: "cgroup memory.max", "MemAvailable".
+    pub basis: String,
+}
+
+/// When memory runs out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Exhaustion {
+    pub room: Room,
+    pub seconds: f64,
+    /// By the upper end of the rate's interval.
+    pub earliest_seconds: f64,
+    /// By the lower end; `None` when that end is no growth.
+    pub latest_seconds: Option<f64>,
+}
+
+/// The process as the kernel sees it against what was traced.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Memory {
+    pub rss_growth: Rate,
+    /// End less start; negative when it shrank.
+    pub rss_grown_bytes: i64,
+    /// Live bytes allocated since the attach: the part of the growth that has a name. It may exceed the growth when
+    /// they filled memory that was free inside the process.
+    pub explained_bytes: u64,
+    /// Resident set over time.
+    pub rss_series: Vec<u64>,
+}
+
+/// One site.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SiteReport {
+    pub verdict: Verdict,
+    pub domain: &'static str,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    pub allocated_bytes: u64,
+    pub allocated_blocks: u64,
+    pub freed_blocks: u64,
+    pub growth: Growth,
+    pub evidence: Evidence,
+    /// Innermost first.
+    pub stack: Vec<Frame>,
+    /// Frames outside the outermost one are missing.
+    pub truncated: bool,
+    /// The stack's record was lost.
+    pub stack_lost: bool,
+    /// Index of its line in [`Report::lines`].
+    pub line: usize,
+    /// Kernel ids of threads whose blocks were seen alive (the first 16).
+    pub threads: Vec<u32>,
+    /// Empty for churn.
+    #[serde(skip_serializing_if = "Series::is_empty")]
+    pub series: Series,
+}
+
+/// Live level at [`Report::series_seconds`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Series {
+    pub live_bytes: Vec<u64>,
+    pub live_blocks: Vec<u64>,
+}
+
+impl Series {
+    pub fn is_empty(&self) -> bool {
+        self.live_bytes.is_empty()
+    }
+}
+
+/// All sites that allocate on one line in one domain.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    pub verdict: Verdict,
+    pub domain: &'static str,
+    /// Empty where there is no frame.
+    pub function: Arc<str>,
+    pub file: Arc<str>,
+    pub line: u32,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    pub allocated_bytes: u64,
+    pub allocated_blocks: u64,
+    pub freed_blocks: u64,
+    pub growth: Growth,
+    pub evidence: Evidence,
+    /// Indices in [`Report::sites`], worst first.
+    pub sites: Vec<usize>,
+    /// Empty for churn.
+    #[serde(skip_serializing_if = "Series::is_empty")]
+    pub series: Series,
+}
+
+/// The cyclic collector.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Collector {
+    pub generations: Vec<Generation>,
+    /// Whether automatic collection is on; `None` where it cannot be told.
+    pub enabled: Option<bool>,
+    /// Whether pauses were measured.
+    pub pauses_known: bool,
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Generation {
+    pub generation: usize,
+    pub collections: u64,
+    pub collected: u64,
+    pub uncollectable: u64,
+    pub pause_seconds: Pause,
+}
+
+/// How long collections stopped the interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Pause {
+    pub total: f64,
+    pub max: f64,
+}

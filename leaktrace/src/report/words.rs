@@ -1,0 +1,217 @@
+//! Verdicts and evidence in words, shared by the text views.
+
+use super::units::{bytes, bytes_rate, count, count_rate, percent, span};
+use super::{Capture, Headline, Memory, Outlook, Report, SiteReport};
+use crate::model::verdict::{CollectorTest, Evidence, Reason};
+use crate::model::{Frame, Growth, Rate, Verdict};
+
+/// The verdict as one word.
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Growing => "growing",
+        Verdict::Plateau => "plateau",
+        Verdict::Churn => "churn",
+        Verdict::Unknown => "unknown",
+    }
+}
+
+/// "5 KiB/s (4.8 to 5.2 KiB/s), 50/s blocks".
+pub(super) fn growth(growth: &Growth) -> String {
+    let Growth { bytes_per_second: bytes, blocks_per_second: blocks } = growth;
+    format!("{} ({}), {} blocks", bytes_rate(bytes.estimate), interval(bytes), count_rate(blocks.estimate))
+}
+
+/// "95 %: 4.8 KiB/s to 5.2 KiB/s".
+pub(super) fn interval(rate: &Rate) -> String {
+    format!("95 %: {} to {}", bytes_rate(rate.low), bytes_rate(rate.high))
+}
+
+/// Why the verdict is what it is, as sentences.
+pub(super) fn evidence(evidence: &Evidence, freed_blocks: u64, allocated_blocks: u64) -> Vec<String> {
+    let mut words = vec![reason(evidence)];
+    if evidence.by_line {
+        words.push("Judged by its line: this stack alone has too few blocks to tell.".to_owned());
+    }
+    words.push(format!(
+        "{} of {} blocks freed ({}); survivors in {} of {} cohorts, the oldest {} old.",
+        count(freed_blocks as f64),
+        count(allocated_blocks as f64),
+        percent(evidence.freed_share),
+        evidence.cohorts,
+        evidence.cohorts_observed,
+        span(evidence.oldest_survivor_seconds),
+    ));
+    words.extend(collector(evidence).map(str::to_owned));
+    words
+}
+
+fn reason(evidence: &Evidence) -> String {
+    let kept = evidence.retention.map_or_else(|| "-".to_owned(), percent);
+    let age = span(evidence.mature_seconds);
+    let watched = span(evidence.observed_seconds);
+    match evidence.reason {
+        Reason::CohortsSurvive => {
+            format!(
+                "Every cohort keeps surviving while new ones are added: {kept} of what was older than {age} still lives, in {watched}."
+            )
+        }
+        Reason::BlocksEnlarge => {
+            format!(
+                "The number of blocks stays, but each is replaced by a larger one, for all of {watched}: a container that grows."
+            )
+        }
+        Reason::NothingAdded => "It was filled once; nothing that lasts was added of late.".to_owned(),
+        Reason::Balanced => "Old blocks die as fast as new ones last: bounded.".to_owned(),
+        Reason::AllFreed => "All of it was freed.".to_owned(),
+        Reason::NoneGrowsOld => format!("Next to no block grows older than {age}."),
+        Reason::TooYoung => format!("Watched for {watched} only: too short to tell."),
+        Reason::TooFew => "Too few blocks to tell.".to_owned(),
+        Reason::OldBlocksDie => {
+            format!("It rises, but old blocks die too ({kept} of what was older than {age} lives): watch longer.")
+        }
+        Reason::Slowing => "It rises ever more slowly, as a cache does that fills up: watch longer.".to_owned(),
+        Reason::Uneven => "It rises too unevenly to tell: watch longer.".to_owned(),
+        Reason::AwaitsCollector => {
+            "It rises, but these may be cycles that wait for the garbage collector: watch longer.".to_owned()
+        }
+    }
+}
+
+fn collector(evidence: &Evidence) -> Option<&'static str> {
+    match evidence.collector {
+        CollectorTest::FullSurvived => Some("A full garbage collection examined survivors and could not free them."),
+        CollectorTest::YoungSurvived => Some(
+            "No full garbage collection has examined them yet, only young ones: old cycles cannot be told from leaks.",
+        ),
+        CollectorTest::Untested => Some("No garbage collection has examined them yet."),
+        CollectorTest::Disabled => Some("The garbage collector is switched off: cycles are never freed."),
+        CollectorTest::NotApplied => None,
+    }
+}
+
+/// The answer in a few lines.
+pub(super) fn headline(report: &Report) -> Vec<String> {
+    let Headline { outlook, growing_sites, growing_lines, growth: rate, exhaustion } = &report.headline;
+    let watched = span(report.capture.duration_seconds);
+    let mut lines = match outlook {
+        Outlook::TooEarly => vec![format!("Too early to tell: watched for {watched}.")],
+        Outlook::NotLeaking => vec![format!("No growing site in {watched}.")],
+        Outlook::Leaking => vec![
+            format!("LEAKING {}", growth(rate)),
+            format!("at {growing_lines} line(s), {growing_sites} stack(s), in {watched}."),
+        ],
+    };
+    if let Some(end) = exhaustion {
+        let latest = end.latest_seconds.map_or_else(|| "never".to_owned(), span);
+        lines.push(format!(
+            "At this rate memory runs out in {} ({} to {latest}): {} left by {}.",
+            span(end.seconds),
+            span(end.earliest_seconds),
+            bytes(end.room.available_bytes as f64),
+            end.room.basis,
+        ));
+    }
+    lines.push(memory(&report.memory));
+    lines
+}
+
+fn memory(memory: &Memory) -> String {
+    let direction = if memory.rss_grown_bytes < 0 { "shrank" } else { "grew" };
+    format!(
+        "The process {direction} by {} (RSS); {} allocated since the attach live.",
+        bytes(memory.rss_grown_bytes.unsigned_abs() as f64),
+        bytes(memory.explained_bytes as f64),
+    )
+}
+
+/// Losses, "none" when there are none.
+pub(super) fn losses(capture: &Capture) -> String {
+    let lost = &capture.lost;
+    let named = [
+        (lost.ring, "records (ring full)"),
+        (lost.stack, "stacks"),
+        (lost.map_full, "blocks (table full)"),
+        (lost.address, "block addresses"),
+        (lost.unmatched_free, "frees without their allocation"),
+        (lost.contradictions, "contradictory totals"),
+    ];
+    let words: Vec<_> = named
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, name)| format!("{} {name}", count(*number as f64)))
+        .collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+/// Coverage with its basis.
+pub(super) fn coverage(capture: &Capture) -> String {
+    match capture.coverage.ratio {
+        Some(ratio) => format!("{} ({})", percent(ratio), capture.coverage.basis),
+        None => format!("not measured ({})", capture.coverage.basis),
+    }
+}
+
+/// What tracing cost.
+pub(super) fn cost(capture: &Capture) -> String {
+    format!(
+        "{} in probes, collector {} CPU and {}",
+        span(capture.cost.probe_seconds),
+        span(capture.cost.collector_cpu_seconds),
+        bytes(capture.cost.collector_rss_bytes as f64),
+    )
+}
+
+/// "app.py:12 handle", or what stands for a missing frame.
+pub(super) fn frame(frame: &Frame) -> String {
+    let place =
+        if frame.line == 0 { printable(&frame.file) } else { format!("{}:{}", printable(&frame.file), frame.line) };
+    format!("{place} {}", printable(&frame.function))
+}
+
+/// The line that a site allocates in.
+pub(super) fn place(site: &SiteReport) -> String {
+    use crate::model::FrameKind::Python;
+    match site.stack.iter().find(|frame| frame.kind == Python).or(site.stack.first()) {
+        Some(innermost) => frame(innermost),
+        None if site.stack_lost => "(stack lost)".to_owned(),
+        None => "(no Python frame)".to_owned(),
+    }
+}
+
+/// Text of the target without control characters: it must not steer our terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Cuts a text to `width` columns (characters), the middle replaced by "…", the end kept.
+pub(super) fn fit(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    if width < 4 {
+        return text.chars().take(width).collect();
+    }
+    let head = (width - 1) / 3;
+    let tail = width - 1 - head;
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(length - tail).collect();
+    format!("{start}…{end}")
+}
+
+/// Breaks words into lines of at most `width` columns.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("never empty");
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}

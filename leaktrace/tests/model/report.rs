@@ -1,0 +1,228 @@
+//! The views of one report: text, JSON, live table and line, against files that a person has read.
+//!
+//! `LEAKTRACE_BLESS=1 cargo test -p leaktrace --test model` writes the files anew; read the difference.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use leaktrace::model::{Criteria, Verdict};
+use leaktrace::report::{
+    Cost, Coverage, Events, Facts, Lost, Outlook, Python, Report, Room, RssBytes, SourceReader, Style, Target, json,
+    line, live, text,
+};
+
+use crate::simulator::{SECOND, World};
+
+fn golden(name: &str, got: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    if std::env::var_os("LEAKTRACE_BLESS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, got).unwrap();
+    }
+    let want = fs::read_to_string(&path).unwrap_or_default();
+    assert!(got == want, "{name} differs; got:\n{got}");
+}
+
+/// A leak at stack 1, a leak scattered over many callers at line 3, a start-up burst at 2, churn at 4, full collections.
+fn service(world: &mut World) {
+    for _ in 0..3 {
+        world.alloc(1, 120);
+    }
+    let caller = world.random.below(300) as u32 * 100;
+    world.alloc(3 + caller, 48);
+    if world.seconds() < 2.0 {
+        (0..40).for_each(|_| _ = world.alloc(2, 512));
+    }
+    (0..5).for_each(|_| {
+        let address = world.alloc(4, 64);
+        world.free(address);
+    });
+    if world.now % (20 * SECOND) == 0 {
+        world.collect(2);
+    }
+}
+
+fn facts() -> Facts {
+    Facts {
+        target: Target {
+            pid: 4711,
+            exe: "/usr/bin/python3.11".to_owned(),
+            cmdline: vec!["python3".to_owned(), "service.py".to_owned(), "--bad\x1b[31m".to_owned()],
+            python: Python { version: "3.11.2".to_owned(), features: vec!["pgo-guards".to_owned()] },
+            rss_bytes: RssBytes { start: 50 << 20, end: 52 << 20 },
+        },
+        mode: "exact".to_owned(),
+        events: Events { alloc: 12_345, free: 6789, realloc: 12, gc: 3, free_before_attach: 5 },
+        lost: Lost { ring: 2, ..Lost::default() },
+        coverage: Coverage { ratio: Some(0.9997), basis: "pool counters".to_owned() },
+        cost: Cost { probe_seconds: 1.5, collector_cpu_seconds: 0.25, collector_rss_bytes: 30 << 20 },
+        room: Some(Room { available_bytes: 512 << 20, basis: "cgroup memory.max".to_owned() }),
+        notes: vec!["libfoo.so was replaced on disk".to_owned()],
+    }
+}
+
+fn report() -> Report {
+    let mut world = World::new(1);
+    world.ledger.gc_mut().set_state(Some(true), Some(700));
+    world.run(60, 5, &mut service, &mut |_| ());
+    Report::build(&world.ledger, &facts(), &Criteria::default())
+}
+
+fn text_of(report: &Report) -> String {
+    let mut out = Vec::new();
+    text::write(report, 3, Style::PLAIN, &mut SourceReader::new("/nonexistent"), &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn the_text_reads_well_at_80_columns() {
+    let text = text_of(&report());
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(!text.contains('\x1b'));
+    golden("report.txt", &text);
+}
+
+#[test]
+fn source_lines_stand_under_their_frames() {
+    let root = tempfile::tempdir().unwrap();
+    let mut report = report();
+    fs::write(root.path().join("service.py"), "\n  registry.append(Session())\n").unwrap();
+    for site in &mut report.sites {
+        site.stack[0].file = "/service.py".into();
+    }
+    let mut out = Vec::new();
+    let mut source = SourceReader::new(PathBuf::from(root.path()));
+    text::write(&report, 1, Style::COLOUR, &mut source, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("registry.append(Session())"), "{text}");
+    assert!(text.contains("\x1b[1;31m"));
+}
+
+#[test]
+fn the_json_has_the_documented_fields() {
+    let mut report = report();
+    let mut out = Vec::new();
+    json::write(&report, &mut out).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    for pointer in [
+        "/schema",
+        "/target/pid",
+        "/target/exe",
+        "/target/cmdline",
+        "/target/python/version",
+        "/target/python/features",
+        "/target/rss_bytes/start",
+        "/target/rss_bytes/end",
+        "/capture/mode",
+        "/capture/duration_seconds",
+        "/capture/events/alloc",
+        "/capture/events/free",
+        "/capture/events/realloc",
+        "/capture/events/gc",
+        "/capture/lost/ring",
+        "/capture/lost/stack",
+        "/capture/lost/map_full",
+        "/capture/lost/unmatched_free",
+        "/capture/coverage/ratio",
+        "/capture/coverage/basis",
+        "/capture/cost/probe_seconds",
+        "/capture/cost/collector_cpu_seconds",
+        "/capture/cost/collector_rss_bytes",
+        "/totals/allocated_bytes",
+        "/totals/allocated_blocks",
+        "/totals/live_bytes",
+        "/totals/live_blocks",
+        "/sites/0/verdict",
+        "/sites/0/domain",
+        "/sites/0/live_bytes",
+        "/sites/0/live_blocks",
+        "/sites/0/allocated_bytes",
+        "/sites/0/allocated_blocks",
+        "/sites/0/freed_blocks",
+        "/sites/0/growth/bytes_per_second/estimate",
+        "/sites/0/growth/bytes_per_second/low",
+        "/sites/0/growth/bytes_per_second/high",
+        "/sites/0/growth/blocks_per_second/estimate",
+        "/sites/0/evidence/cohorts",
+        "/sites/0/evidence/oldest_survivor_seconds",
+        "/sites/0/evidence/freed_share",
+        "/sites/0/stack/0/kind",
+        "/sites/0/stack/0/function",
+        "/sites/0/stack/0/file",
+        "/sites/0/stack/0/line",
+        "/gc/generations/0/generation",
+        "/gc/generations/0/collections",
+        "/gc/generations/0/collected",
+        "/gc/generations/0/uncollectable",
+        "/gc/generations/0/pause_seconds/total",
+        "/gc/generations/0/pause_seconds/max",
+    ] {
+        assert!(value.pointer(pointer).is_some_and(|field| !field.is_null()), "{pointer}");
+    }
+    assert_eq!(value["schema"], "leaktrace.report/1");
+    assert_eq!(value["sites"][0]["stack"][0]["kind"], "python");
+    // All sites are too many to read.
+    report.sites.truncate(2);
+    report.lines.iter_mut().for_each(|line| line.sites.truncate(3));
+    out.clear();
+    json::write(&report, &mut out).unwrap();
+    golden("report.json", &String::from_utf8(out).unwrap());
+}
+
+#[test]
+fn sites_and_lines_agree_and_are_sorted() {
+    let report = report();
+    let sum: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
+    assert_eq!(sum, report.totals.live_bytes);
+    assert_eq!(report.lines.iter().map(|line| line.live_bytes).sum::<u64>(), sum);
+    assert_eq!(report.lines.iter().map(|line| line.sites.len()).sum::<usize>(), report.sites.len());
+    for (index, line) in report.lines.iter().enumerate() {
+        assert!(line.sites.iter().all(|&site| report.sites[site].line == index));
+        assert!(line.sites.iter().all(|&site| report.sites[site].stack[0].line == line.line));
+    }
+    assert!(
+        report
+            .sites
+            .windows(2)
+            .all(|pair| (pair[0].verdict == Verdict::Growing) >= (pair[1].verdict == Verdict::Growing))
+    );
+    assert_eq!((report.lines[0].line, report.lines[0].verdict), (2, Verdict::Growing));
+    assert_eq!((report.headline.outlook, report.headline.growing_lines), (Outlook::Leaking, 2));
+    let rate = report.headline.growth.blocks_per_second;
+    assert!(rate.low <= 80.0 && 80.0 <= rate.high + 1.0, "{rate:?}");
+    // 20 steps a second: 60 blocks of 120 bytes and 20 of 48.
+    let end = report.headline.exhaustion.unwrap();
+    assert!((end.seconds - f64::from(512 << 20) / 8160.0).abs() < 0.02 * end.seconds, "{end:?}");
+}
+
+#[test]
+fn the_live_table_fits_any_terminal() {
+    let report = report();
+    for (columns, rows) in [(80, 24), (200, 60), (40, 8)] {
+        let lines = live::render(&report, Style::PLAIN, columns, rows);
+        assert!(lines.len() < rows, "{} lines in {rows} rows", lines.len());
+        assert!(lines.iter().all(|line| line.chars().count() < columns), "{lines:#?}");
+    }
+    golden("live.txt", &(live::render(&report, Style::PLAIN, 80, 24).join("\n") + "\n"));
+    let mut screen = Vec::new();
+    let mut table = live::LiveTable::start(&mut screen, Style::PLAIN).unwrap();
+    table.draw(&report, 80, 24).unwrap();
+    table.draw(&report, 80, 24).unwrap();
+    table.clear().unwrap();
+    drop(table);
+    assert!(String::from_utf8(screen).unwrap().ends_with("\x1b[?25h"));
+}
+
+#[test]
+fn the_line_tells_the_state() {
+    golden("line.txt", &(line::line(&report()) + "\n"));
+}
+
+#[test]
+fn an_empty_trace_has_a_report() {
+    let world = World::new(1);
+    let report = Report::build(&world.ledger, &Facts::default(), &Criteria::default());
+    assert_eq!(report.headline.outlook, Outlook::TooEarly);
+    assert!(text_of(&report).contains("Too early"));
+    assert!(!live::render(&report, Style::PLAIN, 80, 24).is_empty());
+}
