@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod claim;
 pub mod kernel;
+pub mod memory;
 pub mod perf;
 pub mod privileges;
 pub mod signals;
