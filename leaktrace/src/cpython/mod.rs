@@ -8,6 +8,7 @@ pub mod linetable;
 pub mod offsets;
 pub mod pools;
 pub mod pymalloc;
+pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod threads;
@@ -18,7 +19,8 @@ pub use code::CodeInfo;
 pub use discover::{DiscoverError, Interpreter};
 pub use gc::GcState;
 pub use offsets::Offsets;
-pub use pools::{BlockState, Pools, SnapshotError};
+pub use pools::{BlockState, Pools};
+pub use snapshot::SnapshotError;
 pub use used_set::UsedSet;
 pub use version::Version;
 

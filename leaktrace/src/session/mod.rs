@@ -17,7 +17,8 @@ use crate::{
     cpython::{
         discover::{DiscoverError, Interpreter},
         gc::GcState,
-        pools::{BlockState, SnapshotError},
+        pools::BlockState,
+        snapshot::SnapshotError,
         threads,
         used_set::UsedSet,
     },
