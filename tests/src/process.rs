@@ -1,5 +1,6 @@
 //! Child processes with a handshake: services and truth scripts.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::asset;
 use crate::python::Python;
+use crate::report::Sum;
 
 /// How long a healthy target may take for anything on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_mins(3);
@@ -96,8 +98,8 @@ pub struct Stats {
     /// `(steps, digest)` of each of storm.py's threads.
     #[serde(default)]
     pub threads: Vec<(u64, u64)>,
-    #[serde(default)]
-    pub signals: u64,
+    /// Live memory by "file:line" under `python -X tracemalloc`, else empty.
+    pub lines: BTreeMap<String, Sum>,
 }
 
 /// A running service or truth script. Dropping it ends it.
