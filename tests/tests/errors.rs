@@ -170,7 +170,7 @@ fn a_target_killed_ends_the_run_with_what_was_seen() {
 #[test]
 fn without_privileges() {
     require_privileges();
-    // The executable where nobody may read it, and a target of nobody's own: what lacks is BPF alone.
+    // An executable that any user may run, and a target of that user's own: only the right to trace is lacking.
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own folder");
     let copy = folder.path().join("leaktrace");

@@ -90,7 +90,9 @@ fn marked_lines_are_what_grows() {
         })
         .collect();
     // Buffers of pipes, caches and the first growth of containers come first.
-    services.iter_mut().for_each(|service| service.progress(200));
+    for service in &mut services {
+        service.progress(200);
+    }
     for service in &mut services {
         let (begin, before) = (Instant::now(), service.stats());
         service.progress(400);

@@ -1,5 +1,6 @@
 //! The target comes first: whatever happens to leaktrace, the target goes on, computes what it should, and keeps nothing of ours.
 
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -41,6 +42,28 @@ fn assert_computes_right(python: &Python, storm: &mut Service) {
     for (steps, seen) in stats.threads {
         assert_eq!(seen, digest(python, steps), "a thread of {}", storm.name());
     }
+}
+
+/// What the tests below rely on: a byte of text that is not the file's is seen.
+#[test]
+fn an_altered_byte_is_noticed() {
+    require_privileges();
+    let code = r#"
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None)
+at = ctypes.cast(libc.wcsdup, ctypes.c_void_p).value
+page = ctypes.c_void_p(at & -4096)
+libc.mprotect(page, 8192, 7)
+ctypes.memmove(at, b"\xcc", 1)
+libc.mprotect(page, 8192, 5)
+print("READY", json.dumps({"pid": os.getpid()}), flush=True)
+sys.stdin.readline()
+"#;
+    let python = &supported()[0];
+    let target = Service::spawn(Command::new(&python.executable).args(["-c", code]));
+    let altered = altered_text(target.pid());
+    assert_eq!(altered.len(), 1, "{altered:?}");
+    assert!(altered[0].0.contains("libc") && altered[0].2 == 0xcc, "{altered:?}");
 }
 
 #[test]
