@@ -238,7 +238,7 @@ impl Interpreter<'_> {
             }
         }
         if untold > 0 {
-            builder.gap(format!("{untold} calls of mem's allocator are shown under domain obj"));
+            builder.gap(format!("what {untold} unguarded call sites allocate for domain mem is shown under obj"));
         }
     }
 

@@ -8,6 +8,12 @@ const TRIES: u32 = 20_000_000;
 /// An odd factor with which [`slot`] gives each address its own slot; the same for the same addresses. `None`: too many
 /// addresses, or an address twice.
 pub fn perfect_factor(addresses: &[u64]) -> Option<u64> {
+    let mut distinct = addresses.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if distinct.len() != addresses.len() {
+        return None;
+    }
     let mut seen = vec![0u32; SITE_SLOTS as usize];
     let mut seed = 0u64;
     for round in 1..=TRIES {

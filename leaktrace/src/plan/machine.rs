@@ -322,3 +322,90 @@ fn number64(register: Register) -> Option<usize> {
 fn number32(register: Register) -> Option<usize> {
     register.is_gpr32().then(|| register.number())
 }
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Decoder, DecoderOptions};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TABLE: u64 = 0x95_9f48;
+    const MALLOC: SlotFunction = SlotFunction { domain: 2, function: 0 };
+
+    /// One allocator table entry at a fixed address.
+    struct Table;
+
+    impl Environment for Table {
+        fn load(&self, address: u64) -> Value {
+            if address == TABLE { Value::Slot(MALLOC) } else { Value::Unknown }
+        }
+    }
+
+    fn run(code: &[u8], ip: u64) -> State {
+        let mut state = State::start();
+        let mut factory = InstructionInfoFactory::new();
+        for instruction in &mut Decoder::with_ip(64, code, ip, DecoderOptions::NONE) {
+            state.step(&instruction, &mut factory, &Table);
+        }
+        state
+    }
+
+    fn rsi(code: &[u8]) -> Option<Operand> {
+        run(code, 0x1000).registers[usize::from(reg::RSI)].operand()
+    }
+
+    #[test]
+    fn arguments_are_told_in_terms_of_the_start() {
+        // mov %rbx,%rsi
+        assert_eq!(rsi(&[0x48, 0x89, 0xde]), Some(Operand::register(reg::RBX)));
+        // mov $56,%esi
+        assert_eq!(rsi(&[0xbe, 56, 0, 0, 0]), Some(Operand::immediate(56)));
+        // lea 24(,%rax,8),%rsi
+        let scaled = Operand { reg: reg::RAX, scale: 8, deref: 0, pad: 0, disp: 24 };
+        assert_eq!(rsi(&[0x48, 0x8d, 0x34, 0xc5, 24, 0, 0, 0]), Some(scaled));
+        // mov 8(%rsp),%rsi
+        assert_eq!(rsi(&[0x48, 0x8b, 0x74, 0x24, 8]), Some(Operand::memory(reg::RSP, 8)));
+        // push %rdi; mov 8(%rsp),%rsi: the same word is one slot lower
+        assert_eq!(rsi(&[0x57, 0x48, 0x8b, 0x74, 0x24, 8]), Some(Operand::memory(reg::RSP, 0)));
+        // push %rdi; pop %rsi
+        assert_eq!(rsi(&[0x57, 0x5e]), Some(Operand::register(reg::RDI)));
+        // mov %rdx,(%rsp); mov %eax,4(%rsp); mov (%rsp),%rsi: half of the word was overwritten
+        assert_ne!(
+            rsi(&[0x48, 0x89, 0x14, 0x24, 0x89, 0x44, 0x24, 4, 0x48, 0x8b, 0x34, 0x24]),
+            Some(Operand::register(reg::RDX))
+        );
+        // mov %ebx,%esi: the upper half is gone
+        assert_eq!(rsi(&[0x89, 0xde]), None);
+        // mov %rbx,%rsi; call: the callee may change it
+        assert_eq!(rsi(&[0x48, 0x89, 0xde, 0xe8, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn a_compare_remembers_the_table_and_the_constant() {
+        // mov 0x45ebe7(%rip),%rax; mov %rdi,%rbx; cmp $0x4fb450,%rax (python3.11 3.11.2 of Debian 12, PyObject_Malloc)
+        let code = [0x48, 0x8b, 0x05, 0xe7, 0xeb, 0x45, 0, 0x48, 0x89, 0xfb, 0x48, 0x3d, 0x50, 0xb4, 0x4f, 0];
+        let compare = Flags::Compare(Value::Slot(MALLOC), Value::constant(0x4f_b450));
+        assert_eq!(run(&code, 0x4f_b35a).flags, compare);
+        // test %rdi,%rdi sets them anew
+        assert_eq!(run(&[&code[..], &[0x48, 0x85, 0xff]].concat(), 0x4f_b35a).flags, Flags::Unknown);
+    }
+
+    #[test]
+    fn a_join_keeps_what_both_ways_agree_on() {
+        // mov $1,%eax; mov $2,%esi against mov $1,%eax; mov $3,%esi
+        let mut one = run(&[0xb8, 1, 0, 0, 0, 0xbe, 2, 0, 0, 0], 0);
+        let other = run(&[0xb8, 1, 0, 0, 0, 0xbe, 3, 0, 0, 0], 0);
+        assert!(one.join(&other));
+        assert_eq!(one.registers[0].as_constant(), Some(1));
+        assert_eq!(one.registers[usize::from(reg::RSI)], Value::Unknown);
+        assert!(!one.join(&other));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_run(code in proptest::collection::vec(any::<u8>(), 0..300), ip: u64) {
+            run(&code, ip);
+        }
+    }
+}

@@ -118,3 +118,39 @@ fn loops_to_start(code: &Code<'_>, sweep: &Sweep, function: u64) -> bool {
     let Some(range) = code.functions.containing(function) else { return false };
     sweep.jumps_to(function).any(|source| range.contains(&source))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::emulated;
+
+    #[test]
+    fn only_what_the_kernel_emulates() {
+        // push %rbx; push %r12; nop; jne short; je near; jmp short; jmp near; call
+        for bytes in [
+            &[0x53][..],
+            &[0x41, 0x54],
+            &[0x90],
+            &[0x75, 0x02],
+            &[0x0f, 0x84, 0, 0, 0, 0],
+            &[0xeb, 0],
+            &[0xe9, 0, 0, 0, 0],
+            &[0xe8, 0, 0, 0, 0],
+        ] {
+            assert!(emulated(bytes), "{bytes:x?}");
+        }
+        // endbr64; test %rdi,%rdi; jmp *mem; push $1; data16 call; ret; mov %rdi,%rsi; cmove
+        for bytes in [
+            &[0xf3, 0x0f, 0x1e, 0xfa][..],
+            &[0x48, 0x85, 0xff],
+            &[0xff, 0x25, 0, 0, 0, 0],
+            &[0x6a, 1],
+            &[0x66, 0xe8, 0, 0],
+            &[0xc3],
+            &[0x48, 0x89, 0xfe],
+            &[0x0f, 0x44, 0xc1],
+            &[],
+        ] {
+            assert!(!emulated(bytes), "{bytes:x?}");
+        }
+    }
+}

@@ -50,7 +50,7 @@ impl Planned {
 fn build_id(file: &ElfFile) -> String {
     use object::Object as _;
     let id = file.object().and_then(|elf| elf.build_id().ok().flatten().map(<[u8]>::to_vec)).unwrap_or_default();
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Address and mnemonic of every instruction in the file's code, by objdump; `None` where it is not installed.
@@ -148,13 +148,15 @@ fn every_probe_is_an_instruction_to_objdump_as_well() {
                 return;
             };
             let maps = planned.target.maps().unwrap();
+            let mut elf = None;
             let points = planned.plan.probes.iter().map(|p| (p.file, p.address, p.file_offset, p.execution));
             let returns = planned.plan.returns.iter().map(|r| (r.file, r.address, r.file_offset, r.execution));
             for (_, address, offset, execution) in points.chain(returns).filter(|p| p.0 == index) {
                 // The kernel finds the instruction by the mapping's file offset.
                 let mapping = maps.find(address).unwrap();
                 assert_eq!(address - mapping.range.start + mapping.offset, offset);
-                let elf = ElfFile::open(&planned.target, &maps, mapping.file.unwrap()).unwrap();
+                let elf =
+                    elf.get_or_insert_with(|| ElfFile::open(&planned.target, &maps, mapping.file.unwrap()).unwrap());
                 let text =
                     listing.get(&elf.vaddr_of(address)).unwrap_or_else(|| panic!("{address:#x} {}", file.display));
                 let emulated = text.starts_with('j') || text.starts_with("push ") || text.starts_with("call ");
