@@ -1,10 +1,10 @@
-//! Exit codes, and how errors become one line and a code.
+//! Exit codes, and the error that carries one. How other errors get theirs is in [`classify`].
+
+mod classify;
 
 use std::fmt::Write as _;
 
-use leaktrace::host::claim::ClaimError;
-use leaktrace::host::tracefs::TracefsError;
-use leaktrace::target::process::TargetError;
+pub(crate) use classify::{classify, report};
 
 /// What the process ends with. The numbers are a contract: `--help` documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,71 +92,8 @@ impl Failure {
     }
 }
 
-/// The code of an error and the hint that goes with it.
-pub(crate) fn classify(error: &anyhow::Error) -> (ExitCode, &str) {
-    for cause in error.chain() {
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
-            return (failure.code, &failure.hint);
-        }
-        if let Some(error) = cause.downcast_ref::<TargetError>() {
-            return of_target(error);
-        }
-        if let Some(error) = cause.downcast_ref::<ClaimError>() {
-            return match error {
-                ClaimError::Taken { .. } => (ExitCode::AlreadyTraced, "wait for it to end, or end it"),
-                ClaimError::Io { .. } => (ExitCode::TargetChanged, "look for its new pid"),
-            };
-        }
-        if let Some(error) = cause.downcast_ref::<TracefsError>() {
-            return of_tracefs(error);
-        }
-    }
-    (ExitCode::Internal, "please report it, with the output of `leaktrace doctor`")
-}
-
-fn of_target(error: &TargetError) -> (ExitCode, &'static str) {
-    match error {
-        TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. } => {
-            (ExitCode::NoSuchProcess, "`pgrep -a python` lists the running ones")
-        }
-        TargetError::NotAProcess { .. } => (ExitCode::NoSuchProcess, ""),
-        TargetError::KernelThread { .. } | TargetError::ThirtyTwoBit { .. } | TargetError::NotX86_64 { .. } => {
-            (ExitCode::UnsupportedProcess, "")
-        }
-        TargetError::PermissionDenied { .. } => (ExitCode::NoPrivilege, ""),
-        TargetError::Gone { .. } => (ExitCode::TargetChanged, "look for its new pid"),
-        TargetError::Io { .. } => (ExitCode::Internal, "please report it, with the output of `leaktrace doctor`"),
-    }
-}
-
-fn of_tracefs(error: &TracefsError) -> (ExitCode, &'static str) {
-    match error {
-        TracefsError::PermissionDenied(_) => (ExitCode::NoPrivilege, ""),
-        TracefsError::Mount(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            (ExitCode::NoPrivilege, "run as root, or mount a tracefs at /sys/kernel/tracing")
-        }
-        TracefsError::Mount(_) | TracefsError::NoUprobes(_) | TracefsError::Unusable { .. } => {
-            (ExitCode::UnsupportedKernel, "`leaktrace doctor` says what this kernel allows")
-        }
-        TracefsError::Threaded => (ExitCode::Internal, "mount a tracefs at /sys/kernel/tracing"),
-    }
-}
-
-/// The one line for stderr, and the code.
-pub(crate) fn report(error: &anyhow::Error) -> (String, ExitCode) {
-    let (code, hint) = classify(error);
-    let mut line = format!("leaktrace: {error:#}");
-    if !hint.is_empty() {
-        let _ = write!(line, "; hint: {hint}");
-    }
-    // File names and verifier logs may hold line breaks.
-    (line.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" | "), code)
-}
-
 #[cfg(test)]
 mod tests {
-    use anyhow::Context as _;
-
     use super::*;
 
     #[test]
@@ -166,24 +103,5 @@ mod tests {
             assert!(ExitCode::ALL[i + 1..].iter().all(|other| *other as u8 != *code as u8));
             assert!(help.contains(&format!("{:>2}  {}", *code as u8, code.meaning())));
         }
-    }
-
-    #[test]
-    fn the_code_survives_context() {
-        let error = Err::<(), _>(Failure::new(ExitCode::Output, "cannot write a\nb", "choose another"))
-            .context("before the start")
-            .unwrap_err();
-        let (line, code) = report(&error);
-        assert_eq!(line, "leaktrace: before the start: cannot write a | b; hint: choose another");
-        assert_eq!(code, ExitCode::Output);
-    }
-
-    #[test]
-    fn errors_of_the_rooms() {
-        let code = |error: anyhow::Error| report(&error).1;
-        assert_eq!(code(TargetError::NoSuchProcess { pid: 1 }.into()), ExitCode::NoSuchProcess);
-        assert_eq!(code(TargetError::Gone { pid: 1 }.into()), ExitCode::TargetChanged);
-        assert_eq!(code(ClaimError::Taken { pid: 1 }.into()), ExitCode::AlreadyTraced);
-        assert_eq!(code(anyhow::anyhow!("x")), ExitCode::Internal);
     }
 }

@@ -2,9 +2,11 @@
 
 mod check;
 mod host;
+mod interpreter;
 mod target;
 
 use anyhow::Result;
+use leaktrace::plan;
 
 use self::check::{Check, render};
 use super::output::print;
@@ -17,9 +19,12 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let mut checks = host::checks();
     print(&render("this machine", &checks))?;
     if let Some(pid) = args.pid {
-        let target = target::checks(pid);
+        let (target, plan) = target::checks(pid);
         print(&render(&format!("process {pid}"), &target))?;
         checks.extend(target);
+        if let Some(plan) = plan.filter(|_| args.plan) {
+            print(&format!("\n{}", plan::render(&plan)))?;
+        }
     }
     Ok(checks.iter().find_map(Check::failure).unwrap_or(ExitCode::Success))
 }

@@ -4,20 +4,27 @@ use std::fs;
 
 use leaktrace::host::claim::{Claim, ClaimError};
 use leaktrace::host::kernel::{KernelVersion, ReturnProbes};
+use leaktrace::plan::ProbePlan;
 use leaktrace::target::process::{Seccomp, Target, TargetError};
 
 use super::check::Check;
+use super::interpreter;
 use crate::exit;
 
-pub(super) fn checks(pid: u32) -> Vec<Check> {
-    match Target::open(pid) {
-        Ok(target) => vec![process(&target), other_tracers(&target), return_probes(&target)],
-        Err(error) => vec![failed("process", error.into())],
-    }
+/// The checks, and the probe plan of its interpreter when one can be made.
+pub(super) fn checks(pid: u32) -> (Vec<Check>, Option<ProbePlan>) {
+    let target = match Target::open(pid) {
+        Ok(target) => target,
+        Err(error) => return (vec![failed("process", error.into())], None),
+    };
+    let mut checks = vec![process(&target), other_tracers(&target), return_probes(&target)];
+    let (interpreter, plan) = interpreter::checks(&target);
+    checks.extend(interpreter);
+    (checks, plan)
 }
 
 /// The check of an error: its line and code as a run would have them.
-fn failed(subject: &'static str, error: anyhow::Error) -> Check {
+pub(super) fn failed(subject: &'static str, error: anyhow::Error) -> Check {
     let (code, hint) = exit::classify(&error);
     Check::no(subject, format!("{error:#}"), code, hint)
 }

@@ -1,0 +1,82 @@
+//! What the interpreter in a process allows: which Python it is, and what the plan can see of it.
+
+use leaktrace::cpython::Interpreter;
+use leaktrace::plan::{self, Execution, Inputs, ProbePlan};
+use leaktrace::target::Target;
+use leaktrace_common::site::op;
+
+use super::check::Check;
+use super::target::failed;
+
+/// The checks, and the plan when there is one.
+pub(super) fn checks(target: &Target) -> (Vec<Check>, Option<ProbePlan>) {
+    let interpreter = match Interpreter::find(target) {
+        Ok(interpreter) => interpreter,
+        Err(error) => return (vec![failed("interpreter", error.into())], None),
+    };
+    let mut checks = vec![found(&interpreter), pymalloc(&interpreter)];
+    match make_plan(target, &interpreter) {
+        Ok(plan) => {
+            checks.extend(of_plan(&plan));
+            (checks, Some(plan))
+        }
+        Err(error) => {
+            checks.push(failed("probe plan", error));
+            (checks, None)
+        }
+    }
+}
+
+fn found(interpreter: &Interpreter) -> Check {
+    let features = interpreter.facts.features.join(", ");
+    let path = interpreter.elf.display().display();
+    Check::ok("interpreter", format!("CPython {} in {path} ({features})", interpreter.version))
+}
+
+fn pymalloc(interpreter: &Interpreter) -> Check {
+    let subject = "pymalloc";
+    match &interpreter.facts.pymalloc {
+        Some(state) => Check::ok(subject, format!("its pools were found ({} KiB each)", state.pool_size / 1024)),
+        None => Check::warn(
+            subject,
+            "its pools were not found in the interpreter's memory",
+            "small blocks are told apart less well; nothing can be done about it with this build",
+        ),
+    }
+}
+
+fn make_plan(target: &Target, interpreter: &Interpreter) -> anyhow::Result<ProbePlan> {
+    let maps = target.maps()?;
+    let memory = target.memory();
+    let small_max = interpreter.facts.pymalloc.map_or(0, |state| state.small_max);
+    let inputs =
+        Inputs { target, maps: &maps, python: &interpreter.elf, memory: &memory, small_max, trace_small_frees: false };
+    let plan = plan::plan(&inputs)?;
+    plan::verify(&plan, &memory)?;
+    Ok(plan)
+}
+
+fn of_plan(plan: &ProbePlan) -> Vec<Check> {
+    let stepped = plan.probes.iter().filter(|probe| probe.execution == Execution::SingleStepped).count();
+    let files: Vec<&str> = plan.files.iter().map(|file| file.display.as_str()).collect();
+    let mut checks = vec![Check::ok(
+        "probe plan",
+        format!(
+            "{} instructions ({stepped} single-stepped) and {} returns in {}; all as mapped ({})",
+            plan.probes.len(),
+            plan.returns.len(),
+            files.join(", "),
+            plan.features.join(", "),
+        ),
+    )];
+    checks.push(match plan.probes.iter().find(|probe| probe.op == op::GC_START) {
+        Some(probe) => Check::ok("collector", format!("found ({})", probe.why)),
+        None => Check::warn(
+            "collector",
+            "its function was not found",
+            "collections are counted from memory; their pauses stay unknown",
+        ),
+    });
+    checks.extend(plan.gaps.iter().map(|gap| Check::warn("not covered", gap.as_str(), "")));
+    checks
+}
