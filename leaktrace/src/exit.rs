@@ -4,7 +4,7 @@ mod classify;
 
 use std::fmt::Write as _;
 
-pub(crate) use classify::{classify, report};
+pub(crate) use classify::{classify, in_one_line, report};
 
 /// What the process ends with. The numbers are a contract: `--help` documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

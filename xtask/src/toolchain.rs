@@ -62,7 +62,7 @@ impl Compiler {
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
     pub(crate) compiler: Compiler,
-    /// PATH with bpf-linker's directory.
+    /// PATH with the compiler's directory first (cargo looks there for `cargo-clippy`), then bpf-linker's.
     path: OsString,
 }
 
@@ -71,11 +71,9 @@ impl Toolchain {
     pub(crate) fn find() -> Option<Self> {
         let compiler = Compiler::nightly().or_else(Compiler::distribution)?;
         let linker = find_linker()?;
-        let mut path = linker.parent()?.as_os_str().to_owned();
-        if let Some(rest) = std::env::var_os("PATH") {
-            path.push(":");
-            path.push(rest);
-        }
+        let first = [compiler.rustc.parent()?, linker.parent()?].map(Path::to_path_buf);
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(first.into_iter().chain(std::env::split_paths(&rest))).ok()?;
         Some(Self { compiler, path })
     }
 

@@ -24,12 +24,24 @@ const GONE: &str = "look for its new pid";
 /// The one line for stderr, and the code.
 pub(crate) fn report(error: &anyhow::Error) -> (String, ExitCode) {
     let (code, hint) = classify(error);
-    let mut line = format!("leaktrace: {error:#}");
+    let mut line = format!("leaktrace: {}", in_one_line(error));
     if !hint.is_empty() {
         let _ = write!(line, "; hint: {hint}");
     }
-    // File names and verifier logs may hold line breaks.
-    (line.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" | "), code)
+    (line, code)
+}
+
+/// The error with its causes. Some errors say what their cause says: that is said once. File names and verifier logs
+/// may hold line breaks.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{separator}{cause}");
+        }
+    }
+    text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" | ")
 }
 
 /// The code of an error and the hint that goes with it.
@@ -156,6 +168,12 @@ mod tests {
         let (line, code) = report(&error);
         assert_eq!(line, "leaktrace: before the start: cannot write a | b; hint: choose another");
         assert_eq!(code, ExitCode::Output);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("no such map").context("the kernel refused: no such map").context("at the start");
+        assert_eq!(in_one_line(&error), "at the start: the kernel refused: no such map");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn checks(pid: u32) -> (Vec<Check>, Option<ProbePlan>) {
 /// The check of an error: its line and code as a run would have them.
 pub(super) fn failed(subject: &'static str, error: anyhow::Error) -> Check {
     let (code, hint) = exit::classify(&error);
-    Check::no(subject, format!("{error:#}"), code, hint)
+    Check::no(subject, exit::in_one_line(&error), code, hint)
 }
 
 fn process(target: &Target) -> Check {
