@@ -28,7 +28,7 @@ pub(crate) fn test(unprivileged: bool, filter: Option<&str>) -> Result<()> {
         let executable = build::leaktrace(Profile::Release)?;
         run(cargo("test").args(UNPRIVILEGED), filter, &[], &mut count)?;
         let mut privileged = cargo("test");
-        privileged.args(["--release", "--package=leaktrace-tests"]).env("LEAKTRACE", executable);
+        privileged.args(["--release", "--package=leaktrace-tests"]).env("LEAKTRACE_BIN", executable);
         if !root::is_root() {
             let sudo = find_program("sudo").context("sudo is gone")?;
             let runner = format!("{} --preserve-env --", sudo.display());
