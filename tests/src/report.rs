@@ -58,7 +58,8 @@ pub struct Events {
 
 #[derive(Debug, Deserialize)]
 pub struct Coverage {
-    pub ratio: f64,
+    /// None: it could not be measured.
+    pub ratio: Option<f64>,
     pub basis: String,
 }
 

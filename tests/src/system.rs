@@ -41,12 +41,11 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// # Panics
-    /// When this process may not ask.
+    /// Without the right to ask it is empty.
     pub fn now() -> Self {
-        let programs =
-            aya::programs::loaded_programs().map(|program| program.expect("BPF programs can be listed").id());
-        let links = aya::programs::loaded_links().map(|link| link.expect("BPF links can be listed").id());
+        // One that is freed between its listing and the look at it is an error of the iterator, and not there.
+        let programs = aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id());
+        let links = aya::programs::loaded_links().filter_map(Result::ok).map(|link| link.id());
         Self { programs: programs.collect(), links: links.collect() }
     }
 
