@@ -2,8 +2,6 @@
 //!
 //! The layout comes from a table of offsets (`leaktrace/offsets/*.toml`), so another version is another row.
 
-
-
 use crate::wire::{MAX_FRAMES, RawFrame, STACK_BROKEN, STACK_TRUNCATED};
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

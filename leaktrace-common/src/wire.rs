@@ -111,8 +111,22 @@ pub mod counter {
     pub const CODE_DEAD: u32 = 15;
     pub const COUNT: u32 = 16;
     pub const NAMES: [&str; COUNT as usize] = [
-        "alloc", "realloc", "free", "free_unknown", "free_unmatched", "reused", "lost_ring", "lost_stack",
-        "lost_block", "failed", "unknown_site", "lost_address", "hits", "returns", "walks", "code_dead",
+        "alloc",
+        "realloc",
+        "free",
+        "free_unknown",
+        "free_unmatched",
+        "reused",
+        "lost_ring",
+        "lost_stack",
+        "lost_block",
+        "failed",
+        "unknown_site",
+        "lost_address",
+        "hits",
+        "returns",
+        "walks",
+        "code_dead",
     ];
 }
 

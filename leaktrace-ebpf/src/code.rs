@@ -85,7 +85,8 @@ pub extern "C" fn send_if_new(code: u64) -> u32 {
         (*head).linetable = table + u64::from(layout.bytes_data);
         (*head).linetable_len = len as u32;
         let copied = if len > CODE_BYTES as u64 { CODE_BYTES as u32 } else { len as u32 };
-        let copied = if read_into((&raw mut (*message).linetable).cast(), copied, (*head).linetable) { copied } else { 0 };
+        let copied =
+            if read_into((&raw mut (*message).linetable).cast(), copied, (*head).linetable) { copied } else { 0 };
         (*head).linetable_bytes = copied as u16;
     }
     entry.submit(0);

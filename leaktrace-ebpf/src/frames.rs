@@ -71,6 +71,10 @@ impl ReadFrames for WindowReader<'_> {
             return None;
         }
         let at = |offset: u32| self.window.words[(index + u64::from(offset / 8) % (FRAME / 8)) as usize];
-        Some(FrameWords { code: at(layout.frame_code), previous: at(layout.frame_previous), instr: at(layout.frame_instr) })
+        Some(FrameWords {
+            code: at(layout.frame_code),
+            previous: at(layout.frame_previous),
+            instr: at(layout.frame_instr),
+        })
     }
 }

@@ -109,6 +109,12 @@ pub fn gc_return(_ctx: ProbeContext) -> u32 {
     0
 }
 
+/// Does nothing: what its probe costs is the kernel's part.
+#[uprobe]
+pub fn empty(_ctx: ProbeContext) -> u32 {
+    0
+}
+
 /// The target replaced its program: what was armed is gone with the old memory.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {

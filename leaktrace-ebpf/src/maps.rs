@@ -2,12 +2,12 @@
 
 use core::arch::asm;
 
+use crate::frames::Window;
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use crate::frames::Window;
 use leaktrace_common::{
     site::{SITE_SLOTS, Site},
     wire::{Block, Config, MAX_FRAMES, MAX_STACKS, RawFrame, StackRecord, StackTotals, counter, state},

@@ -53,7 +53,8 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
         thread.stack.flags = STACK_NO_PYTHON;
         thread.stack.native = native;
     } else {
-        let walked = walk::walk(&mut WindowReader::new(&mut thread.window), layout, frame, &mut thread.frames, code::tag);
+        let walked =
+            walk::walk(&mut WindowReader::new(&mut thread.window), layout, frame, &mut thread.frames, code::tag);
         hash = mix(walked.hash, u64::from(domain) | u64::from(walked.flags) << 8);
         thread.stack.frames = walked.frames as u16;
         thread.stack.flags = walked.flags;

@@ -1,6 +1,9 @@
 //! `leaktrace run`: trace until the time is up, a signal comes or the target ends; then report.
 
-use std::io::{IsTerminal as _, Write as _};
+mod facts;
+mod view;
+
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -9,23 +12,26 @@ use leaktrace::host::kernel::{KernelVersion, ReturnProbes};
 use leaktrace::host::privileges;
 use leaktrace::host::signals::StopSignals;
 use leaktrace::host::tracefs::Tracefs;
+use leaktrace::model::Criteria;
+use leaktrace::report::{Report, SourceReader, json};
 use leaktrace::session::{Ended, Options, Session};
 use leaktrace::target::process::Target;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant as Moment, MissedTickBehavior};
 
+use self::view::View;
 use super::output::Json;
-use crate::cli::RunArgs;
+use crate::cli::{JsonOutput, RunArgs};
 use crate::exit::ExitCode;
 
 /// How often the target is asked whether it is still there.
 const WATCH: Duration = Duration::from_millis(200);
 
-pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let json = args.json.as_ref().map(Json::open).transpose()?;
     // Before any thread starts: the mount namespace is a thread's.
     let tracefs = Tracefs::find_or_mount()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let _inside = runtime.enter();
+    let inside = runtime.enter();
     // From here on a signal ends the run cleanly instead of this process.
     let signals = StopSignals::new().context("cannot catch signals")?;
     privileges::raise_memlock();
@@ -36,80 +42,87 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
         _ => false,
     };
     let begun = Instant::now();
-    let options = Options {
-        tracefs: &tracefs.root,
-        max_blocks: args.max_blocks,
-        verbose: args.verbose,
-        return_probes,
-    };
+    let options = Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes };
     let mut session = Session::start(target, &options)?;
-    say(&format!(
-        "tracing pid {} (Python {}, {} probes, attached in {} ms); {}",
-        session.target().pid(),
-        session.interpreter().facts.version_text,
-        session.plan().probes.len() + session.plan().returns.len(),
-        begun.elapsed().as_millis(),
-        if args.duration.is_some() { "Ctrl-C ends it early" } else { "Ctrl-C ends it" },
-    ));
-    runtime.block_on(watch(&mut session, &args, signals))?;
-    Ok(ExitCode::Success)
+    announce(&session, begun.elapsed());
+    drop(inside);
+    let mut view = View::new()?;
+    let ended = runtime.block_on(watch(&mut session, args, signals, &mut view));
+    // Whatever happened: first the target gets its full speed back.
+    session.disarm();
+    view.end()?;
+    drop(view);
+    let report = build(&session, ended?)?;
+    if let Some(json) = json {
+        let mut text = Vec::new();
+        json::write(&report, &mut text)?;
+        json.write(&String::from_utf8(text).context("the report is not text")?)?;
+    }
+    let mut source = SourceReader::new(session.target().proc_path("root"));
+    view::print(&report, args.top, &mut source, args.json == Some(JsonOutput::Stdout))?;
+    Ok(if args.fail_on_growth && report.is_growing() { ExitCode::Growth } else { ExitCode::Success })
 }
 
-/// Scans at each interval until it is over.
-async fn watch(session: &mut Session, args: &RunArgs, mut signals: StopSignals) -> Result<()> {
-    let deadline = args.duration.map(|d| tokio::time::Instant::now() + d);
-    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + args.interval, args.interval);
+/// Scans at each interval until it is over; says how the target ended, if it did.
+async fn watch(
+    session: &mut Session,
+    args: &RunArgs,
+    mut signals: StopSignals,
+    view: &mut View,
+) -> Result<Option<Ended>> {
+    let begin = Moment::now();
+    let deadline = args.duration.map(|duration| begin + duration);
+    let mut interval = tokio::time::interval_at(begin + args.interval, args.interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = tokio::time::interval(WATCH);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut ended = None;
     loop {
         tokio::select! {
             _ = interval.tick() => {
+                if let Some(ended) = session.ended() {
+                    return Ok(Some(ended));
+                }
                 session.scan()?;
-                show(session);
+                view.show(&build(session, None)?)?;
             }
             _ = watch.tick() => {
-                ended = session.ended();
-                if ended.is_some() {
-                    break;
+                session.tick();
+                if let Some(ended) = session.ended() {
+                    return Ok(Some(ended));
                 }
             }
             () = until(deadline) => break,
             _ = signals.recv() => break,
         }
     }
+    // While everything is still armed: what is handed out afterwards would pass for what was seen.
+    let ended = session.ended();
     if ended.is_none() {
         session.scan()?;
-        show(session);
     }
-    session.disarm();
-    let _ = ended == Some(Ended::Exited);
-    Ok(())
+    Ok(ended)
 }
 
-async fn until(deadline: Option<tokio::time::Instant>) {
+async fn until(deadline: Option<Moment>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }
 
-fn show(session: &Session) {
-    let s = session.last_scan();
-    eprintln!("{s:?}");
-    let c = session.counters().unwrap();
-    eprintln!("{}", leaktrace_common::wire::counter::NAMES.iter().zip(c).map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(" "));
-    let mut sites: Vec<_> = session.ledger().sites().iter().collect();
-    sites.sort_by_key(|s| std::cmp::Reverse(s.trail.live.bytes));
-    for s in sites.iter().take(6) {
-        let f: Vec<String> = session.ledger().stacks().frames(s.stack).take(3).map(|f| format!("{}:{} {}", f.file, f.line, f.function)).collect();
-        eprintln!("  {:?} {:?} d{} {}", s.trail.live, s.trail.allocated, s.domain, f.join(" < "));
-    }
+fn build(session: &Session, ended: Option<Ended>) -> Result<Report> {
+    Ok(Report::build(session.ledger(), &facts::of(session, ended)?, &Criteria::default()))
 }
 
-/// A line on stderr.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "leaktrace: {line}");
-    let _ = std::io::stderr().is_terminal();
+/// One line that says that everything is armed.
+fn announce(session: &Session, took: Duration) {
+    let line = format!(
+        "leaktrace: tracing pid {} (Python {}, {} probes, attached in {} ms); Ctrl-C ends it",
+        session.target().pid(),
+        session.interpreter().facts.version_text,
+        session.plan().probes.len() + session.plan().returns.len(),
+        took.as_millis(),
+    );
+    // A closed stderr is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -8,6 +8,7 @@ use leaktrace::cpython::DiscoverError;
 use leaktrace::host::claim::ClaimError;
 use leaktrace::host::tracefs::TracefsError;
 use leaktrace::plan::PlanError;
+use leaktrace::session::SessionError;
 use leaktrace::target::{ElfError, TargetError};
 use leaktrace::tracer::TracerError;
 use leaktrace::tracer::attach::AttachError;
@@ -60,6 +61,7 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Class<'a>> {
         .or_else(|| error.downcast_ref().map(of_plan))
         .or_else(|| error.downcast_ref().map(of_tracer))
         .or_else(|| error.downcast_ref().map(of_load))
+        .or_else(|| error.downcast_ref().map(of_session))
 }
 
 fn of_target(error: &TargetError) -> Class<'static> {
@@ -133,6 +135,16 @@ fn of_tracer(error: &TracerError) -> Class<'static> {
         TracerError::Attach(error) => refused(error),
         TracerError::Task(_) => (ExitCode::UnsupportedKernel, DOCTOR),
         TracerError::TooManySites { .. } | TracerError::Map { .. } => (ExitCode::Internal, REPORT),
+    }
+}
+
+fn of_session(error: &SessionError) -> Class<'static> {
+    match error {
+        SessionError::Target(error) => of_target(error),
+        SessionError::Discover(error) => of_discovery(error),
+        SessionError::Plan(error) => of_plan(error),
+        SessionError::Tracer(error) => of_tracer(error),
+        SessionError::Drain(_) => (ExitCode::Internal, REPORT),
     }
 }
 

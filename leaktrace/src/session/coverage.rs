@@ -58,7 +58,8 @@ impl Older {
                 coverage.missed += 1;
             }
         }
-        self.0.retain(|address| pools.block(address) != BlockState::Free && pools.block(address) != BlockState::Outside);
+        self.0
+            .retain(|address| pools.block(address) != BlockState::Free && pools.block(address) != BlockState::Outside);
         coverage
     }
 }

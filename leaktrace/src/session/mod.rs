@@ -1,17 +1,24 @@
 //! One traced process from start to end: the place where target, plan, tracer and model meet.
 
+pub mod cost;
 pub mod coverage;
 pub mod drain;
 pub mod native;
 pub mod symbols;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use cost::CostMeter;
 use coverage::{Coverage, Older};
 use drain::Drain;
-use leaktrace_common::wire::{StackTotals, counter};
+use leaktrace_common::wire::StackTotals;
 use native::NativeNames;
-use symbols::{NamedStack, Symbols};
+use symbols::NamedStack;
 
 use crate::{
     cpython::{
@@ -28,11 +35,11 @@ use crate::{
         stacks::{FrameKind, FrameRef, Root},
     },
     plan::{self, PlanError, ProbePlan},
-    target::{MemoryError, Target, TargetError},
+    target::{Target, TargetError},
     tracer::{
         Counters, Spec, Tracer, TracerError,
         load::Sizes,
-        sweep::{Swept, now_ns},
+        sweep::{Fate, Swept, now_ns},
     },
 };
 
@@ -101,6 +108,9 @@ pub struct Session {
     start_ns: u64,
     rss_start: u64,
     last: ScanStats,
+    swept_blocks: u64,
+    cost: CostMeter,
+    tracefs: PathBuf,
 }
 
 impl Session {
@@ -135,10 +145,11 @@ impl Session {
             Ok(mut logger) if options.verbose => Box::new(move || logger.flush()),
             _ => Box::new(|| {}),
         };
-        let drain = Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(&target)), flush_log)
-            .map_err(SessionError::Drain)?;
+        let drain =
+            Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(&target)), flush_log)
+                .map_err(SessionError::Drain)?;
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
-            .map_err(|source| DiscoverError::Memory(source))?;
+            .map_err(DiscoverError::Memory)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, main_interpreter).ok();
         let rss_start = target.rss_bytes()?;
         if !target.still_same() {
@@ -164,6 +175,9 @@ impl Session {
             start_ns,
             rss_start,
             last: ScanStats::default(),
+            swept_blocks: 0,
+            cost: CostMeter::default(),
+            tracefs: options.tracefs.to_path_buf(),
         })
     }
 
@@ -181,11 +195,12 @@ impl Session {
         let mut table = UsedSet::default();
         let (ledger, older) = (&mut self.ledger, &mut self.older);
         let mut pass = ledger.scan(begin_ns);
-        let is_dead = |address: u64, _: &_| match &pools {
-            Some(pools) => matches!(pools.block(address), BlockState::Free | BlockState::Outside),
-            None => false,
+        let fate = |address: u64, _: &_| match pools.as_ref().map(|pools| pools.block(address)) {
+            Some(BlockState::Free | BlockState::Outside) => Fate::Dead,
+            Some(BlockState::Next) => Fate::DeadUnlessYoungest,
+            Some(BlockState::Used | BlockState::Unsettled) | None => Fate::Live,
         };
-        let swept = self.tracer.sweep(begin_ns, &is_dead, &mut |address, block| {
+        let swept = self.tracer.sweep(begin_ns, &fate, &mut |address, block| {
             if block.in_pool() {
                 table.insert(address);
             }
@@ -200,6 +215,9 @@ impl Session {
         // Stacks that appeared during the pass: their blocks were observed before their names came.
         self.learn();
         self.log_collections();
+        self.swept_blocks += swept.removed;
+        self.cost.calibrate(&mut self.tracer, &self.tracefs);
+        self.cost.begin_sample(&self.tracer);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { swept, coverage, pools_read: pools.is_some(), took };
         Ok(self.last)
@@ -254,6 +272,16 @@ impl Session {
         self.drain.stop();
     }
 
+    /// A moment for what is done between scans: ends the timing of the programs that the last scan began.
+    pub fn tick(&mut self) {
+        self.cost.end_sample(&self.tracer);
+    }
+
+    /// CPU seconds that the probes have taken from the target, estimated; see [`cost`].
+    pub fn probe_seconds(&self) -> Result<f64, SessionError> {
+        Ok(self.cost.probe_seconds(&self.counters()?))
+    }
+
     /// Whether the target is still the program that was traced.
     pub fn ended(&self) -> Option<Ended> {
         if self.drain.symbols().execed() || self.target.has_execed() {
@@ -291,6 +319,16 @@ impl Session {
         self.drain.symbols().unnamed()
     }
 
+    /// Blocks that sweeps found dead so far.
+    pub fn swept_blocks(&self) -> u64 {
+        self.swept_blocks
+    }
+
+    /// Collections since the attach.
+    pub fn collections(&self) -> u64 {
+        self.ledger.gc().generations().iter().map(|g| g.collections).sum()
+    }
+
     pub fn last_scan(&self) -> ScanStats {
         self.last
     }
@@ -314,12 +352,7 @@ fn learn_one(ledger: &mut Ledger, stack: &NamedStack) {
     let mut frames: Vec<FrameRef<'_>> = stack
         .frames
         .iter()
-        .map(|f| FrameRef {
-            kind: FrameKind::Python,
-            function: &f.code.qualname,
-            file: &f.code.filename,
-            line: f.line,
-        })
+        .map(|f| FrameRef { kind: FrameKind::Python, function: &f.code.qualname, file: &f.code.filename, line: f.line })
         .collect();
     if let Some(native) = &stack.native {
         frames.push(FrameRef { kind: FrameKind::Native, function: &native.function, file: &native.file, line: 0 });

@@ -88,9 +88,8 @@ impl Group {
         };
         attr.__bindgen_anon_1.sample_period = 1;
         // SAFETY: `attr` is a valid perf_event_attr with its size in it; the other arguments are plain numbers.
-        let fd = unsafe {
-            libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC)
-        };
+        let fd =
+            unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC) };
         if fd < 0 {
             return Err(AttachError::Open { pid, source: io::Error::last_os_error() });
         }

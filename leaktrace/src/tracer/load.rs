@@ -40,6 +40,8 @@ pub mod program {
     pub const C_RETURN: &str = "c_return";
     pub const REFILL_RETURN: &str = "refill_return";
     pub const GC_RETURN: &str = "gc_return";
+    /// Does nothing: measures what a probe costs by itself.
+    pub const EMPTY: &str = "empty";
     pub const EXEC: &str = "process_exec";
 }
 
@@ -61,9 +63,6 @@ pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbos
     for site in sites {
         table.set(site::slot(site.ip, config.site_factor), site, 0).map_err(map_error)?;
     }
-    for name in [program::ENTRY, program::C_RETURN, program::REFILL_RETURN, program::GC_RETURN] {
-        uprobe(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
-    }
     let name = program::EXEC;
     let exec = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     let failed = |source| LoadError::Program { name, source: Box::new(source) };
@@ -73,8 +72,12 @@ pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbos
     Ok(ebpf)
 }
 
-/// One of the uprobe programs.
+/// One of the uprobe programs, loaded when it is first asked for: the verifier takes 0.1 s for each.
 pub fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
-    program.try_into().map_err(|source| LoadError::Program { name, source: Box::new(source) })
+    let failed = |source| LoadError::Program { name, source: Box::new(source) };
+    let program: &mut UProbe = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?.try_into().map_err(failed)?;
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
+    Ok(program)
 }

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod bpf_map;
+pub mod cost;
 pub mod load;
 pub mod object;
 pub mod ring;
@@ -95,7 +96,12 @@ impl Tracer {
             .iter()
             .map(|p| Site { ip: p.address, a: p.a, b: p.b, op: p.op, domain: p.domain, pad: [0; 6] })
             .collect();
-        let ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
+        let mut ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
+        // Now, while all maps are still here: their descriptors are in the programs' instructions.
+        let returns = RETURNS.iter().filter(|(_, _, wanted)| spec.plan.returns.iter().any(|r| wanted(r.op)));
+        for name in returns.map(|(_, name, _)| *name).chain([program::ENTRY, program::EMPTY]) {
+            load::uprobe(&mut ebpf, name)?;
+        }
         let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
         Ok(Self { groups: Vec::new(), ebpf, totals })
@@ -140,6 +146,18 @@ impl Tracer {
         for group in self.groups.drain(..) {
             drop(group);
         }
+    }
+
+    /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
+    pub fn run_statistics(&self) -> cost::Runs {
+        cost::runs(&self.ebpf, &[program::ENTRY, program::C_RETURN, program::REFILL_RETURN, program::GC_RETURN])
+    }
+
+    /// Time of a hit of an emulated instruction with a program that does nothing, measured on this process itself.
+    pub fn calibrate(&mut self, tracefs: &Path) -> Result<std::time::Duration, TracerError> {
+        let program = load::uprobe(&mut self.ebpf, program::EMPTY)?;
+        let fd = program.fd().map_err(|_| LoadError::Missing("a loaded program"))?;
+        Ok(cost::calibrate(tracefs, fd.as_fd())?)
     }
 
     /// Takes the ring out, for the thread that drains it.

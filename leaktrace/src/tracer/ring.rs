@@ -1,14 +1,15 @@
 //! The records of the ring buffer, decoded.
 
-use leaktrace_common::wire::{
-    GcRecord, MAX_FRAMES, ProcessRecord, RawFrame, StackRecord, record,
-};
+use leaktrace_common::wire::{GcRecord, MAX_FRAMES, ProcessRecord, RawFrame, StackRecord, record};
 use zerocopy::FromBytes;
 
 /// A record from the BPF programs.
 #[derive(Debug, Clone, Copy)]
 pub enum Record<'a> {
-    Stack { head: StackRecord, frames: &'a [u8] },
+    Stack {
+        head: StackRecord,
+        frames: &'a [u8],
+    },
     /// A code object, for [`crate::cpython::code::CodeInfo::from_record`].
     Code(&'a [u8]),
     Gc(GcRecord),

@@ -8,11 +8,23 @@
 //! 2. while the pass runs, the BPF side replaces blocks under the bucket's lock instead of writing in place;
 //! 3. a removal gives the value that it removed, and a newer one is put back (unless a still newer one is there).
 
-use std::{io, mem};
+use std::io;
 
 use leaktrace_common::wire::Block;
 
 use super::{Tracer, TracerError};
+
+/// What the pools say of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// In use, or it cannot be told.
+    Live,
+    /// Free.
+    Dead,
+    /// At the head of its pool's free list: free, or just being handed out by a thread that stands between our probe and
+    /// the allocator's own book-keeping. That thread holds the GIL, so this can be the youngest block only.
+    DeadUnlessYoungest,
+}
 
 /// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,19 +36,19 @@ pub struct Swept {
 }
 
 impl Tracer {
-    /// Shows every live block to `live`. `is_dead` judges by the pools, which must have been read before this call, after
-    /// the moment `judged_until_ns` (CLOCK_MONOTONIC): younger blocks are not judged.
+    /// Shows every live block to `live`. `fate` judges by the pools, which must have been read before this call, after the
+    /// moment `judged_until_ns` (CLOCK_MONOTONIC): younger blocks are not judged.
     ///
     /// Blocks handed out during the pass may or may not be shown.
     pub fn sweep(
         &mut self,
         judged_until_ns: u64,
-        is_dead: &dyn Fn(u64, &Block) -> bool,
+        fate: &dyn Fn(u64, &Block) -> Fate,
         live: &mut dyn FnMut(u64, &Block),
     ) -> Result<Swept, TracerError> {
         self.set_sweeping(true)?;
         wait_for_running_programs();
-        let swept = self.pass(judged_until_ns, is_dead, live);
+        let swept = self.pass(judged_until_ns, fate, live);
         self.set_sweeping(false)?;
         swept
     }
@@ -44,24 +56,35 @@ impl Tracer {
     fn pass(
         &self,
         judged_until_ns: u64,
-        is_dead: &dyn Fn(u64, &Block) -> bool,
+        fate: &dyn Fn(u64, &Block) -> Fate,
         live: &mut dyn FnMut(u64, &Block),
     ) -> Result<Swept, TracerError> {
         let failed = |source: io::Error| TracerError::Map { name: "BLOCKS", source };
         let table = self.blocks()?;
         let mut swept = Swept::default();
-        let mut dead: Vec<(u64, Block)> = Vec::new();
+        let mut dead: Vec<(u64, Block, Fate)> = Vec::new();
+        let mut youngest = 0;
         table
             .for_each(|&address, block| {
-                if block.in_pool() && block.time_ns < judged_until_ns && is_dead(address, block) {
-                    dead.push((address, *block));
-                } else {
+                let mut judged = Fate::Live;
+                if block.in_pool() && block.time_ns < judged_until_ns {
+                    youngest = youngest.max(block.time_ns);
+                    judged = fate(address, block);
+                }
+                if judged == Fate::Live {
                     swept.live += 1;
                     live(address, block);
+                } else {
+                    dead.push((address, *block, judged));
                 }
             })
             .map_err(failed)?;
-        for (address, block) in mem::take(&mut dead) {
+        for (address, block, judged) in dead {
+            if judged == Fate::DeadUnlessYoungest && block.time_ns == youngest {
+                swept.live += 1;
+                live(address, &block);
+                continue;
+            }
             match table.take(&address).map_err(failed)? {
                 Some(newer) if newer != block => {
                     table.add(&address, &newer).map_err(failed)?;

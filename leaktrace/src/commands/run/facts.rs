@@ -1,0 +1,99 @@
+//! What the report needs beside the ledger: the target, losses, coverage, cost.
+
+use std::fs;
+
+use leaktrace::host;
+use leaktrace::report::{Cost, Coverage, Events, Facts, Lost, Python, Room, RssBytes, Target};
+use leaktrace::session::{Ended, Session, SessionError};
+use leaktrace_common::wire::counter;
+
+/// The facts as of the last scan.
+pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, SessionError> {
+    let counters = session.counters()?;
+    let count = |index: u32| counters[index as usize];
+    let target = session.target();
+    let python = &session.interpreter().facts;
+    let rss_start = session.rss_start();
+    let rss_end = session.ledger().rss().last().copied().unwrap_or(rss_start);
+    Ok(Facts {
+        target: Target {
+            pid: target.pid(),
+            exe: target.exe().display().to_string(),
+            cmdline: target.cmdline().to_vec(),
+            python: Python {
+                version: python.version_text.clone(),
+                features: [python.features.as_slice(), &session.plan().features].concat(),
+            },
+            rss_bytes: RssBytes { start: rss_start, end: rss_end },
+        },
+        mode: "exact".to_owned(),
+        events: Events {
+            alloc: count(counter::ALLOC),
+            free: count(counter::FREE) + count(counter::REUSED) + session.swept_blocks(),
+            realloc: count(counter::REALLOC),
+            gc: session.collections(),
+            free_before_attach: count(counter::FREE_UNKNOWN),
+        },
+        lost: Lost {
+            ring: count(counter::LOST_RING),
+            stack: count(counter::LOST_STACK) + session.unnamed(),
+            map_full: count(counter::LOST_BLOCK),
+            unmatched_free: count(counter::FREE_UNMATCHED),
+            address: count(counter::LOST_ADDRESS) + count(counter::UNKNOWN_SITE),
+            contradictions: 0,
+        },
+        coverage: coverage(session),
+        cost: Cost {
+            probe_seconds: session.probe_seconds()?,
+            collector_cpu_seconds: own_cpu_seconds(),
+            collector_rss_bytes: own_rss_bytes(),
+        },
+        room: host::memory::available(target.pid()).map(|a| Room { available_bytes: a.bytes, basis: a.basis }),
+        notes: notes(session, ended),
+    })
+}
+
+fn coverage(session: &Session) -> Coverage {
+    let scan = session.last_scan();
+    if !scan.pools_read {
+        return Coverage { ratio: None, basis: "the pools of pymalloc could not be read".to_owned() };
+    }
+    let coverage = scan.coverage;
+    Coverage {
+        ratio: Some(coverage.ratio()),
+        basis: format!(
+            "of {} blocks in use in pymalloc's pools that appeared since the attach, {} are known; {} are older",
+            coverage.seen + coverage.missed,
+            coverage.seen,
+            coverage.older
+        ),
+    }
+}
+
+fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
+    let mut notes = session.plan().gaps.clone();
+    match ended {
+        Some(Ended::Exited) => notes.push("the process ended while it was traced: live is as of the last look".into()),
+        Some(Ended::Execed) => {
+            notes.push(
+                "the process replaced its program (exec) while it was traced: live is as of the last look".into(),
+            );
+        }
+        None => {}
+    }
+    notes
+}
+
+/// User and system time of this process.
+fn own_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn own_rss_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

@@ -1,0 +1,77 @@
+//! What is shown while a run goes on, and the report at its end.
+
+use std::io::{self, IsTerminal as _, Stderr, Write as _};
+
+use leaktrace::host::signals::reader_is_gone;
+use leaktrace::report::live::LiveTable;
+use leaktrace::report::{Report, SourceReader, Style, line, text};
+use rustix::termios::tcgetwinsize;
+
+/// The view while it runs: a table that redraws on a terminal, else a line for each look. Both on stderr.
+pub(super) enum View {
+    Table(LiveTable<Stderr>),
+    Lines,
+    /// The terminal is gone.
+    Silent,
+}
+
+impl View {
+    pub(super) fn new() -> io::Result<Self> {
+        if io::stderr().is_terminal() {
+            Ok(Self::Table(LiveTable::start(io::stderr(), style(io::stderr().is_terminal()))?))
+        } else {
+            Ok(Self::Lines)
+        }
+    }
+
+    /// Shows the state. A reader that went away ends the view, not the run.
+    pub(super) fn show(&mut self, report: &Report) -> io::Result<()> {
+        let shown = match self {
+            Self::Table(table) => {
+                let size = tcgetwinsize(io::stderr()).ok().filter(|size| size.ws_col > 0);
+                let (columns, rows) = size.map_or((80, 24), |s| (s.ws_col.into(), s.ws_row.into()));
+                table.draw(report, columns, rows)
+            }
+            Self::Lines => writeln!(io::stderr(), "{}", line::line(report)),
+            Self::Silent => Ok(()),
+        };
+        self.unless_gone(shown)
+    }
+
+    /// Makes room for the report.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        let cleared = match self {
+            Self::Table(table) => table.clear(),
+            Self::Lines | Self::Silent => Ok(()),
+        };
+        self.unless_gone(cleared)
+    }
+
+    fn unless_gone(&mut self, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Err(error) if reader_is_gone(&error) => {
+                *self = Self::Silent;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The report for people: on stdout, or on stderr when stdout is taken by the JSON.
+pub(super) fn print(report: &Report, top: usize, source: &mut SourceReader, to_stderr: bool) -> io::Result<()> {
+    let mut page = Vec::new();
+    let terminal = if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    text::write(report, top, style(terminal), source, &mut page)?;
+    let written = if to_stderr { io::stderr().write_all(&page) } else { io::stdout().write_all(&page) };
+    match written {
+        Err(error) if reader_is_gone(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Colours only on a terminal, and not when `NO_COLOR` is set to anything (no-color.org).
+fn style(terminal: bool) -> Style {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if terminal && !refused { Style::COLOUR } else { Style::PLAIN }
+}
