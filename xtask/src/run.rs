@@ -60,8 +60,24 @@ fn run_with_signals(command: &mut Command) -> Result<ExitStatus> {
         unsafe { libc::signal(signal, handler as *const () as libc::sighandler_t) };
     }
     let mut child = command.spawn().with_context(|| format!("cannot start {}", crate::step::display(command)))?;
-    CHILD.store(child.id().cast_signed(), Ordering::SeqCst);
+    let pid = child.id();
+    CHILD.store(pid.cast_signed(), Ordering::SeqCst);
+    wait_for_end(pid);
+    CHILD.store(0, Ordering::SeqCst);
     Ok(child.wait()?)
+}
+
+/// Waits for the child to end, but leaves it to be waited for: until then its pid names no other process.
+fn wait_for_end(pid: u32) {
+    // SAFETY: siginfo_t is made of integers and unions of integers, for which all zero is valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: `info` is valid for writing.
+        let waited = unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, libc::WEXITED | libc::WNOWAIT) };
+        if waited == 0 || std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
+            return;
+        }
+    }
 }
 
 /// For SIGINT: the terminal sends it to the child as well.
@@ -83,6 +99,8 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead as _;
+
     use super::*;
 
     #[test]
@@ -93,6 +111,25 @@ mod tests {
         assert!(!has_option(&arguments("--pidfile 7"), "--pid"));
         assert!(wants_help(&arguments("--top 3 -h")));
         assert!(!wants_help(&arguments("--top 3")));
+    }
+
+    #[test]
+    fn a_signal_reaches_the_child_and_its_code_comes_back() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let child = std::thread::spawn(|| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "trap 'kill $!; exit 42' TERM; sleep 1000 & echo ready; wait"]).stdout(writer);
+            run_with_signals(&mut command).unwrap()
+        });
+        std::io::BufReader::new(reader).read_line(&mut String::new()).unwrap();
+        while CHILD.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: raise has no preconditions; the handlers are installed.
+            assert_eq!(unsafe { libc::raise(signal) }, 0);
+        }
+        assert_eq!(exit_code(child.join().unwrap()), ExitCode::from(42));
     }
 
     #[test]
