@@ -28,6 +28,9 @@ const WATCH: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let json = args.json.as_ref().map(Json::open).transpose()?;
+    // What is wrong with the pid is told to everybody, also to who may not trace.
+    let target = Target::open(args.pid)?;
+    let _claim = Claim::new(target.pid())?;
     // Before any thread starts: the mount namespace is a thread's.
     let tracefs = Tracefs::find_or_mount()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
@@ -35,8 +38,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     // From here on a signal ends the run cleanly instead of this process.
     let signals = StopSignals::new().context("cannot catch signals")?;
     privileges::raise_memlock();
-    let target = Target::open(args.pid)?;
-    let _claim = Claim::new(target.pid())?;
     let return_probes = match (KernelVersion::running(), target.seccomp()) {
         (Some(kernel), Ok(seccomp)) => ReturnProbes::on(kernel, seccomp) == ReturnProbes::Safe,
         _ => false,
