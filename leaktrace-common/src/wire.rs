@@ -105,11 +105,13 @@ pub mod counter {
     pub const HITS: u32 = 12;
     /// Hits of return probes.
     pub const RETURNS: u32 = 13;
-    /// Walks that followed every frame.
-    pub const WALKS: u32 = 14;
+    /// Of the allocations, those made by calling the C allocator directly.
+    pub const NATIVE_ALLOC: u32 = 14;
     /// Code objects whose address was handed out again.
     pub const CODE_DEAD: u32 = 15;
-    pub const COUNT: u32 = 16;
+    /// Of the reallocations, those made by calling the C allocator directly.
+    pub const NATIVE_REALLOC: u32 = 16;
+    pub const COUNT: u32 = 17;
     pub const NAMES: [&str; COUNT as usize] = [
         "alloc",
         "realloc",
@@ -125,8 +127,9 @@ pub mod counter {
         "lost_address",
         "hits",
         "returns",
-        "walks",
+        "native_alloc",
         "code_dead",
+        "native_realloc",
     ];
 }
 

@@ -33,6 +33,9 @@ pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     let now = unsafe { bpf_ktime_get_ns() };
     let block = Block::new(new.size, kind, new.in_pool, now, stack, tid);
     count(if new.is_realloc { counter::REALLOC } else { counter::ALLOC });
+    if kind == domain::NATIVE {
+        count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
+    }
     if let Some(totals) = TOTALS.get_ptr_mut(stack) {
         // SAFETY: a map value of this type.
         unsafe {

@@ -112,7 +112,10 @@ pub mod py_call {
 #[repr(C)]
 pub struct Thread {
     pub c: CCall,
+    /// Of the mem and obj domains.
     pub py: PyCall,
+    /// Of the raw domain.
+    pub raw: PyCall,
     /// The thread state that was last found for a thread without the GIL.
     pub tstate: u64,
     pub gc_start_ns: u64,

@@ -104,7 +104,7 @@ pub fn returned(regs: *const pt_regs, thread: &mut Thread) -> Option<New> {
     let (size, domain, is_realloc) = match python {
         Some(call) => (call.size, call.domain, call.is_realloc != 0),
         None if had_old => (size, old.domain(), true),
-        None => (size, domain::NATIVE, is_realloc),
+        None => (size, domain::NATIVE, is_realloc && old_address != 0),
     };
     Some(New { address, size, native: caller, domain, in_pool: false, is_realloc })
 }

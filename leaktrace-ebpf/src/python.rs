@@ -85,16 +85,21 @@ fn allocate(size: u64, kind: u8, is_realloc: bool, thread: &mut Thread) -> Optio
     None
 }
 
-/// Notes a request whose block another event will tell. An enclosing request of mem or obj that goes on to the raw domain
-/// and to the C allocator keeps its own domain.
+/// Notes a request whose block another event will tell. A request of mem or obj that goes on to the raw domain and to the C
+/// allocator keeps its own domain; raw requests of their own may come while a pool is refilled (the table of arenas grows).
 #[inline(always)]
 fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
-    if thread.py.state == py_call::REFILL || (thread.py.state == py_call::TO_C && thread.py.size != size) {
-        count(counter::LOST_ADDRESS);
-    } else if kind == domain::RAW && thread.py.state == py_call::TO_C && thread.py.domain != domain::RAW {
+    let call = PyCall { size, state, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
+    if kind == domain::RAW {
+        if thread.py.state != py_call::TO_C || thread.py.size != size {
+            thread.raw = call;
+        }
         return;
     }
-    thread.py = PyCall { size, state, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
+    if thread.py.state == py_call::REFILL || thread.py.state == py_call::TO_C {
+        count(counter::LOST_ADDRESS);
+    }
+    thread.py = call;
 }
 
 #[inline(always)]
@@ -124,6 +129,8 @@ pub fn refilled(address: u64, thread: &mut Thread) -> Option<New> {
 fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Option<New> {
     let config = config();
     let (kind, _) = outer(site, thread);
+    // realloc(NULL, n) is an allocation.
+    let is_realloc = address != 0;
     let class = match address {
         0 => Some(0),
         _ if kind == domain::RAW || config.usedpools == 0 => None,
@@ -136,15 +143,16 @@ fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Opti
     match class {
         // The C allocator's realloc follows (or the raw domain's malloc, for no block).
         None => {
-            pend(thread, py_call::TO_C, size, kind, true);
+            pend(thread, py_call::TO_C, size, kind, is_realloc);
             None
         }
         Some(class) if size <= class && 4 * size > 3 * class => {
             Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true })
         }
-        Some(_) if kind == domain::RAW || site.op == op::PY_REALLOC_INLINED => allocate(size, kind, true, thread),
+        Some(_) if kind == domain::RAW || site.op == op::PY_REALLOC_INLINED => allocate(size, kind, is_realloc, thread),
         Some(_) => {
-            thread.py = PyCall { size, state: py_call::NESTED, domain: kind, is_realloc: 1, pad: [0; 5] };
+            thread.py =
+                PyCall { size, state: py_call::NESTED, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
             None
         }
     }
@@ -169,17 +177,19 @@ fn pool_class(address: u64, pool_size: u64, class_shift: u32) -> Option<u64> {
     consistent.then_some(size)
 }
 
-/// The domain for a block that the C allocator returned: that of CPython's request which led to it, with the size it asked.
+/// CPython's request that led to a block of the C allocator, told by the size.
 #[inline(always)]
 pub fn claim(thread: &mut Thread, c_size: u64) -> Option<PyCall> {
-    let call = thread.py;
-    if call.state != py_call::TO_C {
-        return None;
-    }
+    take(&mut thread.raw, c_size).or_else(|| take(&mut thread.py, c_size))
+}
+
+#[inline(always)]
+fn take(call: &mut PyCall, c_size: u64) -> Option<PyCall> {
     // PyMem_RawMalloc turns 0 into 1.
-    if call.size == c_size || (call.size == 0 && c_size == 1) {
-        thread.py.state = py_call::NONE;
-        return Some(call);
+    if call.state == py_call::TO_C && (call.size == c_size || (call.size == 0 && c_size == 1)) {
+        let claimed = *call;
+        call.state = py_call::NONE;
+        return Some(claimed);
     }
     None
 }

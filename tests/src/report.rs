@@ -53,6 +53,8 @@ pub struct Events {
     pub alloc: u64,
     pub free: u64,
     pub realloc: u64,
+    pub native_alloc: u64,
+    pub native_realloc: u64,
     pub gc: u64,
 }
 

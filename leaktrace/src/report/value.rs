@@ -74,6 +74,9 @@ pub struct Events {
     pub gc: u64,
     /// Frees of blocks that are older than the attach.
     pub free_before_attach: u64,
+    /// Of `alloc` and `realloc`, those made by calling the C allocator directly, not through CPython.
+    pub native_alloc: u64,
+    pub native_realloc: u64,
 }
 
 /// Events lost, by cause.

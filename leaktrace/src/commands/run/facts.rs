@@ -33,6 +33,8 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
             realloc: count(counter::REALLOC),
             gc: session.collections(),
             free_before_attach: count(counter::FREE_UNKNOWN),
+            native_alloc: count(counter::NATIVE_ALLOC),
+            native_realloc: count(counter::NATIVE_REALLOC),
         },
         lost: Lost {
             ring: count(counter::LOST_RING),
