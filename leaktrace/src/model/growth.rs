@@ -78,6 +78,19 @@ impl Rate {
         self.low > 0.0
     }
 
+    /// The part of a rate that falls to a share of what grows.
+    #[must_use]
+    pub fn scaled(&self, share: f64) -> Self {
+        Self { estimate: self.estimate * share, low: self.low * share, high: self.high * share }
+    }
+
+    /// Adds a rate as if both were wrong in the same direction: sites share the load that drives them.
+    pub fn add(&mut self, other: &Self) {
+        self.estimate += other.estimate;
+        self.low += other.low;
+        self.high += other.high;
+    }
+
     fn around(estimate: f64, half: f64) -> Self {
         let finite = |value: f64| if value.is_finite() { value } else { 0.0 };
         Self { estimate: finite(estimate), low: finite(estimate - half), high: finite(estimate + half) }
@@ -98,12 +111,19 @@ fn theil_sen(points: &[Point]) -> Option<f64> {
     median(&mut slopes)
 }
 
-/// Median; `None` of nothing.
+/// Median; `None` of nothing. Reorders the values.
 pub(super) fn median(values: &mut [f64]) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
+    if values.is_empty() {
+        return None;
+    }
     let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[middle - 1], upper) })
+    let odd = values.len() % 2 == 1;
+    let (below, upper, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
+    if odd {
+        return Some(*upper);
+    }
+    let lower = below.iter().copied().max_by(f64::total_cmp)?;
+    Some(f64::midpoint(lower, *upper))
 }
 
 /// Factor by which positive autocorrelation of errors widens the standard error of their mean: sqrt((1+r)/(1-r)) of an

@@ -233,8 +233,8 @@ impl Pass<'_> {
             }
             if step.referenced {
                 for cell in &mut trail.cells {
-                    cell.reference = cell.newest_reference;
-                    cell.newest_reference = cell.live;
+                    cell.references.rotate_right(1);
+                    cell.references[0] = cell.live;
                 }
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no BPF. Times are CLOCK_MONOTONIC nanoseconds that the caller passes in.
 
+mod ageing;
 pub mod gc;
 pub mod growth;
 pub mod ledger;

@@ -9,9 +9,11 @@ pub const MAX_COHORTS: usize = 40;
 const FRESH_COHORTS: usize = 8;
 /// Most samples in a series.
 pub const MAX_SAMPLES: usize = 64;
-/// The reference moves on when the trace is this many times as long as at the newest reference: the reference in use is
-/// then always taken between 44 % (1 / 1.5 / 1.5) and 67 % (1 / 1.5) of the trace.
-const REFERENCE_STRIDE: (u64, u64) = (3, 2);
+/// Past scans whose counts are kept, to see what has died since.
+pub const REFERENCES: usize = 4;
+/// A scan becomes a reference when the trace is 5/4 as long as at the newest one, so that they always lie about at 45,
+/// 55, 70 and 90 % of the trace.
+const REFERENCE_STRIDE: (u64, u64) = (5, 4);
 
 /// What every site must do to its own lists when a scan is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct Step {
     pub merged: Option<usize>,
     /// Samples at odd indices were dropped before the new one was added.
     pub thinned: bool,
-    /// The newest reference became the one in use, and this scan the newest.
+    /// This scan became the newest reference, and the oldest one was dropped.
     pub referenced: bool,
 }
 
@@ -30,8 +32,7 @@ pub struct Timeline {
     start_ns: u64,
     cohort_ends: Vec<u64>,
     samples: Vec<u64>,
-    reference_ns: u64,
-    newest_reference_ns: u64,
+    references: [u64; REFERENCES],
     scans: u64,
     last_interval_ns: u64,
 }
@@ -43,8 +44,7 @@ impl Timeline {
             start_ns,
             cohort_ends: Vec::new(),
             samples: vec![start_ns],
-            reference_ns: start_ns,
-            newest_reference_ns: start_ns,
+            references: [start_ns; REFERENCES],
             scans: 0,
             last_interval_ns: 0,
         }
@@ -63,10 +63,10 @@ impl Timeline {
         self.samples.push(now_ns);
         self.scans += 1;
         let (times, per) = REFERENCE_STRIDE;
-        let referenced = (now_ns - self.start_ns) * per >= (self.newest_reference_ns - self.start_ns) * times;
+        let referenced = (now_ns - self.start_ns) * per >= (self.references[0] - self.start_ns) * times;
         if referenced {
-            self.reference_ns = self.newest_reference_ns;
-            self.newest_reference_ns = now_ns;
+            self.references.rotate_right(1);
+            self.references[0] = now_ns;
         }
         Step { merged, thinned, referenced }
     }
@@ -108,9 +108,16 @@ impl Timeline {
         self.scans
     }
 
-    /// Time of the reference scan that cells' `reference` holds.
-    pub fn reference_ns(&self) -> u64 {
-        self.reference_ns
+    /// Times of the reference scans, newest first.
+    pub fn references(&self) -> [u64; REFERENCES] {
+        self.references
+    }
+
+    /// Index of the reference nearest to 55 % of the way from `first_ns` to now.
+    pub fn reference_for(&self, first_ns: u64) -> usize {
+        let wanted = first_ns + self.now_ns().saturating_sub(first_ns) / 20 * 11;
+        let distance = |index: &usize| self.references[*index].abs_diff(wanted);
+        (0..REFERENCES).min_by_key(distance).unwrap_or(0)
     }
 
     pub fn cohorts(&self) -> usize {
@@ -169,13 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_stays_in_the_middle_of_the_trace() {
+    fn a_reference_lies_in_the_middle_of_any_large_part_of_the_trace() {
         let mut timeline = Timeline::new(0);
         for scan in 1..2000 {
             timeline.push(scan * SECOND);
-            if scan >= 20 {
-                let share = timeline.reference_ns() as f64 / timeline.now_ns() as f64;
-                assert!((0.40..=0.67).contains(&share), "{scan}: {share}");
+            for first in [0, scan / 4, scan / 2] {
+                let reference = timeline.references()[timeline.reference_for(first * SECOND)];
+                let share = (reference as f64 / SECOND as f64 - first as f64) / (scan - first) as f64;
+                assert!(scan < 20 || (0.35..=0.75).contains(&share), "{first}..{scan}: {share}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What is remembered of a site, and of several sites read as one.
 
 use super::growth::{Increment, Point, Rate};
-use super::timeline::Timeline;
+use super::timeline::{REFERENCES, Timeline};
 
 /// Blocks and their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,18 +28,17 @@ impl Tally {
 pub struct Cell {
     pub live_bytes: u64,
     pub live: u32,
-    /// Blocks that lived at the timeline's reference scan.
-    pub reference: u32,
-    /// Blocks that lived at the newest reference, which comes into use later.
-    pub newest_reference: u32,
+    /// Blocks that lived at the timeline's reference scans, newest first.
+    pub references: [u32; REFERENCES],
 }
 
 impl Cell {
     pub(super) fn add(&mut self, other: &Self) {
         self.live_bytes += other.live_bytes;
         self.live = self.live.saturating_add(other.live);
-        self.reference = self.reference.saturating_add(other.reference);
-        self.newest_reference = self.newest_reference.saturating_add(other.newest_reference);
+        for (count, more) in self.references.iter_mut().zip(other.references) {
+            *count = count.saturating_add(more);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! * **Mature** blocks are older than a sixth of the time that the site was watched. What is younger may be a request in
 //!   flight, and says nothing.
-//! * **Retention**: of the blocks that were mature at the reference scan (44 to 67 % of the way), the share that lives
+//! * **Retention**: of the blocks that were mature at the reference scan (about half of the way), the share that lives
 //!   now. A leak keeps them. A cache that evicts, a TTL that expires and a batch that is dropped do not.
 //! * **Balance**: deaths of mature blocks against blocks that became mature, since the reference. 0 for a leak, about 1
 //!   for anything bounded.
@@ -19,22 +19,21 @@
 //!
 //! **Cycles** that only the collector can free are not leaks until it has failed to free them. With the collector on:
 //!
-//! 1. When full collections keep happening, mature also means older than the last one's start: what it has not
-//!    examined does not count as a survivor.
-//! 2. When the last one was too long ago for that, the cohorts that it did examine are the sample: if they kept
-//!    less than half of what later ones keep, the rest is presumed to go the same way.
+//! 1. When full collections keep happening (the last one began after the reference scan), mature also means older than
+//!    the last one's start: what it has not examined does not count as a survivor.
+//! 2. When the last one was longer ago, the cohorts that it did examine are the sample: if they kept less than half of
+//!    what all keep on average, the rest is presumed to go the same way.
 //! 3. When there was none, the same is asked of the young collections, which free cycles that died young.
 //! 4. When nothing was collected at all since, a garbage cycle can wait for at most one threshold of containers: more
 //!    survivors than that cannot all be waiting. The evidence says that no full collection has tested them.
 //!
 //! With the collector off, nothing will ever free them, and growth counts as it is.
 
-use std::ops::Range;
-
 use serde::Serialize;
 
+use super::ageing::Ageing;
 use super::gc::GcLog;
-use super::growth::{Increment, Rate, median};
+use super::growth::Rate;
 use super::timeline::Timeline;
 use super::trail::{Trail, seconds};
 
@@ -105,6 +104,14 @@ pub struct Growth {
     pub blocks_per_second: Rate,
 }
 
+impl Growth {
+    /// Adds another site's growth.
+    pub fn add(&mut self, other: &Self) {
+        self.bytes_per_second.add(&other.bytes_per_second);
+        self.blocks_per_second.add(&other.blocks_per_second);
+    }
+}
+
 /// Why the verdict is what it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evidence {
@@ -129,8 +136,12 @@ pub struct Evidence {
     pub steadiness: Option<f64>,
     pub collector: CollectorTest,
     pub reason: Reason,
-    /// The verdict is that of the whole line: this stack alone has too few blocks.
+    /// Of a stack: the verdict is that of its line, since the stack alone has too few blocks. Its rate then is its
+    /// share, by live blocks and bytes, of the line's.
     pub by_line: bool,
+    /// Of a line: the verdict is that of some of its stacks, whose rates are added up; the line as a whole also holds
+    /// blocks that come and go.
+    pub by_stack: bool,
 }
 
 /// Verdict, rates and evidence.
@@ -178,126 +189,6 @@ const NEGLIGIBLE: f64 = 0.05;
 /// How far a level may pass its earlier peak and still count as bounded by it.
 const PEAK_SLACK: f64 = 1.1;
 
-/// What the cohorts show.
-#[derive(Debug)]
-pub(super) struct Ageing {
-    pub(super) age_ns: u64,
-    /// Cohorts `first..mature` are mature.
-    pub(super) first: usize,
-    pub(super) mature: usize,
-    pub(super) blocks: u64,
-    pub(super) bytes: u64,
-    pub(super) at_reference: u64,
-    pub(super) deaths: u64,
-    pub(super) matured: u64,
-    pub(super) steadiness: Option<Steadiness>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Steadiness {
-    pub(super) ratio: f64,
-    /// Whether the cohorts show a trend downwards.
-    pub(super) declines: bool,
-}
-
-impl Ageing {
-    pub(super) fn of(trail: &Trail, timeline: &Timeline, gc: &GcLog) -> Self {
-        let now = timeline.now_ns();
-        let first_ns = trail.first_ns.max(timeline.start_ns());
-        let age_ns = ((now - first_ns.min(now)) / 6).max(timeline.last_interval_ns());
-        // A scan that came a little late must not cost a cohort.
-        let slack = timeline.last_interval_ns() / 4;
-        let first = (0..timeline.cohorts()).find(|&c| timeline.cohort_end(c) > first_ns).unwrap_or(0);
-        let mature_at = |time: u64| {
-            let aged = (time + slack).saturating_sub(age_ns);
-            let horizon = match examined(gc, time) {
-                Some(full) if full.saturating_sub(first_ns) >= aged.saturating_sub(first_ns) / 2 => aged.min(full),
-                _ => aged,
-            };
-            (0..timeline.cohorts()).take_while(|&c| timeline.cohort_end(c) <= horizon).count().max(first)
-        };
-        let (mature, reference) = (mature_at(now), mature_at(timeline.reference_ns()));
-        let cells = |range: Range<usize>| trail.cells.get(range).unwrap_or_default().iter();
-        let (mut at_reference, mut deaths) = (0, 0);
-        for cell in cells(first..reference.min(mature)) {
-            at_reference += u64::from(cell.reference);
-            deaths += u64::from(cell.reference.saturating_sub(cell.live));
-        }
-        Self {
-            age_ns,
-            first,
-            mature,
-            blocks: cells(first..mature).map(|c| u64::from(c.live)).sum(),
-            bytes: cells(first..mature).map(|c| c.live_bytes).sum(),
-            at_reference,
-            deaths,
-            matured: cells(reference.min(mature)..mature).map(|c| u64::from(c.live)).sum(),
-            steadiness: steadiness(&trail.survivors(timeline, rated(first, mature), |c| u64::from(c.live))),
-        }
-    }
-
-    /// Share of the old blocks that live.
-    pub(super) fn retention(&self) -> Option<f64> {
-        (self.at_reference > 0).then(|| 1.0 - self.deaths as f64 / self.at_reference as f64)
-    }
-
-    /// Deaths per block that became mature.
-    pub(super) fn balance(&self) -> Option<f64> {
-        (self.matured > 0).then(|| self.deaths as f64 / self.matured as f64)
-    }
-
-    fn rated(&self) -> Range<usize> {
-        rated(self.first, self.mature)
-    }
-}
-
-/// Cohorts that the rate is taken from: the first one began before the site did, and holds what it set up once; it is
-/// left out when there are enough others.
-fn rated(first: usize, mature: usize) -> Range<usize> {
-    let trim = usize::from(mature >= first + 4);
-    first + trim..mature
-}
-
-/// Start of the last full collection before `time`, when it is the collector that decides.
-fn examined(gc: &GcLog, time: u64) -> Option<u64> {
-    if gc.enabled() == Some(false) { None } else { gc.last_full_before(time) }
-}
-
-/// Compares the halves of the mature cohorts by mean and by median, and believes the steadier: one burst drags the
-/// mean of its half, and arrivals in bursts make medians jump, but a warm-up that decays shows in both.
-fn steadiness(increments: &[Increment]) -> Option<Steadiness> {
-    if increments.len() < 4 {
-        return None;
-    }
-    let total: f64 = increments.iter().map(|i| i.seconds).sum();
-    let mut elapsed = 0.0;
-    let split = increments.iter().take_while(|i| {
-        elapsed += i.seconds;
-        elapsed <= total / 2.0 + i.seconds / 2.0
-    });
-    let rates: Vec<f64> = increments.iter().map(|i| i.amount / i.seconds).collect();
-    let split = split.count();
-    let middle = |part: &[f64]| median(&mut part.to_vec());
-    let medians = middle(&rates[split..])? / middle(&rates[..split])?;
-    let mean = |part: &[Increment]| Rate::of_increments(part).estimate;
-    let means = mean(&increments[split..]) / mean(&increments[..split]);
-    let ratio = if medians.is_finite() { means.max(medians) } else { means };
-    ratio.is_finite().then(|| Steadiness { ratio, declines: declines(&rates) })
-}
-
-/// Mann and Kendall's trend test: whether later values are lower more often than chance explains (one-sided, 5 %).
-fn declines(values: &[f64]) -> bool {
-    let count = values.len() as f64;
-    let mut score = 0.0;
-    for (index, earlier) in values.iter().enumerate() {
-        for later in &values[index + 1..] {
-            score += f64::from(i8::from(later > earlier) - i8::from(later < earlier));
-        }
-    }
-    let deviation = (count * (count - 1.0) * (2.0 * count + 5.0) / 18.0).sqrt();
-    score + 1.0 < -1.645 * deviation
-}
-
 /// Judges a site, or several read as one.
 pub fn judge(trail: &Trail, timeline: &Timeline, gc: &GcLog, criteria: &Criteria) -> Judgement {
     let ageing = Ageing::of(trail, timeline, gc);
@@ -331,6 +222,7 @@ pub fn judge(trail: &Trail, timeline: &Timeline, gc: &GcLog, criteria: &Criteria
         collector,
         reason,
         by_line: false,
+        by_stack: false,
     };
     Judgement { verdict, growth, evidence }
 }
@@ -416,7 +308,8 @@ fn collector_test(trail: &Trail, timeline: &Timeline, gc: &GcLog, ageing: &Agein
 
 /// Whether the level is one that was reached before the reference scan already.
 fn bounded_by_peak(trail: &Trail, timeline: &Timeline) -> bool {
-    let before = timeline.samples().iter().zip(&trail.series).filter(|(time, _)| **time <= timeline.reference_ns());
+    let reference = timeline.references()[timeline.reference_for(trail.first_ns)];
+    let before = timeline.samples().iter().zip(&trail.series).filter(|(time, _)| **time <= reference);
     let peak = before.map(|(_, tally)| tally.blocks).max().unwrap_or(0) as f64;
     trail.live.blocks as f64 <= peak * PEAK_SLACK + 3.0 * peak.sqrt()
 }

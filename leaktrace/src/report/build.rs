@@ -15,7 +15,9 @@ use crate::model::growth::Point;
 use crate::model::stacks::LineId;
 use crate::model::trail::seconds;
 use crate::model::verdict::{Reason, judge};
-use crate::model::{Criteria, FrameKind, Growth, Judgement, Ledger, Rate, Root, Tally, Timeline, Trail, Verdict};
+use crate::model::{
+    Criteria, FrameKind, Growth, Judgement, Ledger, Rate, Root, StackId, Tally, Timeline, Trail, Verdict,
+};
 
 /// What the ledger does not know.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -37,7 +39,8 @@ pub struct Facts {
 struct LineDraft {
     trail: Trail,
     judgement: Judgement,
-    sites: Vec<usize>,
+    /// Indices in the ledger, each with its own judgement.
+    sites: Vec<(usize, Judgement)>,
 }
 
 impl Report {
@@ -48,12 +51,10 @@ impl Report {
         let mut sites = Vec::with_capacity(ledger.sites().len());
         let mut lines = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.iter().enumerate() {
-            for &site in &draft.sites {
-                sites.push(site_report(ledger, site, index, draft, criteria));
-            }
+            sites.extend(draft.sites.iter().map(|(site, judgement)| site_report(ledger, *site, index, judgement)));
             lines.push(line_report(ledger, draft));
         }
-        let headline = headline(ledger, &drafts, &sites, facts, criteria);
+        let headline = headline(ledger, &lines, &sites, facts, criteria);
         sort(&mut sites, &mut lines);
         let duration_seconds = seconds(timeline.now_ns() - timeline.start_ns());
         Self {
@@ -87,39 +88,60 @@ impl Report {
 
 /// Sites that allocated something, by line and domain, each line judged as a whole.
 fn lines(ledger: &Ledger, criteria: &Criteria) -> Vec<LineDraft> {
-    let mut index: HashMap<(Option<LineId>, u8), usize> = HashMap::new();
+    let mut index: HashMap<(Option<LineId>, bool, u8), usize> = HashMap::new();
     let mut groups: Vec<(Trail, Vec<usize>)> = Vec::new();
     for (number, site) in ledger.sites().iter().enumerate().filter(|(_, site)| site.trail.allocated.blocks > 0) {
         let next = groups.len();
-        let group = *index.entry((ledger.stacks().line(site.stack), site.domain)).or_insert(next);
+        let key = (ledger.stacks().line(site.stack), site.stack == StackId::LOST, site.domain);
+        let group = *index.entry(key).or_insert(next);
         if group == next {
             groups.push((Trail::default(), Vec::new()));
         }
         groups[group].0.merge(&site.trail);
         groups[group].1.push(number);
     }
-    let judged = |(trail, sites)| {
-        let judgement = judge(&trail, ledger.timeline(), ledger.gc(), criteria);
-        LineDraft { trail, judgement, sites }
-    };
-    groups.into_iter().map(judged).collect()
+    groups.into_iter().map(|(trail, sites)| judge_line(ledger, trail, &sites, criteria)).collect()
 }
 
-fn site_report(ledger: &Ledger, number: usize, line: usize, draft: &LineDraft, criteria: &Criteria) -> SiteReport {
+/// Judges a line and its stacks, and lets each learn from the other.
+fn judge_line(ledger: &Ledger, trail: Trail, sites: &[usize], criteria: &Criteria) -> LineDraft {
+    let judged = |trail: &Trail| judge(trail, ledger.timeline(), ledger.gc(), criteria);
+    let mut whole = judged(&trail);
+    if let [site] = sites {
+        return LineDraft { sites: vec![(*site, whole.clone())], judgement: whole, trail };
+    }
+    let mut stacks: Vec<_> = sites.iter().map(|&site| (site, judged(&ledger.sites()[site].trail))).collect();
+    if whole.verdict == Verdict::Growing {
+        // A leak scattered over many callers: each stack alone has too little, the line they share has enough.
+        for (site, judgement) in &mut stacks {
+            let part = ledger.sites()[*site].trail.live;
+            let unclear = matches!(judgement.evidence.reason, Reason::TooFew | Reason::Uneven | Reason::TooYoung);
+            let thin = part.blocks < criteria.min_blocks && part.bytes < criteria.large_bytes;
+            if judgement.verdict != Verdict::Growing && part.blocks > 0 && (thin || unclear) {
+                judgement.verdict = Verdict::Growing;
+                judgement.evidence.by_line = true;
+                let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+                judgement.growth = Growth {
+                    bytes_per_second: whole.growth.bytes_per_second.scaled(share(part.bytes, trail.live.bytes)),
+                    blocks_per_second: whole.growth.blocks_per_second.scaled(share(part.blocks, trail.live.blocks)),
+                };
+            }
+        }
+    } else if stacks.iter().any(|(_, stack)| stack.verdict == Verdict::Growing) {
+        // A leak through one caller beside a cache, through another, that is still turning over.
+        whole.verdict = Verdict::Growing;
+        whole.evidence.by_stack = true;
+        whole.growth = Growth::default();
+        for (_, stack) in stacks.iter().filter(|(_, stack)| stack.verdict == Verdict::Growing) {
+            whole.growth.add(&stack.growth);
+        }
+    }
+    LineDraft { trail, judgement: whole, sites: stacks }
+}
+
+fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: &Judgement) -> SiteReport {
     let site = &ledger.sites()[number];
     let trail = &site.trail;
-    let mut judgement = if draft.sites.len() == 1 {
-        draft.judgement.clone()
-    } else {
-        judge(trail, ledger.timeline(), ledger.gc(), criteria)
-    };
-    // A leak scattered over many callers: each stack alone has too little, the line they share has enough.
-    let too_thin = matches!(judgement.evidence.reason, Reason::TooFew | Reason::Uneven | Reason::TooYoung);
-    if judgement.verdict == Verdict::Unknown && too_thin && draft.judgement.verdict == Verdict::Growing {
-        judgement.verdict = Verdict::Growing;
-        judgement.evidence.by_line = true;
-    }
-    let freed = trail.freed();
     SiteReport {
         verdict: judgement.verdict,
         domain: domain_name(site.domain),
@@ -127,10 +149,13 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, draft: &LineDraft, c
         live_blocks: trail.live.blocks,
         allocated_bytes: trail.allocated.bytes,
         allocated_blocks: trail.allocated.blocks,
-        freed_blocks: freed.blocks,
+        freed_blocks: trail.freed().blocks,
         growth: judgement.growth,
-        series: series(trail, ledger.timeline(), judgement.verdict),
-        evidence: judgement.evidence,
+        series: match judgement.verdict {
+            Verdict::Growing => series(trail, ledger.timeline(), judgement.verdict),
+            _ => Series::default(),
+        },
+        evidence: judgement.evidence.clone(),
         stack: ledger.stacks().frames(site.stack).collect(),
         truncated: ledger.stacks().root(site.stack) == Root::Truncated,
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
@@ -140,7 +165,7 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, draft: &LineDraft, c
 }
 
 fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
-    let site = &ledger.sites()[draft.sites[0]];
+    let site = &ledger.sites()[draft.sites[0].0];
     let frames: Vec<_> = ledger.stacks().frames(site.stack).collect();
     let frame = frames.iter().find(|frame| frame.kind == FrameKind::Python).or(frames.first());
     let trail = &draft.trail;
@@ -151,6 +176,7 @@ fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
         function: frame.map_or_else(|| Arc::clone(&empty), |frame| Arc::clone(&frame.function)),
         file: frame.map_or(empty, |frame| Arc::clone(&frame.file)),
         line: frame.map_or(0, |frame| frame.line),
+        stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
         live_bytes: trail.live.bytes,
         live_blocks: trail.live.blocks,
         allocated_bytes: trail.allocated.bytes,
@@ -198,31 +224,16 @@ fn worse(verdict: Verdict, growth: &Growth, live_bytes: u64) -> (bool, Reverse<u
     (!growing, Reverse(rate), Reverse(live_bytes))
 }
 
-/// `sites` still point at `drafts`.
-fn headline(
-    ledger: &Ledger,
-    drafts: &[LineDraft],
-    sites: &[SiteReport],
-    facts: &Facts,
-    criteria: &Criteria,
-) -> Headline {
+fn headline(ledger: &Ledger, lines: &[Line], sites: &[SiteReport], facts: &Facts, criteria: &Criteria) -> Headline {
     let timeline = ledger.timeline();
-    let growing: Vec<_> = drafts.iter().filter(|draft| draft.judgement.verdict == Verdict::Growing).collect();
     let growing_sites = sites.iter().filter(|site| site.verdict == Verdict::Growing).count();
-    let mut growth = Growth::default();
-    for draft in &growing {
-        accumulate(&mut growth.bytes_per_second, &draft.judgement.growth.bytes_per_second);
-        accumulate(&mut growth.blocks_per_second, &draft.judgement.growth.blocks_per_second);
-    }
-    // Stacks that grow on a line that as a whole does not: a leak beside a cache that is still turning over.
-    for site in sites.iter().filter(|site| site.verdict == Verdict::Growing) {
-        if drafts[site.line].judgement.verdict != Verdict::Growing {
-            accumulate(&mut growth.bytes_per_second, &site.growth.bytes_per_second);
-            accumulate(&mut growth.blocks_per_second, &site.growth.blocks_per_second);
-        }
+    let (mut growth, mut growing_lines) = (Growth::default(), 0);
+    for line in lines.iter().filter(|line| line.verdict == Verdict::Growing) {
+        growth.add(&line.growth);
+        growing_lines += 1;
     }
     let watched = timeline.now_ns() - timeline.start_ns();
-    let outlook = if growing_sites > 0 || !growing.is_empty() {
+    let outlook = if growing_lines > 0 {
         Outlook::Leaking
     } else if watched < criteria.min_observed_ns || timeline.scans() < criteria.min_scans {
         Outlook::TooEarly
@@ -233,17 +244,10 @@ fn headline(
     Headline {
         outlook,
         growing_sites,
-        growing_lines: growing.len(),
+        growing_lines,
         growth,
         exhaustion: facts.room.as_ref().and_then(|room| exhaustion(room, &rate)),
     }
-}
-
-/// Adds a rate as if both were wrong in the same direction: sites share the load that drives them.
-fn accumulate(sum: &mut Rate, rate: &Rate) {
-    sum.estimate += rate.estimate;
-    sum.low += rate.low;
-    sum.high += rate.high;
 }
 
 fn exhaustion(room: &Room, rate: &Rate) -> Option<Exhaustion> {

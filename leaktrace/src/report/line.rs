@@ -1,22 +1,22 @@
 //! One line per interval, for logs and pipes.
 
 use super::units::{bytes, bytes_rate, count, span};
-use super::words::{losses, place};
+use super::words::{losses, number, place};
 use super::{Outlook, Report};
 
 /// The state of the trace in one line, without newline.
 pub fn line(report: &Report) -> String {
     let lost =
         if report.capture.lost.total() > 0 { format!(", lost: {}", losses(&report.capture)) } else { String::new() };
-    let state = match (report.headline.outlook, report.sites.first()) {
+    let state = match (report.headline.outlook, report.lines.first()) {
         (Outlook::Leaking, Some(worst)) => format!(
-            "LEAKING {} at {} site(s), worst {}",
+            "LEAKING {} at {}, worst {}",
             bytes_rate(report.headline.growth.bytes_per_second.estimate),
-            report.headline.growing_sites,
+            number(report.headline.growing_lines, "line"),
             place(worst),
         ),
         (Outlook::TooEarly, _) => "too early to tell".to_owned(),
-        _ => "no growing site".to_owned(),
+        _ => "nothing grows".to_owned(),
     };
     format!(
         "{:>8}  {} live in {} blocks, RSS {}, {} allocations{lost}; {state}",

@@ -4,18 +4,20 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::units::{bytes, bytes_rate, span};
-use super::words::{self, fit, losses, place};
-use super::{Report, SiteReport, Style};
+use super::words::{self, fit, losses, place, wrap};
+use super::{Line, Report, Style};
 use crate::model::Verdict;
 
-/// Rows that are not sites: headline (2), blank, header, blank, state (2).
-const FRAME_ROWS: usize = 7;
-/// Columns before the place: live, sparkline, rate, verdict.
-const FIXED_COLUMNS: usize = 10 + 1 + SPARK + 1 + 11 + 1 + 8 + 1;
+/// Rows that are not lines: headline (3), blank, header, blank, state (2).
+const FRAME_ROWS: usize = 8;
+/// Columns before the place, without the sparkline: live, rate, verdict.
+const FIXED_COLUMNS: usize = 10 + 1 + 11 + 1 + 8 + 1;
 /// Columns of a sparkline.
 const SPARK: usize = 12;
+/// Terminals narrower than this get no sparklines.
+const SPARK_FROM: usize = 64;
 /// Smallest size that is drawn for.
-const SMALLEST: (usize, usize) = (40, 8);
+const SMALLEST: (usize, usize) = (40, 10);
 
 /// A table on a terminal. Dropping it shows the cursor again.
 #[derive(Debug)]
@@ -91,12 +93,13 @@ pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec
         } else {
             style.bold(fit_start(&headline[0], columns))
         },
-        fit_start(&headline[1..].join(" "), columns),
+        headline.get(1).map_or_else(String::new, |text| fit_start(text, columns)),
+        headline.get(2).map_or_else(String::new, |text| fit_start(text, columns)),
         String::new(),
-        style.dim(fit_start(&format!("{:>10} {:<SPARK$} {:>11} {:<8} line", "live", "", "rate", "verdict"), columns)),
+        style.dim(format!("{:>10}{} {:>11} {:<8} line", "live", bars(columns, &[]), "rate", "verdict")),
     ];
-    let alive = report.sites.iter().filter(|site| site.live_blocks > 0 && site.verdict != Verdict::Churn);
-    lines.extend(alive.take(rows - FRAME_ROWS - 1).map(|site| row(site, style, columns)));
+    let alive = report.lines.iter().filter(|line| line.live_blocks > 0 && line.verdict != Verdict::Churn);
+    lines.extend(alive.take(rows - FRAME_ROWS - 1).map(|line| row(line, style, columns)));
     lines.push(String::new());
     let capture = &report.capture;
     lines.push(style.dim(fit_start(
@@ -109,26 +112,31 @@ pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec
     lines
 }
 
-fn row(site: &SiteReport, style: Style, columns: usize) -> String {
-    let rate = if site.verdict == Verdict::Growing {
-        bytes_rate(site.growth.bytes_per_second.estimate)
+fn row(line: &Line, style: Style, columns: usize) -> String {
+    let rate = if line.verdict == Verdict::Growing {
+        bytes_rate(line.growth.bytes_per_second.estimate)
     } else {
         String::new()
     };
-    let room = columns.saturating_sub(FIXED_COLUMNS);
+    let bars = bars(columns, &line.series.live_bytes);
+    let room = columns.saturating_sub(FIXED_COLUMNS + bars.chars().count());
     format!(
-        "{:>10} {:<SPARK$} {:>11} {} {}",
-        bytes(site.live_bytes as f64),
-        sparkline(&site.series.live_bytes, SPARK),
+        "{:>10}{bars} {:>11} {} {}",
+        bytes(line.live_bytes as f64),
         rate,
-        style.verdict(site.verdict, format!("{:<8}", words::verdict(site.verdict))),
-        fit(&place(site), room),
+        style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict))),
+        fit(&place(line), room),
     )
 }
 
-/// The first `width` characters.
+/// The column of the sparkline with the space before it; nothing on a narrow terminal.
+fn bars(columns: usize, values: &[u64]) -> String {
+    if columns < SPARK_FROM { String::new() } else { format!(" {:<SPARK$}", sparkline(values, SPARK)) }
+}
+
+/// The words that fit.
 fn fit_start(text: &str, width: usize) -> String {
-    text.chars().take(width).collect()
+    wrap(text, width).swap_remove(0).chars().take(width).collect()
 }
 
 /// A level over time as bars from 0 to its maximum, in at most `width` columns.

@@ -2,18 +2,18 @@
 
 use std::io::{self, Write};
 
-use super::units::{bytes, count, span};
+use super::units::{bytes, count, percent, span};
 use super::words::{self, fit, place, wrap};
-use super::{Report, SiteReport, SourceReader, Style};
+use super::{Line, Report, SiteReport, SourceReader, Style};
 use crate::model::Verdict;
 
 const WIDTH: usize = 80;
 /// Frames shown of a stack.
 const FRAMES: usize = 12;
-/// Lines shown in the table by line.
-const LINES: usize = 10;
+/// Stacks shown of a line.
+const STACKS: usize = 2;
 
-/// Writes the report: headline, the `top` worst sites with their stacks, then lines, collector, losses and cost.
+/// Writes the report: headline, the `top` worst lines with their stacks, then collector, losses and cost.
 ///
 /// # Errors
 /// When `out` cannot be written.
@@ -25,19 +25,31 @@ pub fn write(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     head(report, style, out)?;
-    let growing = report.sites.iter().filter(|site| site.verdict == Verdict::Growing).count();
-    let notable = report.sites.iter().filter(|site| site.verdict != Verdict::Churn && site.live_blocks > 0);
-    let shown: Vec<_> = notable.take(top).collect();
+    let notable = || report.lines.iter().filter(|line| line.verdict != Verdict::Churn && line.live_blocks > 0);
+    let shown: Vec<_> = notable().take(top).collect();
     if !shown.is_empty() {
-        writeln!(out, "\n{}", style.bold(format!("Sites, worst first ({} of {})", shown.len(), report.sites.len())))?;
+        let text = format!("Where it is allocated, worst first ({} of {})", shown.len(), report.lines.len());
+        writeln!(out, "\n{}", style.bold(text))?;
     }
-    for (index, site) in shown.iter().enumerate() {
-        site_block(index + 1, site, style, source, out)?;
+    for (index, line) in shown.iter().enumerate() {
+        line_block(index + 1, line, style, out)?;
+        for &site in line.sites.iter().take(STACKS) {
+            stack(&report.sites[site], line, style, source, out)?;
+        }
+        let more = line.sites.len().saturating_sub(STACKS);
+        if more > 0 {
+            writeln!(
+                out,
+                "     {}",
+                style.dim(format!("and through {} with less", words::number(more, "other stack")))
+            )?;
+        }
     }
-    if growing > shown.len() {
-        writeln!(out, "\n{}", style.warning(format!("{} more sites grow; --top shows more.", growing - shown.len())))?;
+    let growing = notable().skip(top).filter(|line| line.verdict == Verdict::Growing).count();
+    if growing > 0 {
+        let text = format!("{} more grow; --top shows more.", words::number(growing, "line"));
+        writeln!(out, "\n{}", style.warning(text))?;
     }
-    by_line(report, style, out)?;
     collector(report, style, out)?;
     capture(report, style, out)
 }
@@ -64,29 +76,40 @@ fn head(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", style.dim(fit(&text, WIDTH)))
 }
 
-fn site_block(
-    number: usize,
+fn line_block(number: usize, line: &Line, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let verdict = style.verdict(line.verdict, words::verdict(line.verdict));
+    let prefix = format!("{number:>3}. ");
+    let room = WIDTH - prefix.len() - words::verdict(line.verdict).len() - 2;
+    writeln!(out, "\n{prefix}{verdict}  {}", style.bold(fit(&place(line), room)))?;
+    let mut facts = vec![format!(
+        "{} in {} blocks live, domain {}",
+        bytes(line.live_bytes as f64),
+        count(line.live_blocks as f64),
+        line.domain
+    )];
+    if line.verdict == Verdict::Growing {
+        facts.insert(0, words::growth(&line.growth));
+    }
+    facts.extend(words::evidence(&line.evidence, line.freed_blocks, line.allocated_blocks));
+    for text in facts.iter().flat_map(|fact| wrap(fact, WIDTH - 5)) {
+        writeln!(out, "     {text}")?;
+    }
+    Ok(())
+}
+
+/// A stack of a line, with what of the line is its own when there are several.
+fn stack(
     site: &SiteReport,
+    line: &Line,
     style: Style,
     source: &mut SourceReader,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let verdict = style.verdict(site.verdict, words::verdict(site.verdict));
-    let prefix = format!("{number:>3}. ");
-    let room = WIDTH - prefix.len() - words::verdict(site.verdict).len() - 2;
-    writeln!(out, "\n{prefix}{verdict}  {}", style.bold(fit(&place(site), room)))?;
-    let mut facts = vec![format!(
-        "{} in {} blocks live, domain {}",
-        bytes(site.live_bytes as f64),
-        count(site.live_blocks as f64),
-        site.domain
-    )];
-    if site.verdict == Verdict::Growing {
-        facts.insert(0, words::growth(&site.growth));
-    }
-    facts.extend(words::evidence(&site.evidence, site.freed_blocks, site.allocated_blocks));
-    for line in facts.iter().flat_map(|fact| wrap(fact, WIDTH - 5)) {
-        writeln!(out, "     {line}")?;
+    if line.sites.len() > 1 {
+        let share = site.live_bytes as f64 / line.live_bytes.max(1) as f64;
+        let verdict = style.verdict(site.verdict, words::verdict(site.verdict));
+        let live = bytes(site.live_bytes as f64);
+        writeln!(out, "     {verdict}  {live} live ({}) through", percent(share))?;
     }
     for frame in site.stack.iter().take(FRAMES) {
         writeln!(out, "       {}", fit(&words::frame(frame), WIDTH - 7))?;
@@ -98,32 +121,6 @@ fn site_block(
     if more > 0 || site.truncated {
         let cut = if site.truncated { ", then cut" } else { "" };
         writeln!(out, "       {}", style.dim(format!("... {more} more{cut}")))?;
-    }
-    Ok(())
-}
-
-fn by_line(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
-    let lines: Vec<_> = report.lines.iter().filter(|line| line.live_blocks > 0).take(LINES).collect();
-    if lines.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "\n{}", style.bold("By line, all callers together"))?;
-    writeln!(out, "{}", style.dim(format!("{:>10} {:>8} {:>6} {:<8} line", "live", "blocks", "stacks", "verdict")))?;
-    for line in lines {
-        let place = if line.file.is_empty() {
-            "(no Python frame)".to_owned()
-        } else {
-            words::printable(&format!("{}:{} {}", line.file, line.line, line.function))
-        };
-        writeln!(
-            out,
-            "{:>10} {:>8} {:>6} {} {}",
-            bytes(line.live_bytes as f64),
-            count(line.live_blocks as f64),
-            line.sites.len(),
-            style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict))),
-            fit(&place, WIDTH - 37),
-        )?;
     }
     Ok(())
 }

@@ -48,10 +48,10 @@ pub fn bytes_rate(per_second: f64) -> String {
     format!("{}{unit}", bytes(value))
 }
 
-/// A rate in blocks: per second, or per hour when it is small.
-pub fn count_rate(per_second: f64) -> String {
+/// A rate in blocks: "50 blocks/s", or per hour when it is small.
+pub fn blocks_rate(per_second: f64) -> String {
     let (value, unit) = scale(per_second);
-    format!("{}{unit}", count(value))
+    format!("{} blocks{unit}", count(value))
 }
 
 fn scale(per_second: f64) -> (f64, &'static str) {
@@ -101,7 +101,7 @@ mod tests {
             (span(1e12), "years"),
             (bytes_rate(0.01), "36 B/h"),
             (bytes_rate(5120.0), "5 KiB/s"),
-            (count_rate(0.0), "0/s"),
+            (blocks_rate(0.0), "0 blocks/s"),
             (percent(0.99999), "99.9 %"),
             (percent(1.0), "100 %"),
         ];

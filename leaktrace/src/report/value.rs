@@ -206,7 +206,7 @@ pub struct SiteReport {
     pub line: usize,
     /// Kernel ids of threads whose blocks were seen alive (the first 16).
     pub threads: Vec<u32>,
-    /// Empty for churn.
+    /// Of growing stacks only; lines have more.
     #[serde(skip_serializing_if = "Series::is_empty")]
     pub series: Series,
 }
@@ -232,7 +232,10 @@ pub struct Line {
     /// Empty where there is no frame.
     pub function: Arc<str>,
     pub file: Arc<str>,
+    /// 0 where it is not known.
     pub line: u32,
+    /// The stacks' records were lost.
+    pub stack_lost: bool,
     pub live_bytes: u64,
     pub live_blocks: u64,
     pub allocated_bytes: u64,

