@@ -7,7 +7,8 @@
     storm.py --seccomp          under a filter that kills on any system call that Python does not need for this
     storm.py --digest STEPS     prints the digest after STEPS steps, and ends
 
-`stats` answers with `digest`, which depends on `steps` alone, and with the threads' own pairs.
+The work repeats every CYCLE steps. `stats` answers with `digest`, which depends on `steps` modulo CYCLE alone, with the
+threads' own pairs, and with `wrong`: how many cycles ended with another digest than the one before READY.
 """
 
 import ctypes
@@ -47,14 +48,23 @@ def confine():
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+CYCLE = 2000
+
+
 class Work:
     """Some allocations of every kind, whose contents go into a running checksum."""
 
-    def __init__(self):
+    def __init__(self, expected=None):
         self.state = (0, 0)
+        self.expected = expected
+        self.wrong = 0
 
     def step(self, n):
         _, digest = self.state
+        n %= CYCLE
+        if n == 0:
+            self.wrong += self.expected is not None and digest not in (0, self.expected)
+            digest = 0
         rows = [{"id": n + i, "name": f"row {i}", "blob": bytes([i + n & 255]) * (8 << i)} for i in range(9)]
         text = json.dumps([(row["id"], row["name"]) for row in rows])
         buffer = bytearray()
@@ -65,7 +75,14 @@ class Work:
         ring.append(ring)
         digest = zlib.crc32(bytes(buffer), zlib.crc32(text.encode(), digest))
         digest = zlib.crc32(repr([row["id"] for row in shuffled]).encode(), digest)
-        self.state = (n + 1, digest)
+        self.state = (n + 1) % CYCLE, digest
+
+
+def digest_after(steps):
+    work = Work()
+    for n in range(steps):
+        work.step(n)
+    return work.state[1]
 
 
 def endless(work):
@@ -78,15 +95,10 @@ def endless(work):
 def fork_and_check(n):
     child = os.fork()
     if child == 0:
-        own = Work()
-        for i in range(5):
-            own.step(n + i)
-        os._exit(own.state[1] & 127)
-    expected = Work()
-    for i in range(5):
-        expected.step(n + i)
+        os._exit(digest_after(5 + n % 7) & 127)
+    expected = digest_after(5 + n % 7)
     _, status = os.waitpid(child, 0)
-    if not os.WIFEXITED(status) or os.WEXITSTATUS(status) != expected.state[1] & 127:
+    if not os.WIFEXITED(status) or os.WEXITSTATUS(status) != expected & 127:
         raise SystemExit(f"child {child} of step {n} ended with status {status}")
 
 
@@ -101,13 +113,12 @@ class Signals:
 
 
 def main(arguments):
-    main_work = Work()
     if "--digest" in arguments:
-        for n in range(int(arguments[arguments.index("--digest") + 1])):
-            main_work.step(n)
-        print(main_work.state[1])
+        print(digest_after(int(arguments[arguments.index("--digest") + 1])))
         return
-    crew = [Work() for _ in range(int(arguments[arguments.index("--threads") + 1]) if "--threads" in arguments else 0)]
+    expected = digest_after(CYCLE)
+    main_work = Work(expected)
+    crew = [Work(expected) for _ in range(int(arguments[arguments.index("--threads") + 1]) if "--threads" in arguments else 0)]
     for work in crew:
         threading.Thread(target=endless, args=(work,), daemon=True).start()
     if "--signals" in arguments:
@@ -123,7 +134,9 @@ def main(arguments):
             fork_and_check(n)
 
     def more():
-        return {"digest": main_work.state[1], "threads": [work.state for work in crew], "signals": Signals.seen}
+        step, digest = main_work.state
+        wrong = main_work.wrong + sum(work.wrong for work in crew)
+        return {"cycle_step": step, "digest": digest, "threads": [work.state for work in crew], "wrong": wrong}
 
     service.serve(step, None, more=more)
     signal.setitimer(signal.ITIMER_REAL, 0)

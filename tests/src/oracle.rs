@@ -154,7 +154,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What storm.py's digest must be after so many steps, from an undisturbed run.
+/// What storm.py's digest must be after so many steps of a cycle, from an undisturbed run.
 pub fn digest(python: &Python, steps: u64) -> u64 {
     let mut command = Command::new(&python.executable);
     command.arg(asset("services/storm.py")).args(["--digest", &steps.to_string()]).env("PYTHONHASHSEED", "0");

@@ -92,10 +92,15 @@ struct Ready {
 pub struct Stats {
     /// Steps of work done.
     pub steps: u64,
-    /// Checksum of the work, a function of `steps` (storm.py).
+    /// storm.py: steps in the current cycle of its work, and the checksum of these.
+    #[serde(default)]
+    pub cycle_step: u64,
     #[serde(default)]
     pub digest: u64,
-    /// `(steps, digest)` of each of storm.py's threads.
+    /// storm.py: cycles that did not compute what they computed before they were traced.
+    #[serde(default)]
+    pub wrong: u64,
+    /// `(cycle_step, digest)` of each of storm.py's threads.
     #[serde(default)]
     pub threads: Vec<(u64, u64)>,
     /// Live memory by "file:line" under `python -X tracemalloc`, else empty.

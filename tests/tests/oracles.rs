@@ -109,17 +109,18 @@ fn marked_lines_are_what_grows() {
     }
 }
 
-/// The storm's digest is a function of its steps, also when signals, children and threads come between.
+/// The storm's digest is a function of its steps, over cycles too, also when signals, children and threads come between.
 #[test]
 fn storms_compute_what_they_should() {
     let python = &supported()[0];
     for options in [&[][..], &["--threads", "2"], &["--signals"], &["--forks"], &["--seccomp"]] {
         let mut storm = Service::start(python, "services/storm.py", options);
         storm.go();
-        storm.progress(300);
+        storm.progress(5000);
         let stats = storm.stats();
         assert!(storm.quit().success(), "{options:?}");
-        assert_eq!(stats.digest, leaktrace_tests::oracle::digest(python, stats.steps), "{options:?}");
+        assert_eq!(stats.wrong, 0, "{options:?}");
+        assert_eq!(stats.digest, leaktrace_tests::oracle::digest(python, stats.cycle_step), "{options:?}");
         for (steps, digest) in stats.threads {
             assert_eq!(digest, leaktrace_tests::oracle::digest(python, steps), "{options:?}, a thread");
         }

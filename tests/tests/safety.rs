@@ -38,7 +38,8 @@ fn pace(storm: &mut Service) -> u64 {
 
 fn assert_computes_right(python: &Python, storm: &mut Service) {
     let stats: Stats = storm.stats();
-    assert_eq!(stats.digest, digest(python, stats.steps), "{}", storm.name());
+    assert_eq!(stats.wrong, 0, "{}", storm.name());
+    assert_eq!(stats.digest, digest(python, stats.cycle_step), "{}", storm.name());
     for (steps, seen) in stats.threads {
         assert_eq!(seen, digest(python, steps), "a thread of {}", storm.name());
     }
