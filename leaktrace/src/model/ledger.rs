@@ -59,7 +59,7 @@ impl Site {
 pub struct ScanEnd<'a> {
     /// Totals by dense stack number, read *after* the table, so that no block lives that they do not count yet.
     pub totals: &'a [StackTotals],
-    /// Resident set of the target, bytes.
+    /// Resident set of the target, bytes. 0, which a process has only once it is dying, keeps the last one.
     pub rss_bytes: u64,
 }
 
@@ -241,7 +241,8 @@ impl Pass<'_> {
         if step.thinned {
             thin(&mut ledger.rss);
         }
-        ledger.rss.push(end.rss_bytes);
+        let last = ledger.rss.last().copied().unwrap_or_default();
+        ledger.rss.push(if end.rss_bytes == 0 { last } else { end.rss_bytes });
     }
 }
 

@@ -165,3 +165,12 @@ fn a_stack_learned_late_takes_its_blocks_along() {
     }
     assert_eq!(ledger.contradictions(), 0);
 }
+
+#[test]
+fn a_dying_process_keeps_its_last_resident_set() {
+    let mut ledger = Ledger::new(0, 100);
+    for (scan, rss_bytes) in [(1, 300), (2, 0)] {
+        ledger.scan(scan).finish(&ScanEnd { totals: &[], rss_bytes });
+    }
+    assert_eq!(ledger.rss(), [100, 300, 300]);
+}
