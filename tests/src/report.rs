@@ -115,6 +115,9 @@ pub struct Evidence {
     pub cohorts: u64,
     pub oldest_survivor_seconds: f64,
     pub freed_share: f64,
+    /// What else speaks for the verdict, for the messages of tests that fail.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -60,7 +60,10 @@ fn leak_is_named(service: &Service, report: &Report, outcome: &Outcome) -> Resul
     let tops: Vec<_> = growing.iter().take(3).map(|site| (site.places().first().cloned(), &site.growth)).collect();
     let Some(top) = growing.first() else { return Err(format!("{}: nothing grows", service.name())) };
     if top.places().first() != Some(place) {
-        return Err(format!("{}: the leak is at {place:?}, not {tops:?}", service.name()));
+        let marked = report.sites.iter().filter(|site| site.places().first() == Some(place));
+        let marked: Vec<_> =
+            marked.map(|site| (&site.verdict, site.live_blocks, &site.growth, &site.evidence)).collect();
+        return Err(format!("{}: the leak is at {place:?}, judged {marked:#?}, not {tops:?}", service.name()));
     }
     let rate = &top.growth.bytes_per_second;
     if !(0.0 < rate.low && rate.low <= rate.estimate && rate.estimate <= rate.high) {
