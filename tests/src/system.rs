@@ -49,7 +49,23 @@ impl Bpf {
         Self { programs: programs.collect(), links: links.collect() }
     }
 
-    /// What is there now and was not `before`.
+    /// What a process holds. Other processes load programs at any time, so only its own are told.
+    pub fn of(pid: u32) -> Self {
+        let mut held = Self::default();
+        let Ok(folder) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return held };
+        // A descriptor that is closed between its listing and the look at it is not held.
+        for text in folder.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok()) {
+            let id = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+            match (id("link_id:"), id("prog_id:")) {
+                (Some(link), _) => held.links.extend([link]),
+                (None, Some(program)) => held.programs.extend([program]),
+                (None, None) => {}
+            }
+        }
+        held
+    }
+
+    /// What is there now and was not `before`, whoever holds it.
     #[must_use]
     pub fn since(before: &Self) -> Self {
         let now = Self::now();

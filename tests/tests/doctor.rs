@@ -45,7 +45,8 @@ fn all_is_well_with_a_supported_python() {
         let version = String::from_utf8(version).expect("a version is text").replace("Python", "CPython");
         let (_, interpreter) = finding(&report, "interpreter");
         assert!(interpreter.starts_with(version.trim()), "{interpreter} against {version}");
-        assert_eq!(Bpf::since(&before), Bpf::default(), "nothing stays loaded");
+        // Others may load programs meanwhile; theirs end too.
+        Bpf::since(&before).assert_gone();
         assert!(altered_text(service.pid()).is_empty(), "nothing is armed");
     }
 }

@@ -75,9 +75,8 @@ fn sigkill_in_a_storm_leaves_nothing_armed() {
         assert_eq!(altered_text(storm.pid()), [], "a fresh process");
         let before = pace(&mut storm);
         for round in 0..20 {
-            let others = Bpf::now();
             let trace = Trace::attach(storm.pid(), &[]);
-            let ours = Bpf::since(&others);
+            let ours = Bpf::of(trace.pid());
             assert!(!ours.is_empty(), "nothing is armed");
             storm.progress(10);
             trace.kill();
@@ -99,10 +98,9 @@ fn sigkill_while_it_starts_leaves_nothing_armed() {
     for python in supported() {
         let mut storm = storm(&python, &[]);
         for round in 0..20 {
-            let others = Bpf::now();
             let trace = Trace::start(storm.pid(), &[]);
             storm.work_for(Duration::from_millis(40 * round));
-            let ours = Bpf::since(&others);
+            let ours = Bpf::of(trace.pid());
             trace.kill();
             ours.assert_gone();
             assert_eq!(altered_text(storm.pid()), [], "round {round}");
@@ -118,9 +116,8 @@ fn fifty_attachments_change_no_result() {
     for python in supported() {
         let mut storm = storm(&python, &["--threads", "2"]);
         for _ in 0..50 {
-            let others = Bpf::now();
             let trace = Trace::attach(storm.pid(), &[]);
-            let ours = Bpf::since(&others);
+            let ours = Bpf::of(trace.pid());
             storm.progress(1);
             let report = trace.finish();
             assert!(report.capture.events.alloc > 0);
