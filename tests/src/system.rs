@@ -55,7 +55,7 @@ impl Bpf {
         let Ok(folder) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return held };
         // A descriptor that is closed between its listing and the look at it is not held.
         for text in folder.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok()) {
-            let id = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+            let id = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u32>().ok());
             match (id("link_id:"), id("prog_id:")) {
                 (Some(link), _) => held.links.extend([link]),
                 (None, Some(program)) => held.programs.extend([program]),
