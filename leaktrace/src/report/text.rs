@@ -10,10 +10,12 @@ use crate::model::Verdict;
 const WIDTH: usize = 80;
 /// Frames shown of a stack.
 const FRAMES: usize = 12;
+/// Share of a line's live bytes from which on a stack of it is shown.
+const WEIGHTY: f64 = 0.05;
 /// Stacks shown of a line.
 const STACKS: usize = 2;
 
-/// Writes the report: headline, the `top` worst lines with their stacks, then collector, losses and cost.
+/// Writes the report: headline, the `top` worst growing lines with their stacks, what else holds memory, collector, losses, cost.
 ///
 /// # Errors
 /// When `out` cannot be written.
@@ -25,33 +27,48 @@ pub fn write(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     head(report, style, out)?;
-    let notable = || report.lines.iter().filter(|line| line.verdict != Verdict::Churn && line.live_blocks > 0);
-    let shown: Vec<_> = notable().take(top).collect();
-    if !shown.is_empty() {
-        let text = format!("Where it is allocated, worst first ({} of {})", shown.len(), report.lines.len());
-        writeln!(out, "\n{}", style.bold(text))?;
+    let growing: Vec<_> = report.lines.iter().filter(|line| line.verdict == Verdict::Growing).collect();
+    let quiet = |line: &&Line| !matches!(line.verdict, Verdict::Growing | Verdict::Churn) && line.live_blocks > 0;
+    if !growing.is_empty() {
+        let shown = growing.len().min(top);
+        writeln!(out, "\n{}", style.bold(format!("Where it grows, worst first ({shown} of {})", growing.len())))?;
     }
-    for (index, line) in shown.iter().enumerate() {
+    for (index, line) in growing.iter().take(top).enumerate() {
         line_block(index + 1, line, style, out)?;
-        for &site in line.sites.iter().take(STACKS) {
+        // What hardly matters is in the JSON.
+        let weighty = |site: &&usize| report.sites[**site].live_bytes as f64 >= WEIGHTY * line.live_bytes as f64;
+        let (stacks, light): (Vec<&usize>, Vec<&usize>) = line.sites.iter().partition(weighty);
+        for &&site in stacks.iter().take(STACKS) {
             stack(&report.sites[site], line, style, source, out)?;
         }
-        let more = line.sites.len().saturating_sub(STACKS);
+        let more = light.len() + stacks.len().saturating_sub(STACKS);
         if more > 0 {
-            writeln!(
-                out,
-                "     {}",
-                style.dim(format!("and through {} with less", words::number(more, "other stack")))
-            )?;
+            let text = format!("and through {} with less", words::number(more, "other stack"));
+            writeln!(out, "     {}", style.dim(text))?;
         }
     }
-    let growing = notable().skip(top).filter(|line| line.verdict == Verdict::Growing).count();
-    if growing > 0 {
-        let text = format!("{} more grow; --top shows more.", words::number(growing, "line"));
+    if growing.len() > top {
+        let text = format!("{} more grow; --top shows more.", words::number(growing.len() - top, "line"));
         writeln!(out, "\n{}", style.warning(text))?;
     }
+    not_growing(&report.lines.iter().filter(quiet).collect::<Vec<_>>(), top, style, out)?;
     collector(report, style, out)?;
     capture(report, style, out)
+}
+
+/// Lines that hold memory without growing, in one row each.
+fn not_growing(lines: &[&Line], top: usize, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let shown = lines.len().min(top);
+    writeln!(out, "\n{}", style.bold(format!("Holds memory without growing ({shown} of {})", lines.len())))?;
+    for line in lines.iter().take(top) {
+        let live = format!("{:>10} {:>7}", bytes(line.live_bytes as f64), count(line.live_blocks as f64));
+        let verdict = style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict)));
+        writeln!(out, "{live}  {verdict} {}", fit(&place(line), WIDTH - 29))?;
+    }
+    Ok(())
 }
 
 fn head(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
