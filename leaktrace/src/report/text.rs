@@ -37,11 +37,11 @@ pub fn write(
         line_block(index + 1, line, style, out)?;
         // What hardly matters is in the JSON.
         let weighty = |site: &&usize| report.sites[**site].live_bytes as f64 >= WEIGHTY * line.live_bytes as f64;
-        let (stacks, light): (Vec<&usize>, Vec<&usize>) = line.sites.iter().partition(weighty);
-        for &&site in stacks.iter().take(STACKS) {
+        let shown = line.sites.iter().filter(weighty).count().clamp(1, STACKS).min(line.sites.len());
+        for &site in &line.sites[..shown] {
             stack(&report.sites[site], line, style, source, out)?;
         }
-        let more = light.len() + stacks.len().saturating_sub(STACKS);
+        let more = line.sites.len() - shown;
         if more > 0 {
             let text = format!("and through {} with less", words::number(more, "other stack"));
             writeln!(out, "     {}", style.dim(text))?;
