@@ -12,7 +12,7 @@ use crate::target::Target;
 #[inline(always)]
 pub fn operand(regs: *const pt_regs, operand: &Operand) -> Option<u64> {
     let base = if operand.reg == reg::NONE { 0 } else { register(regs, operand.reg) };
-    let value = base.wrapping_mul(operand.scale as u64).wrapping_add(operand.disp as i64 as u64);
+    let value = base.wrapping_mul(u64::from(operand.scale)).wrapping_add(i64::from(operand.disp) as u64);
     if operand.deref == 0 { Some(value) } else { Target.word(value) }
 }
 

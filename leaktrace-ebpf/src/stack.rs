@@ -100,7 +100,8 @@ fn number(thread: &mut Thread, hash: u64) -> Option<u32> {
     TOTALS.get_ptr(number)?;
     if STACKS.insert(hash, number, u64::from(BPF_NOEXIST)).is_err() {
         // Another thread was quicker, or the table is full.
-        return STACKS.get_ptr(hash).map(|n| unsafe { *n });
+        // SAFETY: a map value; numbers are never changed.
+        return STACKS.get_ptr(hash).map(|number| unsafe { *number });
     }
     thread.stack.kind = record::STACK;
     thread.stack.stack = number;

@@ -86,7 +86,7 @@ impl<'a, K: Plain, V: Plain> HashTable<'a, K, V> {
         // SAFETY: writes to the element form of the union.
         let elem = unsafe { &mut attr.__bindgen_anon_2 };
         elem.map_fd = self.fd.as_raw_fd() as u32;
-        elem.key = key as *const K as u64;
+        elem.key = std::ptr::from_ref(key) as u64;
         elem.__bindgen_anon_1.value = &raw mut value as u64;
         match bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
             Ok(()) => Ok(Some(value)),
@@ -102,8 +102,8 @@ impl<'a, K: Plain, V: Plain> HashTable<'a, K, V> {
         // SAFETY: writes to the element form of the union.
         let elem = unsafe { &mut attr.__bindgen_anon_2 };
         elem.map_fd = self.fd.as_raw_fd() as u32;
-        elem.key = key as *const K as u64;
-        elem.__bindgen_anon_1.value = value as *const V as u64;
+        elem.key = std::ptr::from_ref(key) as u64;
+        elem.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
         elem.flags = NOEXIST;
         match bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) {
             Ok(()) => Ok(true),

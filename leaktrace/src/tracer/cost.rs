@@ -25,6 +25,7 @@ pub struct Runs {
 
 impl Runs {
     /// What was added since `earlier`.
+    #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self { count: self.count.saturating_sub(earlier.count), nanos: self.nanos.saturating_sub(earlier.nanos) }
     }

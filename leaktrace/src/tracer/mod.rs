@@ -98,8 +98,8 @@ impl Tracer {
             .collect();
         let mut ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
         // Now, while all maps are still here: their descriptors are in the programs' instructions.
-        let returns = RETURNS.iter().filter(|(_, _, wanted)| spec.plan.returns.iter().any(|r| wanted(r.op)));
-        for name in returns.map(|(_, name, _)| *name).chain([program::ENTRY, program::EMPTY]) {
+        let returns = RETURNS.iter().filter(|group| spec.plan.returns.iter().any(|r| (group.serves)(r.op)));
+        for name in returns.map(|group| group.program).chain([program::ENTRY, program::EMPTY]) {
             load::uprobe(&mut ebpf, name)?;
         }
         let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
@@ -112,8 +112,8 @@ impl Tracer {
         attach::sweep_dead(spec.tracefs);
         let file = |index: usize| spec.plan.files[index].open_path.as_path();
         let point = |r: &ReturnProbe| Point { file: file(r.file), offset: r.file_offset };
-        for (event, program, wanted) in RETURNS {
-            let points: Vec<Point<'_>> = spec.plan.returns.iter().filter(|r| wanted(r.op)).map(point).collect();
+        for Returns { event, program, serves } in RETURNS {
+            let points: Vec<Point<'_>> = spec.plan.returns.iter().filter(|r| serves(r.op)).map(point).collect();
             self.arm_group(spec, event, program, &points, true)?;
         }
         let points: Vec<Point<'_>> =
@@ -211,11 +211,18 @@ impl Tracer {
     }
 }
 
-/// Return events: name, program, and which returns of the plan they serve.
-const RETURNS: [(&str, &str, fn(u8) -> bool); 3] = [
-    ("c_return", program::C_RETURN, |o| (op::C_MALLOC..op::GC_START).contains(&o)),
-    ("refill_return", program::REFILL_RETURN, |o| o == op::REFILLED),
-    ("gc_return", program::GC_RETURN, |o| o == op::GC_START),
+/// Probes on returns that share a program.
+struct Returns {
+    event: &'static str,
+    program: &'static str,
+    /// Whether the returns of an op belong here.
+    serves: fn(u8) -> bool,
+}
+
+const RETURNS: [Returns; 3] = [
+    Returns { event: "c_return", program: program::C_RETURN, serves: |o| (op::C_MALLOC..op::GC_START).contains(&o) },
+    Returns { event: "refill_return", program: program::REFILL_RETURN, serves: |o| o == op::REFILLED },
+    Returns { event: "gc_return", program: program::GC_RETURN, serves: |o| o == op::GC_START },
 ];
 
 fn map_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, LoadError> {

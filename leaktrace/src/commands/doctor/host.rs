@@ -149,6 +149,6 @@ fn programs() -> Check {
     let sizes = Sizes { blocks: 1, ring_bytes: 4096 };
     match load::load(object::OBJECT, &Config::default(), &[], sizes, false) {
         Ok(_) => Check::ok(subject, format!("all of this build are accepted ({} KiB)", object::OBJECT.len() / 1024)),
-        Err(error) => super::target::failed(subject, error.into()),
+        Err(error) => super::target::failed(subject, error),
     }
 }

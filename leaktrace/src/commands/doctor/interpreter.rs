@@ -12,7 +12,7 @@ use super::target::failed;
 pub(super) fn checks(target: &Target) -> (Vec<Check>, Option<ProbePlan>) {
     let interpreter = match Interpreter::find(target) {
         Ok(interpreter) => interpreter,
-        Err(error) => return (vec![failed("interpreter", error.into())], None),
+        Err(error) => return (vec![failed("interpreter", error)], None),
     };
     let mut checks = vec![found(&interpreter), pymalloc(&interpreter)];
     match make_plan(target, &interpreter) {

@@ -15,7 +15,7 @@ use crate::exit;
 pub(super) fn checks(pid: u32) -> (Vec<Check>, Option<ProbePlan>) {
     let target = match Target::open(pid) {
         Ok(target) => target,
-        Err(error) => return (vec![failed("process", error.into())], None),
+        Err(error) => return (vec![failed("process", error)], None),
     };
     let mut checks = vec![process(&target), other_tracers(&target), return_probes(&target)];
     let (interpreter, plan) = interpreter::checks(&target);
@@ -24,7 +24,8 @@ pub(super) fn checks(pid: u32) -> (Vec<Check>, Option<ProbePlan>) {
 }
 
 /// The check of an error: its line and code as a run would have them.
-pub(super) fn failed(subject: &'static str, error: anyhow::Error) -> Check {
+pub(super) fn failed(subject: &'static str, error: impl Into<anyhow::Error>) -> Check {
+    let error = error.into();
     let (code, hint) = exit::classify(&error);
     Check::no(subject, exit::in_one_line(&error), code, hint)
 }
@@ -44,7 +45,7 @@ fn other_tracers(target: &Target) -> Check {
     let subject = "other tracers";
     let pid = target.pid();
     if let Err(error @ ClaimError::Taken { .. }) = Claim::new(pid) {
-        return failed(subject, error.into());
+        return failed(subject, error);
     }
     let status = fs::read(target.proc_path("status")).unwrap_or_default();
     match tracer_pid(&String::from_utf8_lossy(&status)) {
@@ -78,7 +79,7 @@ fn return_probes(target: &Target) -> Check {
             format!("not used: on kernel {kernel} the seccomp filter of this process may kill it for one"),
             "kernels 6.12.14, 6.13.3, 6.14 and later are safe",
         ),
-        Err(error @ TargetError::Gone { .. }) => failed(subject, error.into()),
+        Err(error @ TargetError::Gone { .. }) => failed(subject, error),
         Err(error) => Check::warn(subject, error.to_string(), "they are not used"),
     }
 }
