@@ -35,8 +35,17 @@ pub(crate) fn bpf() -> Result<PathBuf> {
 /// Builds the BPF programs and the `leaktrace` executable; its path.
 pub(crate) fn leaktrace(profile: Profile) -> Result<PathBuf> {
     bpf()?;
+    executable(profile, "--bin", "leaktrace")
+}
+
+/// Builds an example of leaktrace, with the BPF programs as they were last built; its path.
+pub(crate) fn example(profile: Profile, name: &str) -> Result<PathBuf> {
+    executable(profile, "--example", name)
+}
+
+fn executable(profile: Profile, kind: &str, name: &str) -> Result<PathBuf> {
     let mut command = cargo("build");
-    command.args(["--package=leaktrace", "--bin=leaktrace", "--message-format=json-render-diagnostics"]);
+    command.args(["--package=leaktrace", kind, name, "--message-format=json-render-diagnostics"]);
     command.arg(match profile {
         Profile::Dev => "--profile=dev",
         Profile::Release => "--profile=release",
@@ -45,13 +54,13 @@ pub(crate) fn leaktrace(profile: Profile) -> Result<PathBuf> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut executable = None;
     for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {
-        executable = executable_of(&line?).or(executable);
+        executable = executable_of(&line?, name).or(executable);
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("the build of leaktrace failed ({status})");
+        bail!("the build of {name} failed ({status})");
     }
-    executable.context("cargo did not say where it put leaktrace")
+    executable.with_context(|| format!("cargo did not say where it put {name}"))
 }
 
 /// The cargo that runs this xtask, in the workspace.
@@ -61,11 +70,11 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
-/// The executable named `leaktrace` in one of cargo's messages.
-fn executable_of(message: &str) -> Option<PathBuf> {
+/// The executable named `name` in one of cargo's messages.
+fn executable_of(message: &str, name: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    let is_leaktrace = message["reason"] == "compiler-artifact" && message["target"]["name"] == "leaktrace";
-    is_leaktrace.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    let is_it = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
+    is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
 }
 
 #[cfg(test)]
@@ -75,7 +84,7 @@ mod tests {
     #[test]
     fn executable_in_a_message() {
         let message = r#"{"reason":"compiler-artifact","target":{"name":"leaktrace"},"executable":"/x/leaktrace"}"#;
-        assert_eq!(executable_of(message).as_deref(), Some(std::path::Path::new("/x/leaktrace")));
+        assert_eq!(executable_of(message, "leaktrace").as_deref(), Some(std::path::Path::new("/x/leaktrace")));
     }
 
     #[test]
@@ -86,7 +95,7 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#,
             "not json",
         ] {
-            assert_eq!(executable_of(message), None, "{message}");
+            assert_eq!(executable_of(message, "leaktrace"), None, "{message}");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! `cargo xtask`: set-up, build, run, test, lint and dist of leaktrace. No other tool is needed to work on it.
+//! `cargo xtask`: set-up, build, run, test, lint, bench and dist of leaktrace. No other tool is needed to work on it.
 
 mod apt;
+mod bench;
 mod build;
 mod demo;
 mod dist;
@@ -61,6 +62,11 @@ enum Command {
     },
     /// Check formatting and clippy, the BPF programs included
     Lint,
+    /// Measure what tracing costs, beside other tools: prints tables, writes docs/benchmarks.md and docs/benchmarks.json
+    ///
+    /// Takes some 15 minutes with two interpreters. Everything is compared with an untraced baseline of the same process,
+    /// measured before and after, in CPU time: other load on the machine widens the ranges, but does not move the medians much.
+    Bench(bench::Options),
     /// Make dist/leaktrace: one stripped executable with the BPF programs inside
     ///
     /// It is linked dynamically to glibc only, so it runs where the glibc is as new as this machine's. A static one
@@ -97,6 +103,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run { arguments } => return run::run(&arguments),
         Command::Test { unprivileged, filter } => test::test(unprivileged, filter.as_deref())?,
         Command::Lint => lint::lint()?,
+        Command::Bench(options) => bench::bench(&options)?,
         Command::Dist => dist::dist()?,
         Command::Offsets { file } => offsets::offsets(&file)?,
     }

@@ -1,5 +1,6 @@
-//! The interpreter for the demo service.
+//! Interpreters that leaktrace supports.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,17 +12,29 @@ use crate::workspace;
 /// offsets, `leaktrace/offsets/MAJOR.MINOR.toml`.
 pub(crate) fn find() -> Result<PathBuf> {
     let supported = supported()?;
-    let names: Vec<String> = supported.iter().map(|version| format!("python{version}")).collect();
-    let system = names.iter().map(|name| PathBuf::from("/usr/bin").join(name));
-    let on_path = names.iter().map(String::as_str).chain(["python3"]).filter_map(workspace::find_program);
-    system.chain(on_path).chain(pyenv()).find(|python| is_supported(python, &supported)).with_context(|| {
+    candidates(&supported).find(|python| is_supported(python, &supported)).with_context(|| {
         format!(
-            "no Python that leaktrace supports ({}) is installed for the demo service: `apt-get install {}`, or trace a \
-             process with --pid PID",
+            "no Python that leaktrace supports ({}) is installed: `apt-get install python{}`, or trace a process with \
+             --pid PID",
             supported.join(", "),
-            names.last().map_or("python3", String::as_str)
+            supported.last().map_or("3", String::as_str)
         )
     })
+}
+
+/// Every Python here that leaktrace supports, each once, in the order in which [`find`] looks.
+pub(crate) fn all() -> Result<Vec<PathBuf>> {
+    let supported = supported()?;
+    let mut seen = BTreeSet::new();
+    let is_new = |python: &PathBuf| std::fs::canonicalize(python).is_ok_and(|real| seen.insert(real));
+    Ok(candidates(&supported).filter(|python| is_supported(python, &supported)).filter(is_new).collect())
+}
+
+fn candidates(supported: &[String]) -> impl Iterator<Item = PathBuf> {
+    let names: Vec<String> = supported.iter().map(|version| format!("python{version}")).collect();
+    let system: Vec<PathBuf> = names.iter().map(|name| PathBuf::from("/usr/bin").join(name)).collect();
+    let on_path = names.into_iter().chain(["python3".to_owned()]).filter_map(|name| workspace::find_program(&name));
+    system.into_iter().chain(on_path).chain(pyenv())
 }
 
 fn supported() -> Result<Vec<String>> {

@@ -1,0 +1,135 @@
+//! `cargo xtask bench`: what tracing costs, beside an empty BPF program and other tools.
+
+mod attach;
+mod contender;
+mod goals;
+mod leaktrace;
+mod machine;
+mod memory;
+mod peers;
+mod process;
+mod slowdown;
+mod spread;
+mod table;
+mod target;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::build::{self, Profile};
+use crate::{python, root, workspace};
+
+use attach::AttachTimes;
+use contender::Tools;
+use machine::Machine;
+use memory::Memory;
+use slowdown::Slowdowns;
+
+/// Modules of tests/bench: a loop that does nothing but allocate, an ordinary service, large blocks.
+const WORKLOADS: [&str; 3] = ["allocations", "wsgi", "buffers"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Rounds of each measurement
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// Measure on this interpreter, not on every one that is found (may be repeated)
+    #[arg(long)]
+    python: Vec<PathBuf>,
+    /// Folder for benchmarks.md and benchmarks.json
+    #[arg(long, default_value = "docs")]
+    out: PathBuf,
+}
+
+/// Everything that was measured: the JSON beside the page.
+#[derive(Debug, Serialize)]
+struct Results {
+    schema: &'static str,
+    machine: Machine,
+    repeats: u32,
+    leaktrace: &'static str,
+    memray: Option<String>,
+    interpreters: Vec<Interpreter>,
+}
+
+/// What was measured on one interpreter.
+#[derive(Debug, Serialize)]
+struct Interpreter {
+    version: String,
+    features: Vec<String>,
+    workloads: Vec<Slowdowns>,
+    attach: AttachTimes,
+    memory: Memory,
+}
+
+impl Interpreter {
+    fn name(&self) -> String {
+        format!("CPython {} ({})", self.version, self.features.join(", "))
+    }
+}
+
+pub(crate) fn bench(options: &Options) -> Result<()> {
+    if !root::is_root() {
+        bail!("the benchmark reads the tracer's own cost from /proc: run it as root");
+    }
+    let pythons = if options.python.is_empty() { python::all()? } else { options.python.clone() };
+    if pythons.is_empty() {
+        bail!("no Python that leaktrace supports is installed; name one with --python");
+    }
+    let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let tools = Tools {
+        leaktrace: build::leaktrace(Profile::Release)?,
+        empty_probes: build::example(Profile::Release, "empty_probes")?,
+        memleak: peers::memleak(),
+        scratch: scratch.path().to_path_buf(),
+    };
+    if tools.memleak.is_none() {
+        eprintln!("==> no memleak-libbpf here (libbpf-tools of Debian trixie): install it or set {}", peers::MEMLEAK);
+    }
+    let mut results = Results {
+        schema: "leaktrace.benchmarks/1",
+        machine: Machine::look()?,
+        repeats: options.repeats,
+        leaktrace: env!("CARGO_PKG_VERSION"),
+        memray: None,
+        interpreters: Vec::new(),
+    };
+    for python in &pythons {
+        let with_memray = peers::with_memray(python).map_err(|error| format!("{error:#}"));
+        results.memray = with_memray.as_deref().ok().and_then(peers::memray_version).or(results.memray);
+        let with_memray = with_memray.as_deref().map_err(String::as_str);
+        results.interpreters.push(interpreter(&tools, python, with_memray, options.repeats)?);
+    }
+    results.machine.finish();
+    let page = table::page(&results)?;
+    writeln!(std::io::stdout(), "{page}")?;
+    let out = workspace::root().join(&options.out);
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    for (name, text) in [("benchmarks.md", page), ("benchmarks.json", serde_json::to_string_pretty(&results)? + "\n")] {
+        let path = out.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("==> {}", path.display());
+    }
+    Ok(())
+}
+
+fn interpreter(tools: &Tools, python: &Path, with_memray: Result<&Path, &str>, repeats: u32) -> Result<Interpreter> {
+    let mut workloads = Vec::new();
+    let mut about = None;
+    for workload in WORKLOADS {
+        eprintln!("==> {workload} on {}", python.display());
+        let (slowdowns, report) = slowdown::measure(tools, python, with_memray, workload, repeats)?;
+        workloads.push(slowdowns);
+        about = Some(report.target.python);
+    }
+    let about = about.context("there is no workload")?;
+    eprintln!("==> attach and detach on {}", python.display());
+    let attach = attach::measure(tools, python, "wsgi", repeats)?;
+    eprintln!("==> memory on {}", python.display());
+    let memory = memory::measure(tools, python, repeats)?;
+    Ok(Interpreter { version: about.version, features: about.features, workloads, attach, memory })
+}

@@ -1,0 +1,195 @@
+//! How much slower a workload is under each contender, in CPU time for a unit of work.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::contender::{Armed, Contender, Tools};
+use super::leaktrace::Report;
+use super::spread::Spread;
+use super::target::{Target, Window};
+
+/// Seconds of an untraced window.
+const BASELINE_SECONDS: f64 = 0.6;
+/// Seconds of a traced window.
+const TRACED_SECONDS: f64 = 1.2;
+
+/// What one workload showed on one interpreter.
+#[derive(Debug, Serialize)]
+pub(crate) struct Slowdowns {
+    pub(crate) workload: &'static str,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) exact: Exact,
+}
+
+/// One contender.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) contender: String,
+    /// CPU time of a unit, traced over untraced; `None` if it could not be measured.
+    pub(crate) slowdown: Option<Spread>,
+    /// Why it could not.
+    pub(crate) failure: Option<String>,
+}
+
+/// Numbers of leaktrace in exact mode, and of the empty program beside it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Exact {
+    /// CPU microseconds of a unit, untraced.
+    pub(crate) baseline_us: Spread,
+    /// Allocations and reallocations of a unit.
+    pub(crate) events_per_unit: Spread,
+    /// CPU nanoseconds that the target loses for each of these.
+    pub(crate) event_ns: Spread,
+    /// The same under the empty program.
+    pub(crate) empty_event_ns: Spread,
+    /// One over the other, of the same round.
+    pub(crate) over_empty: Spread,
+    /// Slowdown over that of tracemalloc with 25 frames, of the same round.
+    pub(crate) over_tracemalloc: Spread,
+    /// Allocations and reallocations traced in a second of wall time.
+    pub(crate) events_per_second: Spread,
+    /// Of all rounds.
+    pub(crate) losses: u64,
+    /// CPU seconds of the collector in a second of wall time.
+    pub(crate) collector_cores: Spread,
+}
+
+/// One contender in one round.
+struct Round {
+    baseline: f64,
+    traced: Window,
+    /// Of leaktrace: its report, and the CPU seconds that the collector took in the window.
+    report: Option<(Report, f64)>,
+}
+
+impl Round {
+    fn slowdown(&self) -> f64 {
+        self.traced.per_unit() / self.baseline
+    }
+
+    /// CPU seconds that a unit takes more.
+    fn extra(&self) -> f64 {
+        self.traced.per_unit() - self.baseline
+    }
+}
+
+/// The rounds of one contender, and why they ended early if they did.
+struct Series {
+    contender: Contender,
+    rounds: Vec<Round>,
+    failure: Option<String>,
+}
+
+/// Measures `contenders` in turn, `repeats` times over, in one process.
+fn series(contenders: &[Contender], tools: &Tools, python: &Path, workload: &str, repeats: u32) -> Result<Vec<Series>> {
+    let mut all: Vec<Series> =
+        contenders.iter().map(|&contender| Series { contender, rounds: Vec::new(), failure: None }).collect();
+    let mut target = Target::start(python, workload)?;
+    let mut before = target.run(BASELINE_SECONDS)?;
+    for _ in 0..repeats {
+        for one in all.iter_mut().filter(|one| one.failure.is_none()) {
+            match round(one.contender, tools, python, &mut target) {
+                Ok((traced, report)) => {
+                    let after = target.run(BASELINE_SECONDS)?;
+                    let baseline = f64::midpoint(before.per_unit(), after.per_unit());
+                    one.rounds.push(Round { baseline, traced, report });
+                    before = after;
+                }
+                Err(error) => {
+                    one.failure = Some(format!("{error:#}"));
+                    // Whatever state it left behind is not for the others.
+                    target = Target::start(python, workload)?;
+                    before = target.run(BASELINE_SECONDS)?;
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn round(
+    contender: Contender,
+    tools: &Tools,
+    python: &Path,
+    target: &mut Target,
+) -> Result<(Window, Option<(Report, f64)>)> {
+    let armed = contender.arm(tools, python, target)?;
+    let cpu = |armed: &Armed| armed.leaktrace().map_or(Ok(0.0), super::leaktrace::Leaktrace::cpu_seconds);
+    let cpu_before = cpu(&armed)?;
+    let traced = target.run(TRACED_SECONDS)?;
+    let collector = cpu(&armed)? - cpu_before;
+    let report = armed.disarm(target)?;
+    Ok((traced, report.map(|report| (report, collector))))
+}
+
+/// Measures one workload on one interpreter; `with_memray` is the same interpreter in an environment that has memray, or why
+/// there is none. Gives a report of leaktrace too, for what it says of the interpreter.
+pub(crate) fn measure(
+    tools: &Tools,
+    python: &Path,
+    with_memray: Result<&Path, &str>,
+    workload: &'static str,
+    repeats: u32,
+) -> Result<(Slowdowns, Report)> {
+    let contenders =
+        [Contender::Exact, Contender::Empty, Contender::Tracemalloc(1), Contender::Tracemalloc(25), Contender::Memleak];
+    let contenders = &contenders[..if tools.memleak.is_some() { 5 } else { 4 }];
+    let all = series(contenders, tools, python, workload, repeats)?;
+    let mut rows: Vec<Row> = all.iter().map(row).collect();
+    if tools.memleak.is_none() {
+        rows.push(missing(Contender::Memleak, "it is not installed"));
+    }
+    let memray = [false, true].map(|python_allocators| Contender::Memray { python_allocators });
+    match with_memray {
+        Ok(python) => rows.extend(series(&memray, tools, python, workload, repeats)?.iter().map(row)),
+        Err(why) => rows.extend(memray.map(|contender| missing(contender, why))),
+    }
+    let rounds = |contender: Contender| -> Result<&[Round]> {
+        let one = all.iter().find(|one| one.contender == contender);
+        match one {
+            Some(Series { failure: Some(failure), .. }) => bail!("{contender}: {failure}"),
+            Some(one) => Ok(&one.rounds),
+            None => Ok(&[]),
+        }
+    };
+    let exact = rounds(Contender::Exact)?;
+    let (empty, tracemalloc) = (rounds(Contender::Empty)?, rounds(Contender::Tracemalloc(25))?);
+    let Some((numbers, report)) = compare(exact, empty, tracemalloc) else { bail!("{workload}: nothing was measured") };
+    Ok((Slowdowns { workload, rows, exact: numbers }, report))
+}
+
+fn row(one: &Series) -> Row {
+    Row {
+        contender: one.contender.to_string(),
+        slowdown: Spread::of(one.rounds.iter().map(Round::slowdown)),
+        failure: one.failure.clone(),
+    }
+}
+
+fn missing(contender: Contender, why: &str) -> Row {
+    Row { contender: contender.to_string(), slowdown: None, failure: Some(why.to_owned()) }
+}
+
+fn compare(exact: &[Round], empty: &[Round], tracemalloc: &[Round]) -> Option<(Exact, Report)> {
+    let reports: Vec<&(Report, f64)> = exact.iter().filter_map(|round| round.report.as_ref()).collect();
+    let windows = || exact.iter().zip(&reports).map(|(round, (report, cpu))| (round.traced, &report.capture, *cpu));
+    let events_per_unit = Spread::of(windows().map(|(w, capture, _)| capture.allocations() as f64 / w.units as f64))?;
+    let event_ns = |rounds: &[Round]| Spread::of(rounds.iter().map(|r| r.extra() * 1e9 / events_per_unit.median));
+    let pairs = |others: &[Round], ratio: fn(&Round, &Round) -> f64| {
+        Spread::of(exact.iter().zip(others).map(|(one, other)| ratio(one, other)))
+    };
+    let numbers = Exact {
+        baseline_us: Spread::of(exact.iter().map(|round| round.baseline * 1e6))?,
+        events_per_unit,
+        event_ns: event_ns(exact)?,
+        empty_event_ns: event_ns(empty)?,
+        over_empty: pairs(empty, |exact, empty| exact.extra() / empty.extra())?,
+        over_tracemalloc: pairs(tracemalloc, |exact, theirs| exact.slowdown() / theirs.slowdown())?,
+        events_per_second: Spread::of(windows().map(|(w, capture, _)| capture.allocations() as f64 / w.wall))?,
+        losses: reports.iter().map(|(report, _)| report.capture.losses()).sum(),
+        collector_cores: Spread::of(windows().map(|(w, _, cpu)| cpu / w.wall))?,
+    };
+    Some((numbers, reports.first()?.0.clone()))
+}
