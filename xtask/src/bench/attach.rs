@@ -17,6 +17,8 @@ const WINDOW_SECONDS: f64 = 0.5;
 pub(crate) struct AttachTimes {
     /// Seconds from the command until every probe is armed.
     pub(crate) attach_seconds: Spread,
+    /// CPU seconds of leaktrace in that time.
+    pub(crate) attach_cpu_seconds: Spread,
     /// Seconds from Ctrl-C until the prompt is back.
     pub(crate) detach_seconds: Spread,
     /// CPU time of a unit right after that, over that before.
@@ -25,18 +27,25 @@ pub(crate) struct AttachTimes {
 
 pub(crate) fn measure(tools: &Tools, python: &Path, workload: &str, repeats: u32) -> Result<AttachTimes> {
     let mut target = Target::start(python, workload)?;
-    let (mut attach, mut detach, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut attach, mut cpu, mut detach, mut after) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..repeats {
         let baseline = target.run(WINDOW_SECONDS)?;
-        let ((attached, detached), _) = target.storm(|pid| {
+        let ((attached, attached_cpu, detached), _) = target.storm(|pid| {
             let leaktrace = Leaktrace::attach(&tools.leaktrace, pid, &tools.scratch)?;
             let attached = leaktrace.attach;
-            Ok((attached, leaktrace.detach()?.1))
+            let cpu = leaktrace.cpu_seconds()?;
+            Ok((attached, cpu, leaktrace.detach()?.1))
         })?;
         attach.push(attached.as_secs_f64());
+        cpu.push(attached_cpu);
         detach.push(detached.as_secs_f64());
         after.push(target.run(WINDOW_SECONDS)?.per_unit() / baseline.per_unit());
     }
     let spread = |values| Spread::of(values).context("nothing was measured");
-    Ok(AttachTimes { attach_seconds: spread(attach)?, detach_seconds: spread(detach)?, slowdown_after: spread(after)? })
+    Ok(AttachTimes {
+        attach_seconds: spread(attach)?,
+        attach_cpu_seconds: spread(cpu)?,
+        detach_seconds: spread(detach)?,
+        slowdown_after: spread(after)?,
+    })
 }

@@ -21,9 +21,9 @@ const SCANS: Duration = Duration::from_millis(3500);
 #[derive(Debug, Serialize)]
 pub(crate) struct Memory {
     pub(crate) live_blocks: Spread,
-    /// Resident set of the collector with these blocks, bytes.
+    /// Resident set of the collector with these blocks, bytes, without the BPF maps that it has mapped.
     pub(crate) resident_bytes: Spread,
-    /// Its largest resident set, bytes.
+    /// The same at its largest, bytes.
     pub(crate) peak_resident_bytes: Spread,
     /// Kernel memory of its BPF maps and programs, bytes.
     pub(crate) bpf_bytes: Spread,
@@ -46,9 +46,11 @@ impl Sample {
     fn take(pid: u32) -> Result<Self> {
         let status = format!("/proc/{pid}/status");
         let machine = process::kilobytes("/proc/meminfo", "Slab")? + process::kilobytes("/proc/meminfo", "Percpu")?;
+        let mapped = process::mapped_bpf_bytes(pid)?;
+        let resident = |name| process::kilobytes(&status, name).map(|bytes| bytes.saturating_sub(mapped) as f64);
         Ok(Self {
-            resident: process::kilobytes(&status, "VmRSS")? as f64,
-            peak: process::kilobytes(&status, "VmHWM")? as f64,
+            resident: resident("VmRSS")?,
+            peak: resident("VmHWM")?,
             bpf: process::bpf_bytes(pid)? as f64,
             machine: machine as f64,
         })

@@ -37,6 +37,27 @@ pub(crate) fn bpf_bytes(pid: u32) -> Result<u64> {
     Ok(objects.values().sum())
 }
 
+/// Resident bytes of the BPF maps that a process has mapped: part of its resident set, and of [`bpf_bytes`] as well.
+pub(crate) fn mapped_bpf_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps");
+    Ok(mapped_bpf(&fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?))
+}
+
+fn mapped_bpf(smaps: &str) -> u64 {
+    let mut kilobytes = 0;
+    let mut is_bpf = false;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if is_bpf => kilobytes += words.next().and_then(|rss| rss.parse().ok()).unwrap_or(0),
+            // A mapping's head: "START-END PERMISSIONS OFFSET DEVICE INODE NAME".
+            Some(range) if !range.ends_with(':') => is_bpf = words.nth(4).is_some_and(|name| name.contains("bpf-map")),
+            _ => {}
+        }
+    }
+    kilobytes * 1024
+}
+
 /// Identity and bytes of the BPF object that a descriptor names.
 fn bpf_object(fdinfo: &str) -> Option<(String, u64)> {
     let field = |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -62,10 +83,24 @@ mod tests {
     }
 
     #[test]
+    fn mapped_maps() {
+        let smaps = "\
+7f718adff000-7f718ce00000 r--s 00001000 00:10 1038                       anon_inode:bpf-map
+Size:              32772 kB
+Rss:               32772 kB
+7f718ce00000-7f718d200000 rw-p 00000000 00:00 0
+Rss:                4096 kB
+7f718dc2b000-7f718dc2c000 rw-s 00000000 00:10 1038                       anon_inode:bpf-map
+Rss:                   4 kB
+";
+        assert_eq!(mapped_bpf(smaps), 32776 * 1024);
+    }
+
+    #[test]
     fn this_process() {
         let pid = std::process::id();
         assert!(cpu_seconds(pid).unwrap() >= 0.0);
         assert!(kilobytes(&format!("/proc/{pid}/status"), "VmRSS").unwrap() > 100_000);
-        assert_eq!(bpf_bytes(pid).unwrap(), 0);
+        assert_eq!((bpf_bytes(pid).unwrap(), mapped_bpf_bytes(pid).unwrap()), (0, 0));
     }
 }

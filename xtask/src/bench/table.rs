@@ -109,8 +109,9 @@ fn memory(page: &mut String, interpreter: &Interpreter) -> Result {
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     writeln!(
         page,
-        "Memory with {:.0} live blocks: the collector's resident set is {:.0} MiB ({:.0} MiB at its peak), the kernel's\n\
-         memory for its BPF maps and programs (`memlock` in `/proc/PID/fdinfo`) {:.0} MiB. Peak and kernel together are\n\
+        "Memory with {:.0} live blocks: the collector's resident set is {:.0} MiB ({:.0} MiB at its peak) without the\n\
+         BPF maps that it has mapped, the kernel's memory for all its BPF maps and programs (`memlock` in\n\
+         `/proc/PID/fdinfo`) {:.0} MiB. Peak and kernel together are\n\
          {:.0} bytes a block; what the blocks added is {:.0}. As a check, slab and per-CPU memory of the whole machine grew\n\
          by {:.0} bytes a block.\n",
         memory.live_blocks.median,
@@ -127,9 +128,9 @@ fn attach(page: &mut String, interpreter: &Interpreter) -> Result {
     let attach = &interpreter.attach;
     writeln!(
         page,
-        "In the middle of the wsgi workload, all probes are armed {:.2} s after the command was given, and the prompt is back\n\
-         {:.2} s after Ctrl-C. Right then a unit takes {:.2} times what it took before the attach.\n",
-        attach.attach_seconds, attach.detach_seconds, attach.slowdown_after
+        "In the middle of the wsgi workload, all probes are armed {:.2} s after the command was given ({:.2} s of CPU time), and\n\
+         the prompt is back {:.2} s after Ctrl-C. Right then a unit takes {:.2} times what it took before the attach.\n",
+        attach.attach_seconds, attach.attach_cpu_seconds, attach.detach_seconds, attach.slowdown_after
     )
 }
 
