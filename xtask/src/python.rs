@@ -1,7 +1,6 @@
 //! Interpreters that leaktrace supports.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -25,9 +24,22 @@ pub(crate) fn find() -> Result<PathBuf> {
 /// Every Python here that leaktrace supports, each once, in the order in which [`find`] looks.
 pub(crate) fn all() -> Result<Vec<PathBuf>> {
     let supported = supported()?;
-    let mut seen = BTreeSet::new();
-    let is_new = |python: &PathBuf| std::fs::canonicalize(python).is_ok_and(|real| seen.insert(real));
-    Ok(candidates(&supported).filter(|python| is_supported(python, &supported)).filter(is_new).collect())
+    let mut all = Vec::new();
+    for python in candidates(&supported).filter(|python| is_supported(python, &supported)) {
+        let python = executable_of(&python)?;
+        if !all.contains(&python) {
+            all.push(python);
+        }
+    }
+    Ok(all)
+}
+
+/// The executable that runs in the end: a candidate may be a link, or a script of a version manager.
+fn executable_of(python: &Path) -> Result<PathBuf> {
+    let code = "import os, sys; print(os.path.realpath(sys.executable))";
+    let output = Command::new(python).args(["-I", "-c", code]).output();
+    let output = output.with_context(|| format!("cannot run {}", python.display()))?;
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
 fn candidates(supported: &[String]) -> impl Iterator<Item = PathBuf> {
