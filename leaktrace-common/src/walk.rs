@@ -152,7 +152,8 @@ pub fn walk<R: ReadFrames>(
             return walked;
         };
         out[index] = RawFrame { code: words.code, instr: words.instr };
-        walked.hash = mix(mix(walked.hash, words.code ^ tag(words.code)), words.instr);
+        // The instruction lies in its code object, so it stands for both.
+        walked.hash = mix(walked.hash, words.instr ^ tag(words.code));
         frame = words.previous;
         index += 1;
         walked.frames = index as u32;

@@ -24,16 +24,32 @@ struct Message {
 #[inline(always)]
 fn tag_word(code: u64) -> Option<*mut u16> {
     let tags = CODE_TAGS.get_ptr_mut(0)?;
-    let index = (code.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - CODE_TAG_BITS)) as usize;
-    // SAFETY: the index has CODE_TAG_BITS bits, which is the length of the array.
-    Some(unsafe { tags.cast::<u16>().add(index) })
+    // SAFETY: the index is within the map's value.
+    Some(unsafe { tags.cast::<u16>().add(tag_index(code)) })
 }
 
-/// Distinguishes code objects that lived at `code` one after the other.
+/// The tags, looked up once for a walk.
+#[derive(Clone, Copy)]
+pub struct Tags(*const u16);
+
+impl Tags {
+    #[inline(always)]
+    pub fn get() -> Option<Self> {
+        CODE_TAGS.get_ptr(0).map(|tags| Self(tags.cast()))
+    }
+
+    /// Distinguishes code objects that lived at `code` one after the other. Addresses leave the high bits free.
+    #[inline(always)]
+    pub fn of(self, code: u64) -> u64 {
+        // SAFETY: the index is within the map's value, see `tag_index`.
+        u64::from(unsafe { *self.0.add(tag_index(code)) } & !1) << 47
+    }
+}
+
+/// Index of CODE_TAG_BITS bits, which is the length of the array.
 #[inline(always)]
-pub fn tag(code: u64) -> u64 {
-    // SAFETY: points into a map value.
-    tag_word(code).map_or(0, |t| u64::from(unsafe { *t } & !1) << 47)
+fn tag_index(code: u64) -> usize {
+    (code.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - CODE_TAG_BITS)) as usize
 }
 
 /// A block was handed out at `address`: if a code object that was sent lay there, it is dead.

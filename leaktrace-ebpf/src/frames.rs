@@ -1,5 +1,5 @@
 //! Reading frames many at a time: they lie one behind the other on the interpreter's own stack, and a call of
-//! `bpf_probe_read_user` costs as much for 1500 bytes as for 8.
+//! `bpf_probe_read_user` costs as much for 1000 bytes as for 8.
 
 use leaktrace_common::walk::{FrameWords, PythonLayout, ReadFrames, ReadTarget};
 
@@ -7,7 +7,7 @@ use crate::target::{Target, read_into};
 
 /// Bytes fetched at once. (With the frames, an element of the map of threads stays under the 4 KiB that the kernel's BPF
 /// allocator can give.)
-const WINDOW: u64 = 1536;
+const WINDOW: u64 = 1280;
 /// Largest part of a frame that the walk looks at.
 const FRAME: u64 = 64;
 const PAGE: u64 = 4096;

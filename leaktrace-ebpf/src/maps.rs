@@ -47,6 +47,10 @@ pub static CODES: HashMap<u64, u8> = HashMap::with_max_entries(1 << 17, BPF_F_NO
 #[map]
 pub static CODE_TAGS: Array<CodeTags> = Array::with_max_entries(1, 0);
 
+/// The first pool of each size class, as it was last seen.
+#[map]
+pub static FIRST_POOLS: Array<u64> = Array::with_max_entries(64, 0);
+
 /// What a thread is in the middle of.
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 13, BPF_F_NO_PREALLOC);
@@ -109,8 +113,20 @@ pub mod py_call {
     pub const NESTED: u8 = 3;
 }
 
+/// Stacks whose numbers a thread remembers.
+pub const KNOWN_STACKS: usize = 16;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct KnownStack {
+    pub hash: u64,
+    pub number: u32,
+    pub pad: u32,
+}
+
 #[repr(C)]
 pub struct Thread {
+    pub known: [KnownStack; KNOWN_STACKS],
     pub c: CCall,
     /// Of the mem and obj domains.
     pub py: PyCall,

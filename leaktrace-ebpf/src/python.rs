@@ -8,7 +8,7 @@ use leaktrace_common::{
 
 use crate::{
     blocks::New,
-    maps::{BLOCKS, PyCall, Thread, config, count, py_call},
+    maps::{BLOCKS, FIRST_POOLS, PyCall, Thread, config, count, py_call},
     target::{Target, read},
 };
 
@@ -73,16 +73,42 @@ fn allocate(size: u64, kind: u8, is_realloc: bool, thread: &mut Thread) -> Optio
     let config = config();
     if kind != domain::RAW && config.usedpools != 0 && size != 0 && size <= config.small_max {
         let class = (size - 1) >> config.class_shift;
-        let pool = Target.word(config.usedpools + class * 16)?;
-        let head = read::<[u64; 3]>(pool)?;
-        if head[2] != pool {
-            return Some(New { address: head[1], size, native: 0, domain: kind, in_pool: true, is_realloc });
+        match next_block(config.usedpools, class)? {
+            0 => pend(thread, py_call::REFILL, size, kind, is_realloc),
+            address => return Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc }),
         }
-        pend(thread, py_call::REFILL, size, kind, is_realloc);
     } else {
         pend(thread, py_call::TO_C, size, kind, is_realloc);
     }
     None
+}
+
+/// The block that pymalloc hands out next for a size class, 0 when it has no pool with a free one.
+///
+/// The pools of a class with free blocks are a ring that begins at a header within `usedpools`. Its first pool is remembered,
+/// which saves a read: a pool whose `prevpool` is that header, which has free blocks and used ones, is the first. (One that
+/// left the ring keeps its `prevpool`, but it is full, so it has no free block, or it is empty.)
+#[inline(always)]
+fn next_block(usedpools: u64, class: u64) -> Option<u64> {
+    let ring = usedpools + class * 16 - 16;
+    let first = FIRST_POOLS.get_ptr_mut(class as u32)?;
+    // SAFETY: a map value; a pool that another thread changes meanwhile is not taken on trust.
+    let pool = unsafe { *first };
+    if pool != 0
+        && let Some(head) = read::<[u64; 4]>(pool)
+        && head[3] == ring
+        && head[1] != 0
+        && head[0] as u32 != 0
+    {
+        return Some(head[1]);
+    }
+    let pool = Target.word(ring + 16)?;
+    if pool == ring {
+        return Some(0);
+    }
+    // SAFETY: as above.
+    unsafe { *first = pool };
+    Target.word(pool + 8)
 }
 
 /// Notes a request whose block another event will tell. A request of mem or obj that goes on to the raw domain and to the C

@@ -10,7 +10,7 @@ use leaktrace_common::{
 use crate::{
     code,
     frames::WindowReader,
-    maps::{RING, STACKS, STATE, TOTALS, Thread, config, count, fetch_add},
+    maps::{KNOWN_STACKS, KnownStack, RING, STACKS, STATE, TOTALS, Thread, config, count, fetch_add},
     target::{Target, pthread_self},
 };
 
@@ -53,8 +53,9 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
         thread.stack.flags = STACK_NO_PYTHON;
         thread.stack.native = native;
     } else {
-        let walked =
-            walk::walk(&mut WindowReader::new(&mut thread.window), layout, frame, &mut thread.frames, code::tag);
+        let Some(tags) = code::Tags::get() else { return 0 };
+        let mut reader = WindowReader::new(&mut thread.window);
+        let walked = walk::walk(&mut reader, layout, frame, &mut thread.frames, |code| tags.of(code));
         hash = mix(walked.hash, u64::from(domain) | u64::from(walked.flags) << 8);
         thread.stack.frames = walked.frames as u16;
         thread.stack.flags = walked.flags;
@@ -63,9 +64,17 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
             count(counter::LOST_STACK);
         }
     }
+    // Slots of a thread: the same few stacks come again and again, and an array costs a tenth of a look-up.
+    let slot = (hash >> 32) as usize % KNOWN_STACKS;
+    let known = thread.known[slot];
+    if known.hash == hash {
+        return known.number;
+    }
     if let Some(number) = STACKS.get_ptr(hash) {
         // SAFETY: a map value; numbers are never changed.
-        return unsafe { *number };
+        let number = unsafe { *number };
+        thread.known[slot] = KnownStack { hash, number, pad: 0 };
+        return number;
     }
     thread.stack.domain = domain;
     thread.stack.tid = tid;
