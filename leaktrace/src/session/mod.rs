@@ -160,6 +160,9 @@ impl Session {
         let start_ns = now_ns();
         tracer.arm(&spec)?;
         let pools = interpreter.facts.pymalloc.and_then(|p| p.snapshot(&memory).ok());
+        // The analysis of machine code and type information took tens of megabytes that are not needed any more.
+        // SAFETY: malloc_trim has no precondition.
+        unsafe { libc::malloc_trim(0) };
         Ok(Self {
             older: pools.as_ref().map(Older::new).unwrap_or_default(),
             ledger: Ledger::new(start_ns, rss_start),
