@@ -107,6 +107,7 @@ pub struct Session {
     totals: Vec<StackTotals>,
     start_ns: u64,
     rss_start: u64,
+    cpu_start: Duration,
     last: ScanStats,
     swept_blocks: u64,
     cost: CostMeter,
@@ -152,6 +153,7 @@ impl Session {
             .map_err(DiscoverError::Memory)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, main_interpreter).ok();
         let rss_start = target.rss_bytes()?;
+        let cpu_start = target.cpu_time()?;
         if !target.still_same() {
             return Err(TargetError::Gone { pid: target.pid() }.into());
         }
@@ -177,6 +179,7 @@ impl Session {
             totals: Vec::new(),
             start_ns,
             rss_start,
+            cpu_start,
             last: ScanStats::default(),
             swept_blocks: 0,
             cost: CostMeter::default(),
@@ -280,9 +283,12 @@ impl Session {
         self.cost.end_sample(&self.tracer);
     }
 
-    /// CPU seconds that the probes have taken from the target, estimated; see [`cost`].
+    /// CPU seconds that the probes have taken from the target, estimated; see [`cost`]. Never more than the target used.
     pub fn probe_seconds(&self) -> Result<f64, SessionError> {
-        Ok(self.cost.probe_seconds(&self.counters()?))
+        let estimate = self.cost.probe_seconds(&self.counters()?);
+        // A target that has ended does not tell any more.
+        let used = self.target.cpu_time().map(|now| now.saturating_sub(self.cpu_start).as_secs_f64());
+        Ok(used.map_or(estimate, |used| estimate.min(used)))
     }
 
     /// Whether the target is still the program that was traced.
