@@ -165,7 +165,7 @@ impl Session {
         // The analysis of machine code and type information took tens of megabytes that are not needed any more.
         // SAFETY: malloc_trim has no precondition.
         unsafe { libc::malloc_trim(0) };
-        Ok(Self {
+        let mut session = Self {
             older: pools.as_ref().map(Older::new).unwrap_or_default(),
             ledger: Ledger::new(start_ns, rss_start),
             gc_logged: gc_start.as_ref().map(collections).unwrap_or_default(),
@@ -184,7 +184,9 @@ impl Session {
             swept_blocks: 0,
             cost: CostMeter::default(),
             tracefs: options.tracefs.to_path_buf(),
-        })
+        };
+        session.cost.begin_sample(&session.tracer);
+        Ok(session)
     }
 
     /// Looks at everything that is outstanding now and brings the ledger up to date.
@@ -222,7 +224,6 @@ impl Session {
         self.learn();
         self.log_collections();
         self.swept_blocks += swept.removed;
-        self.cost.calibrate(&mut self.tracer, &self.tracefs);
         self.cost.begin_sample(&self.tracer);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { swept, coverage, pools_read: pools.is_some(), took };
@@ -281,6 +282,7 @@ impl Session {
     /// A moment for what is done between scans: ends the timing of the programs that the last scan began.
     pub fn tick(&mut self) {
         self.cost.end_sample(&self.tracer);
+        self.cost.calibrate(&mut self.tracer, &self.tracefs);
     }
 
     /// CPU seconds that the probes have taken from the target, estimated; see [`cost`]. Never more than the target used.
