@@ -37,6 +37,9 @@ pub mod op {
     pub const PY_WRAPPER: u8 = 5;
     /// CPython allocator, `realloc(a, b)`, in code that has malloc inlined: a block that moves passes no other site.
     pub const PY_REALLOC_INLINED: u8 = 6;
+    /// The object `a` becomes a new one and was taken from a free list, not from an allocator; if `b` is not 0, it may be
+    /// one fresh from the allocator too.
+    pub const PY_REUSED: u8 = 7;
     /// C allocator, entry of `malloc(a)`.
     pub const C_MALLOC: u8 = 8;
     /// C allocator, entry of `calloc(a, b)`.

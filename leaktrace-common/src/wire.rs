@@ -111,7 +111,9 @@ pub mod counter {
     pub const CODE_DEAD: u32 = 15;
     /// Of the reallocations, those made by calling the C allocator directly.
     pub const NATIVE_REALLOC: u32 = 16;
-    pub const COUNT: u32 = 17;
+    /// Blocks that went over to another stack: their object was taken from a free list.
+    pub const RETAGGED: u32 = 17;
+    pub const COUNT: u32 = 18;
     pub const NAMES: [&str; COUNT as usize] = [
         "alloc",
         "realloc",
@@ -130,6 +132,7 @@ pub mod counter {
         "native_alloc",
         "code_dead",
         "native_realloc",
+        "retagged",
     ];
 }
 

@@ -12,6 +12,9 @@ use crate::{
     stack,
 };
 
+/// Bytes of `PyGC_Head`, which lies before an object that the collector knows (CPython `pycore_gc.h`, 3.8 to 3.13).
+const GC_HEAD: u64 = 16;
+
 /// A block that was just handed out.
 #[derive(Clone, Copy)]
 pub struct New {
@@ -36,32 +39,73 @@ pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     if kind == domain::NATIVE {
         count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
     }
-    if let Some(totals) = TOTALS.get_ptr_mut(stack) {
-        // SAFETY: a map value of this type.
-        unsafe {
-            add(&raw mut (*totals).blocks, 1);
-            add(&raw mut (*totals).bytes, new.size);
-        }
-    }
+    add_to_totals(stack, new.size);
     code::allocated_at(new.address);
+    thread.entered = new.address;
     put(new.address, &block);
 }
 
-/// Writes a block into the table, over whatever was there.
+/// An object that became a new one: the block that it lies in goes over to the current stack, if the object came from a free
+/// list. `joined`: it may be fresh from the allocator as well, and then the block is the one that this thread entered last.
+#[inline(always)]
+pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
+    let behind_head = object.wrapping_sub(GC_HEAD);
+    if joined && (thread.entered == object || thread.entered == behind_head) {
+        thread.entered = 0;
+        return;
+    }
+    let (address, old) = match (BLOCKS.get_ptr(behind_head), BLOCKS.get_ptr(object)) {
+        (Some(block), _) => (behind_head, block),
+        (None, Some(block)) => (object, block),
+        // Older than the attach.
+        (None, None) => return,
+    };
+    // SAFETY: a map value of this type.
+    let old = unsafe { *old };
+    let stack = stack::current(thread, tid, old.domain(), 0);
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let block = Block::new(old.size(), old.domain(), old.in_pool(), now, stack, tid);
+    count(counter::RETAGGED);
+    add_to_totals(stack, old.size());
+    write(address, &block);
+}
+
+/// Writes a block that was handed out into the table, over whatever was there.
 #[inline(always)]
 pub fn put(address: u64, block: &Block) {
-    if let Some(old) = BLOCKS.get_ptr_mut(address) {
+    if write(address, block) {
         count(counter::REUSED);
+    }
+}
+
+/// True: another block was there.
+#[inline(always)]
+fn write(address: u64, block: &Block) -> bool {
+    let old = BLOCKS.get_ptr_mut(address);
+    if let Some(old) = old {
         if !sweeping() {
             // In place is twice as fast as replacing the element, and no one else writes this address: it was handed
             // to this thread.
             // SAFETY: a map value of this type.
             unsafe { *old = *block };
-            return;
+            return true;
         }
     }
     if BLOCKS.insert(address, block, u64::from(BPF_ANY)).is_err() {
         count(counter::LOST_BLOCK);
+    }
+    old.is_some()
+}
+
+#[inline(always)]
+fn add_to_totals(stack: u32, size: u64) {
+    if let Some(totals) = TOTALS.get_ptr_mut(stack) {
+        // SAFETY: a map value of this type.
+        unsafe {
+            add(&raw mut (*totals).blocks, 1);
+            add(&raw mut (*totals).bytes, size);
+        }
     }
 }
 

@@ -58,7 +58,9 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
         return 0;
     };
-    if site.op < op::C_MALLOC {
+    if site.op == op::PY_REUSED {
+        blocks::reuse(thread, tid, a, b != 0);
+    } else if site.op < op::C_MALLOC {
         if let Some(new) = python::event(site, a, b, thread) {
             blocks::enter(thread, tid, &new);
         }

@@ -134,6 +134,8 @@ pub struct Thread {
     pub raw: PyCall,
     /// The thread state that was last found for a thread without the GIL.
     pub tstate: u64,
+    /// Address of the block that the thread entered last.
+    pub entered: u64,
     pub gc_start_ns: u64,
     pub gc_generation: u32,
     pub pad: u32,

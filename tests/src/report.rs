@@ -55,6 +55,7 @@ pub struct Events {
     pub realloc: u64,
     pub native_alloc: u64,
     pub native_realloc: u64,
+    pub reused: u64,
     pub gc: u64,
 }
 

@@ -10,8 +10,10 @@ use super::guards::{self, Found};
 use super::machine::SlotFunction;
 use super::placement::{self, Place};
 use super::pymalloc::{self, Refills};
+use super::reuse::{self, Reuse};
 use super::slots::{DOMAINS, FUNCTIONS, Slots};
 use super::{Execution, PlanError, PlanFile, Probe, ProbePlan, ReturnProbe, gc, libc};
+use crate::cpython::PymallocState;
 use crate::target::{ElfFile, Maps, Memory, Target};
 
 /// What a plan is made from.
@@ -21,8 +23,8 @@ pub struct Inputs<'a> {
     /// The file that holds the interpreter: the executable or libpython.
     pub python: &'a ElfFile,
     pub memory: &'a dyn Memory,
-    /// Largest request that pymalloc serves, bytes.
-    pub small_max: u64,
+    /// `None`: the target runs without pymalloc.
+    pub pymalloc: Option<PymallocState>,
     /// Probe the frees of mem and obj too. Small blocks are settled without (their address is handed out again, or the
     /// sweep finds it on a free list); only the moment of the free is lost.
     pub trace_small_frees: bool,
@@ -43,6 +45,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.entries(&mut builder);
     interpreter.wrappers(&mut builder, &found);
     interpreter.refills(&mut builder, &found);
+    interpreter.reuses(&mut builder);
     interpreter.collector(&mut builder);
     c_allocator(inputs, &python, &mut builder);
     builder.plan.slots = slots.0.map(|slot| slot.live);
@@ -191,7 +194,12 @@ impl Interpreter<'_> {
             };
             // A realloc may have its own copy of malloc: then the blocks that it moves pass no other entry.
             let nested = if function == 2 && domain != domain::RAW {
-                pymalloc::nested_mallocs(self.module.code, self.module.sweep, address, self.inputs.small_max)
+                pymalloc::nested_mallocs(
+                    self.module.code,
+                    self.module.sweep,
+                    address,
+                    self.inputs.pymalloc.map_or(0, |p| p.small_max),
+                )
             } else {
                 Vec::new()
             };
@@ -271,6 +279,27 @@ impl Interpreter<'_> {
             Refills::Returns => {
                 builder.returning(&self.module, function, op::REFILLED, "refill of a pool");
             }
+        }
+    }
+
+    /// Objects from a free list come without a request to the allocator.
+    fn reuses(&self, builder: &mut Builder) {
+        let usedpools = self.inputs.pymalloc.map_or(0..0, |p| p.usedpools..p.usedpools + 16 * p.classes() as u64);
+        let Some(found) = reuse::find(self.module.code, self.module.sweep, &usedpools) else {
+            builder.gap("where objects are taken from free lists was not found: their blocks are shown on the lines that first allocated them".to_owned());
+            return;
+        };
+        if found.unresolved > 0 {
+            builder.gap(format!(
+                "at {} places where objects may be taken from free lists it could not be told where the object is",
+                found.unresolved
+            ));
+        }
+        for Reuse { instruction, object, joined } in found.reuses {
+            let b = Operand::immediate(i32::from(joined));
+            let place = Place { instruction, a: object, b, execution: Execution::Emulated };
+            let why = if joined { "object, fresh or from a free list" } else { "object from a free list" };
+            builder.probe(&self.module, &place, op::PY_REUSED, domain::OBJ, why.to_owned());
         }
     }
 

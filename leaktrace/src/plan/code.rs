@@ -181,6 +181,11 @@ impl Sweep {
         select(&self.jumps, target)
     }
 
+    /// What direct calls lead to, each once.
+    pub fn callees(&self) -> impl Iterator<Item = u64> {
+        self.calls.chunk_by(|one, other| one.0 == other.0).map(|calls| calls[0].0)
+    }
+
     /// Addresses of the direct calls of `callee`.
     pub fn calls_of(&self, callee: u64) -> impl Iterator<Item = u64> {
         select(&self.calls, callee)

@@ -113,7 +113,7 @@ pub struct State {
 }
 
 /// Registers that a call may change (System V ABI, x86-64).
-const CALLER_SAVED: [u8; 9] = [0, 1, 2, 6, 7, 8, 9, 10, 11];
+pub(super) const CALLER_SAVED: [u8; 9] = [0, 1, 2, 6, 7, 8, 9, 10, 11];
 
 impl State {
     /// Nothing is known.
@@ -315,7 +315,7 @@ fn same_register(instruction: &Instruction) -> bool {
         && instruction.op0_register() == instruction.op1_register()
 }
 
-fn number64(register: Register) -> Option<usize> {
+pub(super) fn number64(register: Register) -> Option<usize> {
     register.is_gpr64().then(|| register.number())
 }
 

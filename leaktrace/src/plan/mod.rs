@@ -18,6 +18,7 @@ pub mod machine;
 pub mod placement;
 pub mod pymalloc;
 pub mod render;
+pub mod reuse;
 pub mod slots;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,7 @@ pub fn op_name(op: u8) -> &'static str {
         op::REFILLED => "refilled",
         op::PY_REALLOC_INLINED => "realloc-inlined",
         op::PY_WRAPPER => "wrapper",
+        op::PY_REUSED => "reused",
         op::C_MALLOC => "c-malloc",
         op::C_CALLOC => "c-calloc",
         op::C_REALLOC => "c-realloc",

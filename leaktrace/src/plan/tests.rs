@@ -34,8 +34,14 @@ impl Planned {
         let (target, interpreter) = script.interpreter();
         let (maps, memory) = (target.maps().unwrap(), target.memory());
         let python = &interpreter.elf;
-        let inputs =
-            Inputs { target: &target, maps: &maps, python, memory: &memory, small_max: 512, trace_small_frees };
+        let inputs = Inputs {
+            target: &target,
+            maps: &maps,
+            python,
+            memory: &memory,
+            pymalloc: interpreter.facts.pymalloc,
+            trace_small_frees,
+        };
         let plan = plan(&inputs).unwrap();
         Self { _script: script, target, interpreter, plan }
     }

@@ -77,6 +77,8 @@ pub struct Events {
     /// Of `alloc` and `realloc`, those made by calling the C allocator directly, not through CPython.
     pub native_alloc: u64,
     pub native_realloc: u64,
+    /// Objects taken from a free list: their block went from the stack that allocated it to the one that took it.
+    pub reused: u64,
 }
 
 /// Events lost, by cause.

@@ -126,7 +126,7 @@ impl Session {
             maps: &maps,
             python: &interpreter.elf,
             memory: &memory,
-            small_max: interpreter.facts.pymalloc.map_or(0, |p| p.small_max),
+            pymalloc: interpreter.facts.pymalloc,
             trace_small_frees: false,
         })?;
         if !options.return_probes {

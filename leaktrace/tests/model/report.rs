@@ -60,6 +60,7 @@ fn facts() -> Facts {
             free_before_attach: 5,
             native_alloc: 7,
             native_realloc: 1,
+            reused: 7,
         },
         lost: Lost { ring: 2, ..Lost::default() },
         coverage: Coverage { ratio: Some(0.9997), basis: "pool counters".to_owned() },

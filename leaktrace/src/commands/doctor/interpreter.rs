@@ -48,9 +48,9 @@ fn pymalloc(interpreter: &Interpreter) -> Check {
 fn make_plan(target: &Target, interpreter: &Interpreter) -> anyhow::Result<ProbePlan> {
     let maps = target.maps()?;
     let memory = target.memory();
-    let small_max = interpreter.facts.pymalloc.map_or(0, |state| state.small_max);
+    let pymalloc = interpreter.facts.pymalloc;
     let inputs =
-        Inputs { target, maps: &maps, python: &interpreter.elf, memory: &memory, small_max, trace_small_frees: false };
+        Inputs { target, maps: &maps, python: &interpreter.elf, memory: &memory, pymalloc, trace_small_frees: false };
     let plan = plan::plan(&inputs)?;
     plan::verify(&plan, &memory)?;
     Ok(plan)

@@ -35,6 +35,7 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
             free_before_attach: count(counter::FREE_UNKNOWN),
             native_alloc: count(counter::NATIVE_ALLOC),
             native_realloc: count(counter::NATIVE_REALLOC),
+            reused: count(counter::RETAGGED),
         },
         lost: Lost {
             ring: count(counter::LOST_RING),
