@@ -194,6 +194,36 @@ fn a_refill_probe_follows_each_call_that_objdump_shows() {
     }
 }
 
+/// Functions of CPython 3.11 that take objects from free lists, by its source, if the compiler inlined nothing into them; and
+/// some that get all of theirs from the allocator.
+const TAKE_REUSED: [&str; 4] = ["PyList_New", "PyFloat_FromDouble", "PySlice_New", "async_gen_anext"];
+const TAKE_FRESH: [&str; 5] =
+    ["PyUnicode_New", "PyObject_Init", "_PyObject_GC_New", "PyType_GenericAlloc", "_PyBytes_Resize"];
+
+#[test]
+fn objects_from_free_lists_are_told_from_fresh_ones() {
+    for python in pythons() {
+        let planned = Planned::new(&python, &[], false);
+        let file = &planned.interpreter.elf;
+        let functions = Code::new(file).functions;
+        let reused: Vec<_> = planned.plan.probes.iter().filter(|p| p.op == op::PY_REUSED).collect();
+        let probed = |name: &str| {
+            let range = functions.containing(file.symbol(name)?.address)?;
+            Some(reused.iter().any(|p| range.contains(&p.address)))
+        };
+        // Where symbols are stripped, the exported ones are left.
+        let told = |names: &[&str]| names.iter().filter_map(|name| probed(name)).collect::<Vec<bool>>();
+        let (takes, fresh) = (told(&TAKE_REUSED), told(&TAKE_FRESH));
+        assert!(takes.len() >= 3 && takes.iter().all(|&probed| probed), "{}: {takes:?}", python.display());
+        assert!(fresh.len() >= 4 && !fresh.contains(&true), "{}: {fresh:?}", python.display());
+        // The float's check serves both ways.
+        assert!(reused.iter().any(|p| p.b.disp == 1) && reused.iter().any(|p| p.b.disp == 0));
+        if build_id(file) == BOOKWORM {
+            assert_eq!(reused.len(), 70);
+        }
+    }
+}
+
 #[test]
 fn a_plan_has_what_tracing_needs_and_nothing_twice() {
     for python in pythons() {
@@ -221,7 +251,7 @@ fn a_replaced_allocator_gets_another_plan_and_is_told() {
     for python in pythons() {
         let malloc = Planned::new(&python, &[("PYTHONMALLOC", "malloc")], false);
         assert!(malloc.plan.features.iter().any(|f| f == "malloc-allocator"));
-        let small = malloc.plan.probes.iter().filter(|p| p.op < op::C_MALLOC && p.domain != domain::RAW);
+        let small = malloc.plan.probes.iter().filter(|p| p.op < op::PY_REUSED && p.domain != domain::RAW);
         assert_eq!(small.count(), 0);
         assert_eq!(malloc.plan.gaps.iter().filter(|gap| gap.contains("PYTHONMALLOC=malloc")).count(), 2);
         for environment in [("PYTHONMALLOC", "debug"), ("PYTHONTRACEMALLOC", "1")] {
