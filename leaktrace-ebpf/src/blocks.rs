@@ -54,11 +54,13 @@ pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
         thread.entered = 0;
         return;
     }
-    let (address, old) = match (BLOCKS.get_ptr(behind_head), BLOCKS.get_ptr(object)) {
-        (Some(block), _) => (behind_head, block),
-        (None, Some(block)) => (object, block),
+    let (address, old) = if let Some(block) = BLOCKS.get_ptr(behind_head) {
+        (behind_head, block)
+    } else if let Some(block) = BLOCKS.get_ptr(object) {
+        (object, block)
+    } else {
         // Older than the attach.
-        (None, None) => return,
+        return;
     };
     // SAFETY: a map value of this type.
     let old = unsafe { *old };
