@@ -85,14 +85,14 @@ pub fn put(address: u64, block: &Block) {
 #[inline(always)]
 fn write(address: u64, block: &Block) -> bool {
     let old = BLOCKS.get_ptr_mut(address);
-    if let Some(old) = old {
-        if !sweeping() {
-            // In place is twice as fast as replacing the element, and no one else writes this address: it was handed
-            // to this thread.
-            // SAFETY: a map value of this type.
-            unsafe { *old = *block };
-            return true;
-        }
+    if let Some(old) = old
+        && !sweeping()
+    {
+        // In place is twice as fast as replacing the element, and no one else writes this address: it was handed to this
+        // thread.
+        // SAFETY: a map value of this type.
+        unsafe { *old = *block };
+        return true;
     }
     if BLOCKS.insert(address, block, u64::from(BPF_ANY)).is_err() {
         count(counter::LOST_BLOCK);

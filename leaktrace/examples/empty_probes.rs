@@ -28,7 +28,7 @@ fn main() -> Result<()> {
         maps: &target.maps()?,
         python: &interpreter.elf,
         memory: &memory,
-        small_max: interpreter.facts.pymalloc.map_or(0, |p| p.small_max),
+        pymalloc: interpreter.facts.pymalloc,
         trace_small_frees: false,
     })?;
     let sizes = Sizes { blocks: 1, ring_bytes: 1 << 12 };
