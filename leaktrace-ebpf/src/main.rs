@@ -1,4 +1,5 @@
-//! The BPF programs of leaktrace: one for every armed instruction, one for each kind of return, one for exec.
+//! The BPF programs of leaktrace: one for every armed instruction, one for each kind of return, one for exec, one for the
+//! end of a thread.
 //!
 //! Nothing here writes to the target. What happens to a block that dies young is settled in the maps and never crosses to
 //! user space.
@@ -30,7 +31,7 @@ use leaktrace_common::{
     site::{op, slot},
     wire::{ProcessRecord, counter, record},
 };
-use maps::{RING, SITES, config, count};
+use maps::{RING, SITES, THREADS, config, count};
 use target::{thread, tid};
 
 /// Every armed instruction that is not a return.
@@ -131,6 +132,14 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
         count(counter::LOST_RING);
     }
     let _ = ctx.as_ptr();
+    0
+}
+
+/// A thread ended: its state goes, so that a target which starts threads all the time does not fill the table, and a later
+/// thread of the same id does not find what this one was in the middle of. Children of vfork have states too.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
+    let _ = THREADS.remove(tid());
     0
 }
 

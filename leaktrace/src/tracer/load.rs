@@ -43,9 +43,11 @@ pub mod program {
     /// Does nothing: measures what a probe costs by itself.
     pub const EMPTY: &str = "empty";
     pub const EXEC: &str = "process_exec";
+    pub const THREAD_EXIT: &str = "thread_exit";
 }
 
-/// Loads the object with the facts of a target and the table of its sites. Nothing is armed yet, but exec is watched.
+/// Loads the object with the facts of a target and the table of its sites. Nothing is armed yet, but exec and the
+/// ends of threads are watched.
 pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbose: bool) -> Result<Ebpf, LoadError> {
     if object.is_empty() {
         return Err(LoadError::NoObject);
@@ -63,13 +65,18 @@ pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbos
     for site in sites {
         table.set(site::slot(site.ip, config.site_factor), site, 0).map_err(map_error)?;
     }
-    let name = program::EXEC;
-    let exec = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
-    let failed = |source| LoadError::Program { name, source: Box::new(source) };
-    let exec: &mut RawTracePoint = exec.try_into().map_err(failed)?;
-    exec.load().map_err(failed)?;
-    exec.attach("sched_process_exec").map_err(failed)?;
+    tracepoint(&mut ebpf, program::EXEC, "sched_process_exec")?;
+    tracepoint(&mut ebpf, program::THREAD_EXIT, "sched_process_exit")?;
     Ok(ebpf)
+}
+
+fn tracepoint(ebpf: &mut Ebpf, name: &'static str, event: &str) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Program { name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    program.attach(event).map_err(failed)?;
+    Ok(())
 }
 
 /// One of the uprobe programs, loaded when it is first asked for: the verifier takes 0.1 s for each.
