@@ -53,15 +53,24 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     session.disarm();
     view.end()?;
     drop(view);
-    let report = build(&session, ended?)?;
-    if let Some(json) = json {
-        let mut text = Vec::new();
-        json::write(&report, &mut text)?;
-        json.write(&String::from_utf8(text).context("the report is not text")?)?;
+    let ended = ended?;
+    if ended.is_some() {
+        session.take_rest()?;
     }
+    let report = build(&session, ended)?;
+    // A file that cannot take the report must not cost the reader the text as well.
+    let written = json.map_or(Ok(()), |json| write_json(&report, json));
     let mut source = SourceReader::new(session.target().proc_path("root"));
     view::print(&report, args.top, &mut source, args.json == Some(JsonOutput::Stdout))?;
+    written?;
     Ok(if args.fail_on_growth && report.is_growing() { ExitCode::Growth } else { ExitCode::Success })
+}
+
+fn write_json(report: &Report, to: Json) -> Result<()> {
+    let mut text = Vec::new();
+    json::write(report, &mut text)?;
+    to.write(&String::from_utf8(text).context("the report is not text")?)?;
+    Ok(())
 }
 
 /// Scans at each interval until it is over; says how the target ended, if it did.

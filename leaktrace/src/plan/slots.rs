@@ -122,6 +122,11 @@ impl Environment for SlotMemory<'_> {
     }
 }
 
+/// Whether a table is no longer what it was when the plan was made. One that cannot be read tells nothing.
+pub fn changed(planned: &[AllocatorSlot], memory: &dyn Memory) -> bool {
+    planned.iter().any(|slot| read(memory, slot.address).is_ok_and(|now| now != *slot))
+}
+
 fn read(memory: &dyn Memory, address: u64) -> Result<AllocatorSlot, PlanError> {
     let mut bytes = [0; TABLE_BYTES as usize];
     memory.read(address, &mut bytes)?;

@@ -24,7 +24,7 @@ use crate::{
     cpython::{
         discover::{DiscoverError, Interpreter},
         gc::GcState,
-        pools::BlockState,
+        pools::{BlockState, Pools},
         snapshot::SnapshotError,
         threads,
         used_set::UsedSet,
@@ -77,6 +77,8 @@ pub struct Options<'a> {
 pub enum Ended {
     Exited,
     Execed,
+    /// It changed its allocator tables (tracemalloc was started or stopped, say): the plan is no longer the right one.
+    AllocatorReplaced,
 }
 
 /// Numbers of the last scan.
@@ -118,11 +120,22 @@ impl Session {
     /// Finds the interpreter, makes the plan and arms it. When this returns every allocation of the target is seen.
     pub fn start(target: Target, options: &Options<'_>) -> Result<Self, SessionError> {
         let target = Arc::new(target);
+        // Whatever cannot be read of a target that has just gone, that is why.
+        Self::attach(&target, options).map_err(|error| {
+            if target.has_exited() || target.has_execed() {
+                TargetError::Gone { pid: target.pid() }.into()
+            } else {
+                error
+            }
+        })
+    }
+
+    fn attach(target: &Arc<Target>, options: &Options<'_>) -> Result<Self, SessionError> {
         let memory = target.memory();
-        let interpreter = Interpreter::find(&target)?;
+        let interpreter = Interpreter::find(target)?;
         let maps = target.maps()?;
         let mut plan = plan::assemble::plan(&plan::assemble::Inputs {
-            target: &target,
+            target,
             maps: &maps,
             python: &interpreter.elf,
             memory: &memory,
@@ -147,7 +160,7 @@ impl Session {
             _ => Box::new(|| {}),
         };
         let drain =
-            Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(&target)), flush_log)
+            Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
                 .map_err(SessionError::Drain)?;
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
@@ -169,7 +182,7 @@ impl Session {
             older: pools.as_ref().map(Older::new).unwrap_or_default(),
             ledger: Ledger::new(start_ns, rss_start),
             gc_logged: gc_start.as_ref().map(collections).unwrap_or_default(),
-            target,
+            target: Arc::clone(target),
             interpreter,
             plan,
             tracer,
@@ -189,7 +202,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Looks at everything that is outstanding now and brings the ledger up to date.
+    /// Looks at everything that is outstanding now and brings the ledger up to date; not when the target has ended.
     pub fn scan(&mut self) -> Result<ScanStats, SessionError> {
         let begin_ns = now_ns();
         let memory = self.target.memory();
@@ -199,11 +212,28 @@ impl Session {
             // Without pools nothing is judged dead, and the table keeps what it holds until the next scan.
             Some(Err(SnapshotError::NoArenas | SnapshotError::Unsettled | SnapshotError::Memory(_))) | None => None,
         };
+        if self.ended().is_some() {
+            // What was read may be another program's, or of a process half gone.
+            return Ok(self.last);
+        }
+        self.look(begin_ns, pools.as_ref())
+    }
+
+    /// Takes what the tables hold of a target that has ended, unless there was a look at it before: the last one tells
+    /// more. Small blocks that were freed count as live. To be called when everything is disarmed.
+    pub fn take_rest(&mut self) -> Result<(), SessionError> {
+        if self.ledger.timeline().scans() == 0 {
+            self.look(now_ns(), None)?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, begin_ns: u64, pools: Option<&Pools>) -> Result<ScanStats, SessionError> {
         self.learn();
         let mut table = UsedSet::default();
         let (ledger, older) = (&mut self.ledger, &mut self.older);
         let mut pass = ledger.scan(begin_ns);
-        let fate = |address: u64, _: &_| match pools.as_ref().map(|pools| pools.block(address)) {
+        let fate = |address: u64, _: &_| match pools.map(|pools| pools.block(address)) {
             Some(BlockState::Free | BlockState::Outside) => Fate::Dead,
             Some(BlockState::Next) => Fate::DeadUnlessYoungest,
             Some(BlockState::Used | BlockState::Unsettled) | None => Fate::Live,
@@ -215,7 +245,7 @@ impl Session {
             older.forget(address, block);
             pass.observe(block);
         })?;
-        let coverage = pools.as_ref().map(|pools| older.compare(pools, &table)).unwrap_or_default();
+        let coverage = pools.map(|pools| older.compare(pools, &table)).unwrap_or_default();
         let numbers = self.tracer.stacks()?;
         self.totals.clear();
         self.totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
@@ -293,12 +323,14 @@ impl Session {
         Ok(used.map_or(estimate, |used| estimate.min(used)))
     }
 
-    /// Whether the target is still the program that was traced.
+    /// Whether the target is no longer the program that was traced.
     pub fn ended(&self) -> Option<Ended> {
         if self.drain.symbols().execed() || self.target.has_execed() {
             Some(Ended::Execed)
         } else if self.target.has_exited() {
             Some(Ended::Exited)
+        } else if plan::slots::changed(&self.plan.slots, &self.target.memory()) {
+            Some(Ended::AllocatorReplaced)
         } else {
             None
         }

@@ -75,14 +75,21 @@ fn coverage(session: &Session) -> Coverage {
 
 fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
     let mut notes = session.plan().gaps.clone();
-    match ended {
-        Some(Ended::Exited) => notes.push("the process ended while it was traced: live is as of the last look".into()),
-        Some(Ended::Execed) => {
-            notes.push(
-                "the process replaced its program (exec) while it was traced: live is as of the last look".into(),
-            );
-        }
-        None => {}
+    let Some(ended) = ended else { return notes };
+    let what = match ended {
+        Ended::Exited => "ended",
+        Ended::Execed => "replaced its program (exec)",
+        Ended::AllocatorReplaced => "replaced its allocator (tracemalloc was started or stopped, say)",
+    };
+    // A target that ended is looked at once in the end, without its pools, if it was never before.
+    let live = if session.last_scan().pools_read {
+        "live is as of the last look"
+    } else {
+        "before the first look: small blocks that were freed may count as live"
+    };
+    notes.push(format!("the process {what} while it was traced: {live}"));
+    if ended == Ended::AllocatorReplaced {
+        notes.push("run leaktrace again to trace the process as it is now".into());
     }
     notes
 }
