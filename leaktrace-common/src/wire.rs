@@ -9,6 +9,9 @@ pub const MAX_FRAMES: usize = 128;
 /// Most distinct stacks (by frames and domain) that are told apart.
 pub const MAX_STACKS: u32 = 1 << 18;
 
+/// Once this many are told apart only the innermost frame of a new stack is kept, marked as cut: so its line stays right.
+pub const MAX_WHOLE_STACKS: u32 = MAX_STACKS / 4 * 3;
+
 /// Indices of the array of words that both sides write.
 pub mod state {
     /// Not 0 while user space removes dead blocks: then a block may only be replaced under its bucket's lock.

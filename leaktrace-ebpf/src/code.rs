@@ -74,7 +74,16 @@ pub extern "C" fn send_if_new(code: u64) -> u32 {
     if CODES.get_ptr(code).is_some() {
         return 1;
     }
-    let Some(mut entry) = RING.reserve::<Message>(0) else { return 0 };
+    let Some(mut entry) = RING.reserve::<Message>(0) else {
+        count(counter::LOST_RING);
+        return 0;
+    };
+    // Before it is sent: where the table is full each stack would send it again, and fill the ring. Who finds it there sends
+    // a stack that comes after this entry.
+    if CODES.insert(code, 1, u64::from(BPF_ANY)).is_err() {
+        entry.discard(0);
+        return 0;
+    }
     let message = entry.as_mut_ptr();
     // SAFETY: the reserved entry has the size of a Message; every length is bounded by its field's.
     unsafe {
@@ -106,9 +115,6 @@ pub extern "C" fn send_if_new(code: u64) -> u32 {
         (*head).linetable_bytes = copied as u16;
     }
     entry.submit(0);
-    if CODES.insert(code, 1, u64::from(BPF_ANY)).is_err() {
-        return 0;
-    }
     if let Some(tag) = tag_word(code) {
         // SAFETY: points into a map value.
         unsafe { *tag |= 1 };

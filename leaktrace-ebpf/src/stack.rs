@@ -4,7 +4,10 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use leaktrace_common::{
     site::domain,
     walk::{self, HASH_SEED, ReadTarget, mix},
-    wire::{MAX_FRAMES, RawFrame, STACK_BROKEN, STACK_NO_PYTHON, StackRecord, counter, record, state},
+    wire::{
+        MAX_FRAMES, MAX_STACKS, MAX_WHOLE_STACKS, RawFrame, STACK_BROKEN, STACK_NO_PYTHON, STACK_TRUNCATED,
+        StackRecord, counter, record, state,
+    },
 };
 
 use crate::{
@@ -99,11 +102,48 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
 #[inline(never)]
 unsafe extern "C" fn announce(thread: *mut Thread, hash: u64) -> u32 {
     // SAFETY: by the caller.
-    unsafe { thread.as_mut() }.and_then(|thread| number(thread, hash)).unwrap_or(0)
+    unsafe { thread.as_mut() }.and_then(|thread| number_in_short(thread, hash)).unwrap_or(0)
+}
+
+/// Where stacks have become many, the number of the innermost frame alone.
+#[inline(always)]
+fn number_in_short(thread: &mut Thread, hash: u64) -> Option<u32> {
+    // SAFETY: a map value; another CPU may count meanwhile.
+    let given = unsafe { STATE.get_ptr(state::STACKS)?.read_volatile() };
+    if given < u64::from(MAX_WHOLE_STACKS) || thread.stack.frames < 2 {
+        return number(thread, hash, given);
+    }
+    let frame = thread.frames[0];
+    thread.stack.frames = 1;
+    thread.stack.flags |= STACK_TRUNCATED;
+    let line = mix(HASH_SEED, frame.instr ^ code::Tags::get()?.of(frame.code));
+    let hash = mix(line, u64::from(thread.stack.domain) | u64::from(thread.stack.flags) << 8);
+    match STACKS.get_ptr(hash) {
+        // SAFETY: a map value; numbers are never changed.
+        Some(number) => Some(unsafe { *number }),
+        None => number(thread, hash, given),
+    }
 }
 
 #[inline(always)]
-fn number(thread: &mut Thread, hash: u64) -> Option<u32> {
+fn number(thread: &mut Thread, hash: u64, given: u64) -> Option<u32> {
+    // The count must not go on for ever, and wrap around.
+    if given >= u64::from(MAX_STACKS) {
+        return None;
+    }
+    // First all that may fail without a number, so that a full ring does not use the numbers up.
+    let frames = (thread.stack.frames as usize).min(MAX_FRAMES);
+    let mut index = 0;
+    while index < MAX_FRAMES {
+        if index >= frames {
+            break;
+        }
+        if code::send_if_new(thread.frames[index].code) == 0 {
+            return None;
+        }
+        index += 1;
+    }
+    let len = size_of::<StackRecord>() + frames * size_of::<RawFrame>();
     let next = STATE.get_ptr_mut(state::STACKS)?;
     let number = fetch_add(next, 1) as u32 + 1;
     TOTALS.get_ptr(number)?;
@@ -114,23 +154,9 @@ fn number(thread: &mut Thread, hash: u64) -> Option<u32> {
     }
     thread.stack.kind = record::STACK;
     thread.stack.stack = number;
-    let frames = (thread.stack.frames as usize).min(MAX_FRAMES);
-    let mut sent = true;
-    let mut index = 0;
-    while index < MAX_FRAMES {
-        if index >= frames {
-            break;
-        }
-        sent &= code::send_if_new(thread.frames[index].code) != 0;
-        index += 1;
-    }
-    let len = size_of::<StackRecord>() + frames * size_of::<RawFrame>();
-    if sent {
-        // SAFETY: header and frames lie one after the other in `Thread` (repr(C)); the verifier checks the length.
-        let bytes = unsafe { core::slice::from_raw_parts((&raw const thread.stack).cast::<u8>(), len) };
-        sent = RING.output::<[u8]>(bytes, 0).is_ok();
-    }
-    if !sent {
+    // SAFETY: header and frames lie one after the other in `Thread` (repr(C)); the verifier checks the length.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const thread.stack).cast::<u8>(), len) };
+    if RING.output::<[u8]>(bytes, 0).is_err() {
         // The next block of this stack tries again, under another number.
         let _ = STACKS.remove(hash);
         count(counter::LOST_RING);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use leaktrace::host::claim::Claim;
 use leaktrace::host::kernel::{KernelVersion, ReturnProbes};
+use leaktrace::host::priority::Hurry;
 use leaktrace::host::privileges;
 use leaktrace::host::signals::StopSignals;
 use leaktrace::host::tracefs::Tracefs;
@@ -44,13 +45,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     let begun = Instant::now();
     let options = Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes };
+    let hurry = Hurry::new();
     let mut session = Session::start(target, &options)?;
+    drop(hurry);
     announce(&session, begun.elapsed());
     drop(inside);
     let mut view = View::new()?;
     let ended = runtime.block_on(watch(&mut session, args, signals, &mut view));
     // Whatever happened: first the target gets its full speed back.
+    let hurry = Hurry::new();
     session.disarm();
+    drop(hurry);
     view.end()?;
     drop(view);
     let ended = ended?;
@@ -105,6 +110,7 @@ async fn watch(
             _ = signals.recv() => break,
         }
     }
+    let _hurry = Hurry::new();
     // While everything is still armed: what is handed out afterwards would pass for what was seen.
     let ended = session.ended();
     if ended.is_none() {

@@ -5,6 +5,7 @@ pub mod claim;
 pub mod kernel;
 pub mod memory;
 pub mod perf;
+pub mod priority;
 pub mod privileges;
 pub mod signals;
 pub mod tracefs;

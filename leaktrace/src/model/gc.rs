@@ -60,6 +60,15 @@ impl GcLog {
         self.last_start = self.last_start.max(Some(collection.start_ns));
     }
 
+    /// Adds `count` collections of which only the counter tells. See [`Collection::start_ns`].
+    pub fn record_untimed(&mut self, generation: u8, full: bool, start_ns: u64, count: u64) {
+        if count > 0 {
+            self.record(Collection { generation, full, start_ns, pause_ns: None });
+            let log = self.generation(generation);
+            log.collections = log.collections.saturating_add(count - 1);
+        }
+    }
+
     /// Sets what the interpreter's own statistics (`gc.get_stats()`) gained since the attach.
     pub fn set_collected(&mut self, generation: u8, collected: u64, uncollectable: u64) {
         let generation = self.generation(generation);

@@ -185,6 +185,16 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// As [`Ledger::learn`], for stacks that appeared during the scan.
+    pub fn learn(&mut self, dense: u32, domain: u8, frames: &[FrameRef<'_>], root: Root) {
+        self.ledger.learn(dense, domain, frames, root);
+    }
+
+    /// As [`Ledger::knows`].
+    pub fn knows(&self, dense: u32) -> bool {
+        self.ledger.knows(dense)
+    }
+
     /// Counts a block that lives. Keeps nothing of it.
     #[inline]
     pub fn observe(&mut self, block: &Block) {

@@ -3,8 +3,12 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -13,12 +17,37 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use super::{native::NativeNames, symbols::Symbols};
 use crate::target::ProcessMemory;
 
+/// How long a look waits for the records that came before it. What comes later than this is told by the next one.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A running drain. Stop it with [`Self::stop`]; dropping it stops it too.
 #[derive(Debug)]
 pub struct Drain {
-    symbols: Arc<Mutex<Symbols>>,
-    stop: Arc<OwnedFd>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    symbols: Mutex<Symbols>,
+    /// Wakes the thread.
+    wake: OwnedFd,
+    stop: AtomicBool,
+    /// Drains that were asked for, and of these those that were done.
+    asked: AtomicU64,
+    done: AtomicU64,
+    settled: Condvar,
+}
+
+impl Shared {
+    fn symbols(&self) -> MutexGuard<'_, Symbols> {
+        self.symbols.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // An eventfd with room takes the write at once; if it fails the thread has ended.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
 }
 
 impl Drain {
@@ -29,22 +58,38 @@ impl Drain {
         native: NativeNames,
         flush_log: Box<dyn FnMut() + Send>,
     ) -> io::Result<Self> {
-        let symbols = Arc::new(Mutex::new(Symbols::default()));
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let worker = Worker { ring, memory, native, symbols: Arc::clone(&symbols), stop: Arc::clone(&stop), flush_log };
+        let shared = Arc::new(Shared {
+            symbols: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            stop: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            settled: Condvar::new(),
+        });
+        let worker = Worker { ring, memory, native, shared: Arc::clone(&shared), flush_log };
         let thread = std::thread::Builder::new().name("ring".into()).spawn(move || worker.run())?;
-        Ok(Self { symbols, stop, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// What has been drained so far.
     pub fn symbols(&self) -> MutexGuard<'_, Symbols> {
-        self.symbols.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.symbols()
+    }
+
+    /// What was in the ring before this call is drained when it returns.
+    pub fn settle(&self) -> MutexGuard<'_, Symbols> {
+        let shared = &*self.shared;
+        let ours = shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.wake();
+        let pending = |_: &mut Symbols| self.thread.is_some() && shared.done.load(Ordering::SeqCst) < ours;
+        let waited = shared.settled.wait_timeout_while(shared.symbols(), PATIENCE, pending);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Drains what is left and ends the thread.
     pub fn stop(&mut self) {
-        // An eventfd with room takes the write at once; if it fails the thread has ended.
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -61,38 +106,43 @@ struct Worker {
     ring: RingBuf<MapData>,
     memory: ProcessMemory,
     native: NativeNames,
-    symbols: Arc<Mutex<Symbols>>,
-    stop: Arc<OwnedFd>,
+    shared: Arc<Shared>,
     flush_log: Box<dyn FnMut() + Send>,
 }
 
 impl Worker {
     fn run(mut self) {
-        loop {
-            let stopped = self.wait();
-            self.drain();
+        while self.wait().is_ok() {
+            // Asked for before the ring is looked at, so that it holds whatever the asker means.
+            let (asked, stop) = (self.shared.asked.load(Ordering::SeqCst), self.shared.stop.load(Ordering::SeqCst));
+            self.drain(asked);
             (self.flush_log)();
-            if stopped {
+            if stop {
                 return;
             }
         }
     }
 
-    /// Waits for records; `true` when told to stop.
-    fn wait(&self) -> bool {
+    /// Waits for records or to be woken.
+    fn wait(&self) -> rustix::io::Result<()> {
         // SAFETY: the ring lives as long as this borrow.
         let ring = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
-        let mut fds = [PollFd::new(&ring, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => !fds[1].revents().is_empty(),
-            Err(_) => true,
+        let mut fds = [PollFd::new(&ring, PollFlags::IN), PollFd::new(&self.shared.wake, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        if !fds[1].revents().is_empty() {
+            rustix::io::read(&self.shared.wake, &mut [0; 8])?;
         }
+        Ok(())
     }
 
-    fn drain(&mut self) {
-        let mut symbols = self.symbols.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes what is in the ring, and says that the drains `asked` for are done.
+    fn drain(&mut self, asked: u64) {
+        let mut symbols = self.shared.symbols();
         while let Some(record) = self.ring.next() {
             symbols.apply(&record, &self.memory, &mut self.native);
         }
+        // Under the lock, or who is about to wait would miss it.
+        self.shared.done.store(asked, Ordering::SeqCst);
+        self.shared.settled.notify_all();
     }
 }

@@ -159,9 +159,8 @@ impl Session {
             Ok(mut logger) if options.verbose => Box::new(move || logger.flush()),
             _ => Box::new(|| {}),
         };
-        let drain =
-            Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
-                .map_err(SessionError::Drain)?;
+        let drain = Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
+            .map_err(SessionError::Drain)?;
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, main_interpreter).ok();
@@ -233,6 +232,7 @@ impl Session {
         let mut table = UsedSet::default();
         let (ledger, older) = (&mut self.ledger, &mut self.older);
         let mut pass = ledger.scan(begin_ns);
+        let mut unnamed = Vec::new();
         let fate = |address: u64, _: &_| match pools.map(|pools| pools.block(address)) {
             Some(BlockState::Free | BlockState::Outside) => Fate::Dead,
             Some(BlockState::Next) => Fate::DeadUnlessYoungest,
@@ -243,15 +243,22 @@ impl Session {
                 table.insert(address);
             }
             older.forget(address, block);
-            pass.observe(block);
+            if block.stack == 0 || pass.knows(block.stack) {
+                pass.observe(block);
+            } else {
+                unnamed.push(*block);
+            }
         })?;
         let coverage = pools.map(|pools| older.compare(pools, &table)).unwrap_or_default();
         let numbers = self.tracer.stacks()?;
         self.totals.clear();
         self.totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
+        // Stacks that appeared during the pass: their names are in the ring by now.
+        for stack in &self.drain.settle().take_stacks() {
+            learn_one(stack, |number, domain, frames, root| pass.learn(number, domain, frames, root));
+        }
+        unnamed.iter().for_each(|block| pass.observe(block));
         pass.finish(&ScanEnd { totals: &self.totals, rss_bytes: self.target.rss_bytes().unwrap_or(0) });
-        // Stacks that appeared during the pass: their blocks were observed before their names came.
-        self.learn();
         self.log_collections();
         self.swept_blocks += swept.removed;
         self.cost.begin_sample(&self.tracer);
@@ -263,14 +270,15 @@ impl Session {
     fn learn(&mut self) {
         let stacks = self.drain.symbols().take_stacks();
         for stack in &stacks {
-            learn_one(&mut self.ledger, stack);
+            learn_one(stack, |number, domain, frames, root| self.ledger.learn(number, domain, frames, root));
         }
     }
 
     /// Collections from the probes where there are any, else from the interpreter's counters.
     fn log_collections(&mut self) {
-        let timed = self.drain.symbols().take_collections();
+        // The counters first, so that the ring holds each collection that they count.
         let state = GcState::read(&self.target.memory(), &self.interpreter.offsets, self.main_interpreter).ok();
+        let timed = self.drain.settle().take_collections();
         let log = self.ledger.gc_mut();
         for record in &timed {
             let generation = record.generation.min(OLDEST_GENERATION);
@@ -284,15 +292,12 @@ impl Session {
         }
         let (Some(state), Some(start)) = (state, &self.gc_start) else { return };
         for (generation, (now, start)) in state.generations.iter().zip(&start.generations).enumerate() {
-            // What no probe told (it cannot be set, or the collection began before the attach).
-            while self.gc_logged[generation] < now.collections {
-                log.record(Collection {
-                    generation: generation as u8,
-                    full: generation as u32 == OLDEST_GENERATION,
-                    start_ns: self.start_ns,
-                    pause_ns: None,
-                });
-                self.gc_logged[generation] += 1;
+            // What no probe told (it cannot be set, or the collection began before the attach). One that is under way may
+            // be counted and not be told yet.
+            let untold = now.collections.saturating_sub(self.gc_logged[generation]);
+            if untold > 0 && !state.collecting {
+                log.record_untimed(generation as u8, generation as u32 == OLDEST_GENERATION, self.start_ns, untold);
+                self.gc_logged[generation] = now.collections;
             }
             log.set_collected(
                 generation as u8,
@@ -391,7 +396,7 @@ fn collections(state: &GcState) -> [u64; 3] {
     state.generations.map(|g| g.collections)
 }
 
-fn learn_one(ledger: &mut Ledger, stack: &NamedStack) {
+fn learn_one(stack: &NamedStack, learn: impl FnOnce(u32, u8, &[FrameRef<'_>], Root)) {
     let mut frames: Vec<FrameRef<'_>> = stack
         .frames
         .iter()
@@ -401,5 +406,5 @@ fn learn_one(ledger: &mut Ledger, stack: &NamedStack) {
         frames.push(FrameRef { kind: FrameKind::Native, function: &native.function, file: &native.file, line: 0 });
     }
     let root = if stack.truncated { Root::Truncated } else { Root::Whole };
-    ledger.learn(stack.number, stack.domain, &frames, root);
+    learn(stack.number, stack.domain, &frames, root);
 }
