@@ -46,6 +46,7 @@ pub struct Capture {
     pub lost: BTreeMap<String, u64>,
     pub coverage: Coverage,
     pub cost: Cost,
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -257,7 +257,9 @@ impl Session {
         for stack in &self.drain.settle().take_stacks() {
             learn_one(stack, |number, domain, frames, root| pass.learn(number, domain, frames, root));
         }
-        unnamed.iter().for_each(|block| pass.observe(block));
+        for block in &unnamed {
+            pass.observe(block);
+        }
         pass.finish(&ScanEnd { totals: &self.totals, rss_bytes: self.target.rss_bytes().unwrap_or(0) });
         self.log_collections();
         self.swept_blocks += swept.removed;

@@ -1,0 +1,156 @@
+//! Targets that end, change or overflow what leaktrace knows of them: what was seen is reported, and what was lost is counted.
+
+use std::process::Command;
+use std::time::Duration;
+
+use leaktrace_tests::process::{PATIENCE, Service, wait_for_end};
+use leaktrace_tests::python::supported;
+use leaktrace_tests::report::Report;
+use leaktrace_tests::trace::{Trace, run};
+
+const OUTPUT_NOT_WRITABLE: i32 = 9;
+/// Longer than any test: no look is taken before the last one.
+const NEVER: &str = "1h";
+
+/// A Python program that works off a line of its input at a time; `work` says which lines it knows.
+fn target(work: &str) -> Service {
+    let code = format!(
+        r#"
+import os, sys, threading, tracemalloc
+keep = []
+{work}
+print('READY {{"pid": %d}}' % os.getpid(), flush=True)
+for line in sys.stdin:
+    if line == "quit\n":
+        break
+    globals()[line.strip()]()
+    print("DONE null", flush=True)
+"#
+    );
+    let python = &supported()[0];
+    Service::spawn(Command::new(&python.executable).args(["-c", &code]))
+}
+
+fn tell(target: &mut Service, what: &str) {
+    target.say(what);
+    target.expect::<()>("DONE");
+}
+
+/// Live blocks of a function of the target, by the innermost frame.
+fn live_of(report: &Report, function: &str) -> u64 {
+    let here = |site: &&leaktrace_tests::report::Site| site.places().first().is_some_and(|p| p.function == function);
+    report.sites.iter().filter(here).map(|site| site.live_blocks).sum()
+}
+
+const LEAK: &str = "
+def leak():
+    for i in range(1000):
+        keep.append(bytearray(3000))
+";
+
+#[test]
+fn a_target_that_ends_before_the_first_look_is_reported() {
+    let mut target = target(LEAK);
+    let trace = Trace::attach(target.pid(), &["--interval", NEVER]);
+    tell(&mut target, "leak");
+    // By a signal, so that the interpreter does not free what it holds.
+    leaktrace_tests::process::signal(target.pid(), rustix::process::Signal::KILL);
+    assert!(wait_for_end(target.pid(), PATIENCE));
+    let (report, outcome) = trace.report();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    // An object and its buffer each, and at most some numbers that were freed.
+    let blocks = live_of(&report, "leak");
+    assert!((2000..2100).contains(&blocks), "{blocks}");
+    assert!(report.capture.duration_seconds > 0.0);
+    assert!(report.capture.notes.iter().any(|note| note.contains("ended")), "{:?}", report.capture.notes);
+    report.assert_nothing_lost();
+}
+
+#[test]
+fn tracemalloc_started_meanwhile_ends_the_run_with_what_was_seen() {
+    let mut target = target(&format!("{LEAK}\nhook = tracemalloc.start"));
+    let trace = Trace::attach(target.pid(), &["--interval", "100ms"]);
+    tell(&mut target, "leak");
+    tell(&mut target, "hook");
+    let (report, outcome) = trace.report();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        report.capture.notes.iter().any(|note| note.contains("replaced its allocator")),
+        "{:?}",
+        report.capture.notes
+    );
+    let blocks = live_of(&report, "leak");
+    assert!(blocks < 2100, "{blocks}: nothing is counted twice");
+    // The target goes on, and can be traced as it is now.
+    let again = Trace::attach(target.pid(), &[]);
+    tell(&mut target, "leak");
+    assert!(again.finish().capture.events.alloc >= 2000);
+}
+
+#[test]
+fn threads_that_come_and_go_lose_no_event() {
+    // More than the table of threads has room for at a time.
+    let mut target = target(
+        "
+def start():
+    for batch in range(500):
+        threads = [threading.Thread(target=work) for _ in range(20)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+def work():
+    keep.append(bytearray(3000))
+",
+    );
+    let trace = Trace::attach(target.pid(), &["--interval", NEVER]);
+    tell(&mut target, "start");
+    let report = trace.finish();
+    report.assert_nothing_lost();
+    let blocks = live_of(&report, "work");
+    assert!(
+        (20_000..=20_002).contains(&blocks),
+        "{blocks}: an object and its buffer for each thread, and the list's own"
+    );
+}
+
+#[test]
+fn stacks_past_the_room_for_them_keep_their_line() {
+    // Each object is made at the end of its own path of 18 calls.
+    let mut target = target(
+        "
+import itertools
+def left(path):
+    for call in path: return call(path)
+    return object()
+def right(path):
+    for call in path: return call(path)
+    return object()
+def grow():
+    for calls in itertools.islice(itertools.product((left, right), repeat=18), 210_000):
+        path = iter(calls)
+        keep.append(next(path)(path))
+def leak():
+    for n in range(1000):
+        keep.append(bytearray(3000))
+",
+    );
+    let trace = Trace::attach(target.pid(), &["--interval", NEVER]);
+    tell(&mut target, "grow");
+    tell(&mut target, "leak");
+    let report = trace.finish();
+    assert_eq!(report.capture.lost["stack"], 0);
+    assert_eq!(live_of(&report, "left") + live_of(&report, "right"), 210_000);
+    let leaked = live_of(&report, "leak");
+    assert!((2000..=2001).contains(&leaked), "{leaked}");
+}
+
+#[test]
+fn an_output_that_fails_in_the_end_is_told() {
+    let mut target = target(LEAK);
+    tell(&mut target, "leak");
+    let pid = target.pid().to_string();
+    let outcome = run(&["run", "--pid", &pid, "--duration", "100ms", "--json", "/dev/full"]);
+    assert_eq!(outcome.code, Some(OUTPUT_NOT_WRITABLE), "{outcome:?}");
+    assert!(outcome.stderr.iter().any(|line| line.contains("/dev/full")), "{outcome:?}");
+    target.work_for(Duration::from_millis(1));
+    assert!(target.quit().success());
+}
