@@ -29,7 +29,9 @@ pub(crate) struct Row {
     pub(crate) contender: String,
     /// CPU time of a unit, traced over untraced; `None` if it could not be measured.
     pub(crate) slowdown: Option<Spread>,
-    /// Why it could not.
+    /// Rounds that it is from.
+    pub(crate) rounds: usize,
+    /// What went wrong in another round, or why there is none.
     pub(crate) failure: Option<String>,
 }
 
@@ -75,30 +77,46 @@ impl Round {
     }
 }
 
-/// The rounds of one contender, and why they ended early if they did.
+/// The rounds of one contender.
 struct Series {
     contender: Contender,
     rounds: Vec<Round>,
-    failure: Option<String>,
+    /// What went wrong in the rounds that are not here.
+    failures: Vec<String>,
+}
+
+impl Series {
+    /// A contender that fails again and again costs time and learns nothing.
+    fn is_hopeless(&self) -> bool {
+        self.failures.len() > 1
+    }
+
+    fn row(&self) -> Row {
+        Row {
+            contender: self.contender.to_string(),
+            slowdown: Spread::of(self.rounds.iter().map(Round::slowdown)),
+            rounds: self.rounds.len(),
+            failure: self.failures.first().cloned(),
+        }
+    }
 }
 
 /// Measures `contenders` in turn, `repeats` times over, in one process.
 fn series(contenders: &[Contender], tools: &Tools, python: &Path, workload: &str, repeats: u32) -> Result<Vec<Series>> {
     let mut all: Vec<Series> =
-        contenders.iter().map(|&contender| Series { contender, rounds: Vec::new(), failure: None }).collect();
+        contenders.iter().map(|&contender| Series { contender, rounds: Vec::new(), failures: Vec::new() }).collect();
     let mut target = Target::start(python, workload)?;
     let mut before = target.run(BASELINE_SECONDS)?;
     for _ in 0..repeats {
-        for one in all.iter_mut().filter(|one| one.failure.is_none()) {
-            match round(one.contender, tools, python, &mut target) {
-                Ok((traced, report)) => {
-                    let after = target.run(BASELINE_SECONDS)?;
-                    let baseline = f64::midpoint(before.per_unit(), after.per_unit());
-                    one.rounds.push(Round { baseline, traced, report });
+        for one in all.iter_mut().filter(|one| !one.is_hopeless()) {
+            match round(one.contender, tools, python, &mut target, before) {
+                Ok((round, after)) => {
+                    one.rounds.push(round);
                     before = after;
                 }
                 Err(error) => {
-                    one.failure = Some(format!("{error:#}"));
+                    eprintln!("    {}: {error:#}", one.contender);
+                    one.failures.push(format!("{error:#}"));
                     // Whatever state it left behind is not for the others.
                     target = Target::start(python, workload)?;
                     before = target.run(BASELINE_SECONDS)?;
@@ -109,19 +127,23 @@ fn series(contenders: &[Contender], tools: &Tools, python: &Path, workload: &str
     Ok(all)
 }
 
+/// One round, and the untraced window after it; `before` is the one before it.
 fn round(
     contender: Contender,
     tools: &Tools,
     python: &Path,
     target: &mut Target,
-) -> Result<(Window, Option<(Report, f64)>)> {
+    before: Window,
+) -> Result<(Round, Window)> {
     let armed = contender.arm(tools, python, target)?;
     let cpu = |armed: &Armed| armed.leaktrace().map_or(Ok(0.0), super::leaktrace::Leaktrace::cpu_seconds);
     let cpu_before = cpu(&armed)?;
     let traced = target.run(TRACED_SECONDS)?;
     let collector = cpu(&armed)? - cpu_before;
-    let report = armed.disarm(target)?;
-    Ok((traced, report.map(|report| (report, collector))))
+    let report = armed.disarm(target)?.map(|report| (report, collector));
+    let after = target.run(BASELINE_SECONDS)?;
+    let baseline = f64::midpoint(before.per_unit(), after.per_unit());
+    Ok((Round { baseline, traced, report }, after))
 }
 
 /// Measures one workload on one interpreter; `with_memray` is the same interpreter in an environment that has memray, or why
@@ -137,19 +159,19 @@ pub(crate) fn measure(
         [Contender::Exact, Contender::Empty, Contender::Tracemalloc(1), Contender::Tracemalloc(25), Contender::Memleak];
     let contenders = &contenders[..if tools.memleak.is_some() { 5 } else { 4 }];
     let all = series(contenders, tools, python, workload, repeats)?;
-    let mut rows: Vec<Row> = all.iter().map(row).collect();
+    let mut rows: Vec<Row> = all.iter().map(Series::row).collect();
     if tools.memleak.is_none() {
         rows.push(missing(Contender::Memleak, "it is not installed"));
     }
     let memray = [false, true].map(|python_allocators| Contender::Memray { python_allocators });
     match with_memray {
-        Ok(python) => rows.extend(series(&memray, tools, python, workload, repeats)?.iter().map(row)),
+        Ok(python) => rows.extend(series(&memray, tools, python, workload, repeats)?.iter().map(Series::row)),
         Err(why) => rows.extend(memray.map(|contender| missing(contender, why))),
     }
     let rounds = |contender: Contender| -> Result<&[Round]> {
-        let one = all.iter().find(|one| one.contender == contender);
-        match one {
-            Some(Series { failure: Some(failure), .. }) => bail!("{contender}: {failure}"),
+        match all.iter().find(|one| one.contender == contender) {
+            // They must work in every round.
+            Some(Series { failures, .. }) if !failures.is_empty() => bail!("{contender}: {}", failures[0]),
             Some(one) => Ok(&one.rounds),
             None => Ok(&[]),
         }
@@ -160,16 +182,8 @@ pub(crate) fn measure(
     Ok((Slowdowns { workload, rows, exact: numbers }, report))
 }
 
-fn row(one: &Series) -> Row {
-    Row {
-        contender: one.contender.to_string(),
-        slowdown: Spread::of(one.rounds.iter().map(Round::slowdown)),
-        failure: one.failure.clone(),
-    }
-}
-
 fn missing(contender: Contender, why: &str) -> Row {
-    Row { contender: contender.to_string(), slowdown: None, failure: Some(why.to_owned()) }
+    Row { contender: contender.to_string(), slowdown: None, rounds: 0, failure: Some(why.to_owned()) }
 }
 
 fn compare(exact: &[Round], empty: &[Round], tracemalloc: &[Round]) -> Option<(Exact, Report)> {

@@ -67,9 +67,13 @@ fn slowdowns(page: &mut String, interpreter: &Interpreter) -> Result {
     for index in 0..rows {
         write!(page, "| {} |", interpreter.workloads[0].rows[index].contender)?;
         for workload in &interpreter.workloads {
-            match &workload.rows[index] {
-                super::slowdown::Row { slowdown: Some(slowdown), failure: None, .. } => write!(page, " x{slowdown} |")?,
-                row => write!(page, " not measured: {} |", row.failure.as_deref().unwrap_or("no round ended"))?,
+            let row = &workload.rows[index];
+            match (&row.slowdown, &row.failure) {
+                (Some(slowdown), None) => write!(page, " x{slowdown} |")?,
+                (Some(slowdown), Some(why)) => {
+                    write!(page, " x{slowdown}, of {} rounds; in another: {why} |", row.rounds)?;
+                }
+                (None, why) => write!(page, " not measured: {} |", why.as_deref().unwrap_or("no round ended"))?,
             }
         }
         writeln!(page)?;

@@ -1,13 +1,18 @@
 //! The process that is measured: tests/bench/target.py, told what to do.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::workspace;
+
+/// Longest wait for an answer beyond the time that the work was to take: a tool may have hung the target.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What some units of work took.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -47,7 +52,7 @@ impl Target {
         let stdin = child.stdin.take().context("the target has no input")?;
         let stdout = BufReader::new(child.stdout.take().context("the target has no output")?);
         let mut target = Self { child, stdin, stdout };
-        let line = target.line()?;
+        let line = target.line(Duration::ZERO)?;
         if !line.starts_with("READY ") {
             bail!("the target {workload} did not start: {line:?}");
         }
@@ -61,7 +66,7 @@ impl Target {
     /// Works for `seconds`.
     pub(crate) fn run(&mut self, seconds: f64) -> Result<Window> {
         self.tell(&format!("run {seconds}"))?;
-        self.answer()
+        self.answer(Duration::from_secs_f64(seconds))
     }
 
     /// Works while `action` runs.
@@ -69,32 +74,42 @@ impl Target {
         self.tell("storm")?;
         let result = action(self.pid());
         self.tell("stop")?;
-        let window = self.answer()?;
+        let window = self.answer(Duration::ZERO)?;
         Ok((result?, window))
     }
 
     /// Starts tracemalloc with this many frames, 0 stops it.
     pub(crate) fn tracemalloc(&mut self, frames: u32) -> Result<()> {
         self.tell(&format!("tracemalloc {frames}"))?;
-        self.line().map(drop)
+        self.line(Duration::ZERO).map(drop)
     }
 
     /// Makes this many small objects and keeps them.
     pub(crate) fn hold(&mut self, objects: u32) -> Result<()> {
         self.tell(&format!("hold {objects}"))?;
-        self.line().map(drop)
+        self.line(Duration::ZERO).map(drop)
     }
 
     fn tell(&mut self, command: &str) -> Result<()> {
         writeln!(self.stdin, "{command}").with_context(|| format!("the target is gone before {command:?}"))
     }
 
-    fn answer(&mut self) -> Result<Window> {
-        let line = self.line()?;
+    fn answer(&mut self, work: Duration) -> Result<Window> {
+        let line = self.line(work)?;
         serde_json::from_str(&line).with_context(|| format!("the target answered {line:?}"))
     }
 
-    fn line(&mut self) -> Result<String> {
+    /// The next line, which comes after `work` and some patience at the latest. Nothing is buffered when it is asked for:
+    /// each command has one line for an answer.
+    fn line(&mut self, work: Duration) -> Result<String> {
+        let mut poll = libc::pollfd { fd: self.stdout.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let wait = i32::try_from((work + PATIENCE).as_millis())?;
+        // SAFETY: one pollfd is passed, and one is told.
+        match unsafe { libc::poll(&raw mut poll, 1, wait) } {
+            0 => bail!("the target hung"),
+            -1 => return Err(std::io::Error::last_os_error()).context("cannot wait for the target"),
+            _ => {}
+        }
         let mut line = String::new();
         if self.stdout.read_line(&mut line).context("cannot read from the target")? == 0 {
             bail!("the target ended ({})", self.child.wait()?);
