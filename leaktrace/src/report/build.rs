@@ -19,6 +19,9 @@ use crate::model::{
     Criteria, FrameKind, Growth, Judgement, Ledger, Rate, Root, StackId, Tally, Timeline, Trail, Verdict,
 };
 
+/// Share of the blocks that may be missed before a report that shows no leak proves nothing.
+const MOST_MISSED: f64 = 0.1;
+
 /// What the ledger does not know.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Facts {
@@ -237,6 +240,8 @@ fn headline(ledger: &Ledger, lines: &[Line], sites: &[SiteReport], facts: &Facts
         Outlook::Leaking
     } else if watched < criteria.min_observed_ns || timeline.scans() < criteria.min_scans {
         Outlook::TooEarly
+    } else if is_incomplete(facts) {
+        Outlook::Incomplete
     } else {
         Outlook::NotLeaking
     };
@@ -248,6 +253,14 @@ fn headline(ledger: &Ledger, lines: &[Line], sites: &[SiteReport], facts: &Facts
         growth,
         exhaustion: facts.room.as_ref().and_then(|room| exhaustion(room, &rate)),
     }
+}
+
+/// Whether so many blocks were missed that a leak may be among them: a full table takes no new block, so what grows in it
+/// seems to stand still.
+fn is_incomplete(facts: &Facts) -> bool {
+    let missed = facts.lost.map_full + facts.lost.address;
+    missed as f64 > MOST_MISSED * facts.events.alloc as f64
+        || facts.coverage.ratio.is_some_and(|r| r < 1.0 - MOST_MISSED)
 }
 
 fn exhaustion(room: &Room, rate: &Rate) -> Option<Exhaustion> {

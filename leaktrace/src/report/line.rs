@@ -16,6 +16,7 @@ pub fn line(report: &Report) -> String {
             place(worst),
         ),
         (Outlook::TooEarly, _) => "too early to tell".to_owned(),
+        (Outlook::Incomplete, _) => "cannot tell, too much was missed".to_owned(),
         _ => "nothing grows".to_owned(),
     };
     format!(

@@ -152,6 +152,8 @@ pub enum Outlook {
     NotLeaking,
     /// Watched for too short a time.
     TooEarly,
+    /// Nothing grew in what was seen, but so much was not that it proves nothing.
+    Incomplete,
 }
 
 /// Memory that the target can still take.

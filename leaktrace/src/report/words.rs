@@ -99,6 +99,10 @@ pub(super) fn headline(report: &Report) -> Vec<String> {
     let mut lines = match outlook {
         Outlook::TooEarly => vec![format!("Too early to tell: watched for {watched}.")],
         Outlook::NotLeaking => vec![format!("No leak found: nothing grew without bound in {watched}.")],
+        Outlook::Incomplete => vec![
+            format!("Cannot tell: nothing grew in what was seen in {watched},"),
+            "but too much was missed: see below, under Tracing.".to_owned(),
+        ],
         Outlook::Leaking => vec![
             format!("LEAKING {}", growth(rate)),
             format!(

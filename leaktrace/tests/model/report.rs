@@ -227,6 +227,37 @@ fn the_line_tells_the_state() {
     golden("line.txt", &(line::line(&report()) + "\n"));
 }
 
+/// A full table takes no new block: what grows in the target seems to stand still.
+#[test]
+fn too_much_missed_proves_no_innocence() {
+    let innocent = |facts: &Facts| {
+        let mut calm = World::new(1);
+        calm.run(
+            60,
+            5,
+            &mut |world| {
+                let address = world.alloc(4, 64);
+                world.free(address);
+            },
+            &mut |_| (),
+        );
+        Report::build(&calm.ledger, facts, &Criteria::default())
+    };
+    assert_eq!(innocent(&facts()).headline.outlook, Outlook::NotLeaking);
+    let full = Facts { lost: Lost { map_full: 4000, ..Lost::default() }, ..facts() };
+    assert_eq!(innocent(&full).headline.outlook, Outlook::Incomplete);
+    let blind = Facts { coverage: Coverage { ratio: Some(0.31), basis: String::new() }, ..facts() };
+    let report = innocent(&blind);
+    assert_eq!(report.headline.outlook, Outlook::Incomplete);
+    assert!(text_of(&report).starts_with("Cannot tell"), "{}", text_of(&report));
+    assert!(text_of(&report).lines().all(|line| line.chars().count() <= 80));
+    // Growth that was seen is growth, whatever was missed.
+    let mut world = World::new(1);
+    world.ledger.gc_mut().set_state(Some(true), Some(700));
+    world.run(60, 5, &mut service, &mut |_| ());
+    assert!(Report::build(&world.ledger, &full, &Criteria::default()).is_growing());
+}
+
 #[test]
 fn an_empty_trace_has_a_report() {
     let world = World::new(1);
