@@ -132,8 +132,6 @@ pub struct Thread {
     pub py: PyCall,
     /// Of the raw domain.
     pub raw: PyCall,
-    /// The thread state that was last found for a thread without the GIL.
-    pub tstate: u64,
     /// Address of the block that the thread entered last.
     pub entered: u64,
     pub gc_start_ns: u64,

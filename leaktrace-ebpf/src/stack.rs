@@ -45,7 +45,7 @@ unsafe extern "C" fn current_stack(thread: *mut Thread, tid: u32, domain: u32, n
 #[inline(always)]
 fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
     let layout = &config().python;
-    let frame = match thread_state(thread, domain) {
+    let frame = match thread_state(domain) {
         0 => 0,
         tstate => walk::innermost_frame(&Target, layout, tstate).unwrap_or(0),
     };
@@ -166,19 +166,19 @@ fn number(thread: &mut Thread, hash: u64, given: u64) -> Option<u32> {
 
 /// The thread state of the current thread, 0 when it has none.
 #[inline(always)]
-fn thread_state(thread: &mut Thread, domain: u8) -> u64 {
+fn thread_state(domain: u8) -> u64 {
     let layout = &config().python;
     let current = Target.word(layout.tstate_current).unwrap_or(0);
     if domain == domain::MEM || domain == domain::OBJ {
         // These may only be called by the thread that holds the GIL.
         return current;
     }
-    own_thread_state(thread, current)
+    own_thread_state(current)
 }
 
 /// Without the GIL, the thread state is the one whose `thread_id` is ours.
 #[inline(never)]
-fn own_thread_state(thread: &mut Thread, current: u64) -> u64 {
+fn own_thread_state(current: u64) -> u64 {
     let layout = &config().python;
     let Some(own) = pthread_self() else { return 0 };
     let is_own = |tstate: u64| Target.word(tstate + u64::from(layout.tstate_thread_id)) == Some(own);
@@ -190,7 +190,6 @@ fn own_thread_state(thread: &mut Thread, current: u64) -> u64 {
     let mut searched = 0;
     while searched < MAX_THREADS && tstate != 0 {
         if is_own(tstate) {
-            thread.tstate = tstate;
             return tstate;
         }
         tstate = Target.word(tstate + u64::from(layout.tstate_next)).unwrap_or(0);

@@ -20,8 +20,9 @@ impl fmt::Display for KernelVersion {
 }
 
 impl KernelVersion {
-    /// Oldest kernel with the BPF ring buffer (5.8). Many probes in one tracefs event came in 5.5.
-    pub const OLDEST: Self = Self::new(5, 8, 0);
+    /// Oldest kernel that can remove an element of a BPF hash and tell what it held (5.14): the sweep needs that. Atomic
+    /// fetches in BPF came in 5.12, its ring buffer in 5.8, many probes in one tracefs event in 5.5.
+    pub const OLDEST: Self = Self::new(5, 14, 0);
 
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }

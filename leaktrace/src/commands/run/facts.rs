@@ -22,7 +22,7 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
             cmdline: target.cmdline().to_vec(),
             python: Python {
                 version: python.version_text.clone(),
-                features: [python.features.as_slice(), &session.plan().features].concat(),
+                features: features(&python.features, &session.plan().features),
             },
             rss_bytes: RssBytes { start: rss_start, end: rss_end },
         },
@@ -54,6 +54,12 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
         room: host::memory::available(target.pid()).map(|a| Room { available_bytes: a.bytes, basis: a.basis }),
         notes: notes(session, ended),
     })
+}
+
+/// What the interpreter and the plan say of the build, each thing once.
+fn features(interpreter: &[String], plan: &[String]) -> Vec<String> {
+    let of_plan = plan.iter().filter(|feature| !interpreter.contains(feature));
+    interpreter.iter().chain(of_plan).cloned().collect()
 }
 
 fn coverage(session: &Session) -> Coverage {
