@@ -19,6 +19,7 @@ pub(super) struct Ageing {
     pub(super) at_reference: u64,
     pub(super) deaths: u64,
     pub(super) matured: u64,
+    pub(super) matured_bytes: u64,
     pub(super) steadiness: Option<Steadiness>,
 }
 
@@ -65,6 +66,7 @@ impl Ageing {
             at_reference,
             deaths,
             matured: cells(reference.min(mature)..mature).map(|c| u64::from(c.live)).sum(),
+            matured_bytes: cells(reference.min(mature)..mature).map(|c| c.live_bytes).sum(),
             steadiness: steadiness(&trail.survivors(timeline, rated(first, mature), |c| u64::from(c.live))),
         }
     }

@@ -270,9 +270,12 @@ fn decide(
 
 /// What keeps the cohorts from showing a leak; `None` when nothing does.
 fn doubt(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Ageing) -> Option<Reason> {
-    let enough =
-        ageing.blocks >= criteria.min_blocks || ageing.blocks >= FEWEST_BLOCKS && ageing.bytes >= criteria.large_bytes;
-    if !enough {
+    // Asked of all survivors, and of the later half for itself: a thousand blocks of one burst and a few stragglers are
+    // not a thousand that pile up.
+    let enough = |blocks: u64, bytes: u64| {
+        blocks >= criteria.min_blocks || blocks >= FEWEST_BLOCKS && bytes >= criteria.large_bytes
+    };
+    if !enough(ageing.blocks, ageing.bytes) || !enough(2 * ageing.matured, 2 * ageing.matured_bytes) {
         return Some(Reason::TooFew);
     }
     let Some(retention) = ageing.retention() else { return Some(Reason::TooYoung) };

@@ -337,6 +337,21 @@ fn a_start_up_burst_is_a_plateau() {
 }
 
 #[test]
+fn stragglers_after_a_burst_are_not_growing() {
+    let make = || -> Service {
+        Box::new(move |world| {
+            if world.seconds() < 1.9 {
+                (0..30).for_each(|_| _ = world.alloc(0, 100));
+            }
+            for _ in 0..world.random.events(0.08) {
+                world.alloc(0, 100);
+            }
+        })
+    };
+    assert_innocent("stragglers", 20.0, &make);
+}
+
+#[test]
 fn a_warm_up_that_saturates_is_not_growing() {
     for half_life in [3.0, 8.0, 20.0] {
         let make = move || -> Service {
