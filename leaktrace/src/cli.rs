@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Say what this kernel, these privileges and an interpreter allow, and why not
     #[command(after_long_help = help())]
     Doctor(DoctorArgs),
+    /// Remove what a killed leaktrace leaves behind; started by `run`
+    #[command(hide = true, name = leaktrace::tracer::guardian::SUBCOMMAND)]
+    Guard { owner: String, tracefs: PathBuf },
 }
 
 #[derive(Debug, Args)]

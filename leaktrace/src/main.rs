@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Guard { owner, tracefs } => commands::guard::run(&owner, &tracefs),
     };
     let code = result.unwrap_or_else(|error| {
         let (line, code) = exit::report(&error);

@@ -33,6 +33,22 @@ pub fn altered_text(pid: u32) -> Vec<(String, u64, u8)> {
     altered
 }
 
+/// Waits until the text of a process is its files' again: after a SIGKILL the guardian removes what the kernel left.
+///
+/// # Panics
+/// When it is not.
+pub fn assert_unaltered(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let altered = altered_text(pid);
+        if altered.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} altered bytes stayed behind: {:?}", altered.len(), altered.first());
+        std::thread::yield_now();
+    }
+}
+
 /// The BPF programs and links that the kernel holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bpf {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use leaktrace_tests::oracle::digest;
 use leaktrace_tests::process::{Service, Stats, signal};
 use leaktrace_tests::python::{Python, supported};
-use leaktrace_tests::system::{Bpf, altered_text};
+use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered};
 use leaktrace_tests::trace::{Trace, require_privileges};
 use rustix::process::Signal;
 
@@ -74,14 +74,14 @@ fn sigkill_in_a_storm_leaves_nothing_armed() {
         let mut storm = storm(&python, &[]);
         assert_eq!(altered_text(storm.pid()), [], "a fresh process");
         let before = pace(&mut storm);
-        for round in 0..20 {
+        for _ in 0..20 {
             let trace = Trace::attach(storm.pid(), &[]);
             let ours = Bpf::of(trace.pid());
             assert!(!ours.is_empty(), "nothing is armed");
             storm.progress(10);
             trace.kill();
             ours.assert_gone();
-            assert_eq!(altered_text(storm.pid()), [], "round {round}");
+            assert_unaltered(storm.pid());
             storm.progress(10);
         }
         // Traced, it does a tenth of this or less: a generous bound tells the two apart.
@@ -100,14 +100,41 @@ fn sigkill_while_it_starts_leaves_nothing_armed() {
         for round in 0..20 {
             let trace = Trace::start(storm.pid(), &[]);
             storm.work_for(Duration::from_millis(40 * round));
-            let ours = Bpf::of(trace.pid());
-            trace.kill();
-            ours.assert_gone();
-            assert_eq!(altered_text(storm.pid()), [], "round {round}");
+            assert_lets_go(trace, &storm);
         }
         storm.progress(10);
         assert_computes_right(&python, &mut storm);
     }
+}
+
+/// The moments at which the kernel by itself lets go of some breakpoints only: while they are set, and while they are
+/// removed.
+#[test]
+fn sigkill_between_two_breakpoints_leaves_nothing_armed() {
+    let _turn = turn();
+    for python in supported() {
+        let mut storm = storm(&python, &[]);
+        for _ in 0..10 {
+            let trace = Trace::start(storm.pid(), &[]);
+            while altered_text(storm.pid()).is_empty() {}
+            assert_lets_go(trace, &storm);
+
+            let trace = Trace::attach(storm.pid(), &[]);
+            let armed = altered_text(storm.pid()).len();
+            signal(trace.pid(), Signal::INT);
+            while altered_text(storm.pid()).len() >= armed {}
+            assert_lets_go(trace, &storm);
+        }
+        storm.progress(10);
+        assert_computes_right(&python, &mut storm);
+    }
+}
+
+fn assert_lets_go(trace: Trace, storm: &Service) {
+    let ours = Bpf::of(trace.pid());
+    trace.kill();
+    ours.assert_gone();
+    assert_unaltered(storm.pid());
 }
 
 #[test]

@@ -134,7 +134,9 @@ fn of_tracer(error: &TracerError) -> Class<'static> {
         }
         TracerError::Attach(error) => refused(error),
         TracerError::Task(_) => (ExitCode::UnsupportedKernel, DOCTOR),
-        TracerError::TooManySites { .. } | TracerError::Map { .. } => (ExitCode::Internal, REPORT),
+        TracerError::TooManySites { .. } | TracerError::Map { .. } | TracerError::Guardian(_) => {
+            (ExitCode::Internal, REPORT)
+        }
     }
 }
 

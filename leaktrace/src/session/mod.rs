@@ -37,7 +37,7 @@ use crate::{
     plan::{self, PlanError, ProbePlan},
     target::{Target, TargetError},
     tracer::{
-        Counters, Spec, Tracer, TracerError,
+        Counters, Spec, Tracer, TracerError, leftovers,
         load::Sizes,
         sweep::{Fate, Swept, now_ns},
     },
@@ -131,6 +131,8 @@ impl Session {
     }
 
     fn attach(target: &Arc<Target>, options: &Options<'_>) -> Result<Self, SessionError> {
+        // Before the bytes are looked at: a breakpoint that a killed leaktrace left must not pass for another tracer's.
+        leftovers::sweep_dead(options.tracefs);
         let memory = target.memory();
         let interpreter = Interpreter::find(target)?;
         let maps = target.maps()?;

@@ -9,10 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::leftovers::Owner;
 use aya_obj::generated::{PERF_FLAG_FD_CLOEXEC, perf_event_attr, perf_type_id};
-
-/// Group names start with this; the rest is the pid and start time of the leaktrace that made them.
-const PREFIX: &str = "leaktrace_";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -53,7 +51,7 @@ impl Group {
         program: BorrowedFd<'_>,
         pid: u32,
     ) -> Result<Self, AttachError> {
-        let name = format!("{}/{event}", own_group());
+        let name = format!("{}/{event}", Owner::here(pid));
         let mut group = Self { tracefs: tracefs.to_path_buf(), name, perf: None };
         let path = tracefs.join("uprobe_events");
         let mut events = OpenOptions::new()
@@ -76,25 +74,7 @@ impl Group {
     }
 
     fn open(&mut self, program: BorrowedFd<'_>, pid: u32) -> Result<(), AttachError> {
-        let path = self.tracefs.join("events").join(&self.name).join("id");
-        let id = fs::read_to_string(&path)
-            .and_then(|text| text.trim().parse::<u64>().map_err(io::Error::other))
-            .map_err(|source| AttachError::Id { path, source })?;
-        let mut attr = perf_event_attr {
-            type_: perf_type_id::PERF_TYPE_TRACEPOINT as u32,
-            size: size_of::<perf_event_attr>() as u32,
-            config: id,
-            ..unsafe_zeroed()
-        };
-        attr.__bindgen_anon_1.sample_period = 1;
-        // SAFETY: `attr` is a valid perf_event_attr with its size in it; the other arguments are plain numbers.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC) };
-        if fd < 0 {
-            return Err(AttachError::Open { pid, source: io::Error::last_os_error() });
-        }
-        // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let fd = perf_event(&self.tracefs, &self.name, pid)?;
         for (request, argument) in
             [(libc_ioctl::SET_BPF, program.as_raw_fd() as libc::c_ulong), (libc_ioctl::ENABLE, 0)]
         {
@@ -108,10 +88,34 @@ impl Group {
     }
 }
 
+/// Opens a defined event on a process. That sets its breakpoints; nothing is counted before `PERF_EVENT_IOC_ENABLE`.
+pub(super) fn perf_event(tracefs: &Path, name: &str, pid: u32) -> Result<OwnedFd, AttachError> {
+    let path = tracefs.join("events").join(name).join("id");
+    let id = fs::read_to_string(&path)
+        .and_then(|text| text.trim().parse::<u64>().map_err(io::Error::other))
+        .map_err(|source| AttachError::Id { path, source })?;
+    let mut attr = perf_event_attr {
+        type_: perf_type_id::PERF_TYPE_TRACEPOINT as u32,
+        size: size_of::<perf_event_attr>() as u32,
+        config: id,
+        ..unsafe_zeroed()
+    };
+    attr.__bindgen_anon_1.sample_period = 1;
+    attr.set_disabled(1);
+    // SAFETY: `attr` is a valid perf_event_attr with its size in it; the other arguments are plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC) };
+    if fd < 0 {
+        return Err(AttachError::Open { pid, source: io::Error::last_os_error() });
+    }
+    // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         self.perf = None;
-        undefine(&self.tracefs, &self.name);
+        // An event that is not there (its first probe was refused) is no error worth telling.
+        let _ = undefine(&self.tracefs, &self.name);
     }
 }
 
@@ -126,41 +130,6 @@ fn unsafe_zeroed() -> perf_event_attr {
     unsafe { std::mem::zeroed() }
 }
 
-/// The group of this process: its pid, and its start time so that a reused pid is not taken for it.
-fn own_group() -> String {
-    let pid = std::process::id();
-    format!("{PREFIX}{pid}_{}", start_time(pid).unwrap_or(0))
-}
-
-/// Field 22 of /proc/PID/stat: clock ticks since boot.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-fn undefine(tracefs: &Path, name: &str) {
-    // An event that is not there (its first probe was refused) is no error worth telling.
-    if let Ok(mut events) = OpenOptions::new().append(true).open(tracefs.join("uprobe_events")) {
-        let _ = events.write_all(format!("-:{name}\n").as_bytes());
-    }
-}
-
-/// Removes the definitions that a killed leaktrace left behind. They are inert: its perf event died with it.
-pub fn sweep_dead(tracefs: &Path) {
-    let Ok(text) = fs::read_to_string(tracefs.join("uprobe_events")) else { return };
-    let mut dead: Vec<&str> = text.lines().filter_map(|line| event_of_dead(line)).collect();
-    dead.sort_unstable();
-    dead.dedup();
-    for name in dead {
-        undefine(tracefs, name);
-    }
-}
-
-/// `GROUP/EVENT` of a definition's line, if it is ours and its maker is gone.
-fn event_of_dead(line: &str) -> Option<&str> {
-    let name = line.split_once(':')?.1.split_whitespace().next()?;
-    let maker = name.strip_prefix(PREFIX)?.split('/').next()?;
-    let (pid, started) = maker.split_once('_')?;
-    let (pid, started) = (pid.parse().ok()?, started.parse::<u64>().ok()?);
-    (start_time(pid) != Some(started)).then_some(name)
+pub(super) fn undefine(tracefs: &Path, name: &str) -> io::Result<()> {
+    OpenOptions::new().append(true).open(tracefs.join("uprobe_events"))?.write_all(format!("-:{name}\n").as_bytes())
 }

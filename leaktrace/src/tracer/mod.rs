@@ -4,6 +4,8 @@
 pub mod attach;
 pub mod bpf_map;
 pub mod cost;
+pub mod guardian;
+pub mod leftovers;
 pub mod load;
 pub mod object;
 pub mod ring;
@@ -22,6 +24,7 @@ use aya::{
     maps::{Array, Map, PerCpuArray, RingBuf},
 };
 use bpf_map::{HashTable, MappedArray};
+use guardian::Guardian;
 use leaktrace_common::{
     site::{Site, op},
     walk::PythonLayout,
@@ -37,6 +40,8 @@ pub enum TracerError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error("cannot start the process that cleans up after this one, should it be killed: {0}")]
+    Guardian(io::Error),
     #[error(transparent)]
     Task(#[from] task::TaskError),
     #[error("the plan of pid {pid} has {sites} sites, more than the table can tell apart; please report this")]
@@ -68,6 +73,8 @@ pub type Counters = [u64; counter::COUNT as usize];
 pub struct Tracer {
     /// Entries first: they are disarmed before the returns that belong to them.
     groups: Vec<Group>,
+    /// After the groups: it is dropped when nothing is armed any more.
+    guardian: Option<Guardian>,
     ebpf: Ebpf,
     totals: MappedArray<StackTotals>,
 }
@@ -104,12 +111,12 @@ impl Tracer {
         }
         let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
-        Ok(Self { groups: Vec::new(), ebpf, totals })
+        Ok(Self { groups: Vec::new(), guardian: None, ebpf, totals })
     }
 
     /// Arms the plan: returns first, so that no entry waits for a return that is not watched.
     pub fn arm(&mut self, spec: &Spec<'_>) -> Result<(), TracerError> {
-        attach::sweep_dead(spec.tracefs);
+        self.guardian = Some(Guardian::start(spec.tracefs, spec.pid).map_err(TracerError::Guardian)?);
         let file = |index: usize| spec.plan.files[index].open_path.as_path();
         let point = |r: &ReturnProbe| Point { file: file(r.file), offset: r.file_offset };
         for Returns { event, program, serves } in RETURNS {
@@ -146,6 +153,7 @@ impl Tracer {
         for group in self.groups.drain(..) {
             drop(group);
         }
+        self.guardian = None;
     }
 
     /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
