@@ -10,7 +10,8 @@ use leaktrace::cpython::discover::Interpreter;
 use leaktrace::host::{privileges, tracefs::Tracefs};
 use leaktrace::plan::assemble::{self, Inputs};
 use leaktrace::target::Target;
-use leaktrace::tracer::attach::{self, Group, Point};
+use leaktrace::tracer::attach::{Group, Point};
+use leaktrace::tracer::leftovers;
 use leaktrace::tracer::load::{self, Sizes, program};
 use leaktrace::tracer::object;
 use leaktrace_common::wire::Config;
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     let sizes = Sizes { blocks: 1, ring_bytes: 1 << 12 };
     let mut ebpf = load::load(object::OBJECT, &Config::ZERO, &[], sizes, false)?;
     let empty = load::uprobe(&mut ebpf, program::EMPTY)?.fd()?.as_fd();
-    attach::sweep_dead(&tracefs);
+    leftovers::sweep_dead(&tracefs);
     let file = |index: usize| -> &Path { &plan.files[index].open_path };
     let returns: Vec<_> = plan.returns.iter().map(|r| Point { file: file(r.file), offset: r.file_offset }).collect();
     let entries: Vec<_> = plan.probes.iter().map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
