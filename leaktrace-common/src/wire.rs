@@ -3,6 +3,23 @@
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Tells whether a BPF object and a collector agree on what passes between them: a hash (FNV-1a) of the sources that say it.
+pub const VERSION: u64 = {
+    const fn hash(mut hash: u64, bytes: &[u8]) -> u64 {
+        let mut i = 0;
+        while i < bytes.len() {
+            hash = (hash ^ bytes[i] as u64).wrapping_mul(0x100_0000_01b3);
+            i += 1;
+        }
+        hash
+    }
+    let sources = hash(0xcbf2_9ce4_8422_2325, include_bytes!("wire.rs"));
+    hash(hash(sources, include_bytes!("site.rs")), include_bytes!("walk.rs"))
+};
+
+/// Section of the BPF object that holds the [`VERSION`] it was built with.
+pub const VERSION_SECTION: &str = "leaktrace_wire";
+
 /// Deepest Python stack that is recorded; deeper ones are cut at the outermost frames and marked.
 pub const MAX_FRAMES: usize = 128;
 

@@ -29,9 +29,9 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use leaktrace_common::{
     site::{op, slot},
-    wire::{ProcessRecord, counter, record},
+    wire::{ProcessRecord, VERSION, counter, record},
 };
-use maps::{RING, SITES, THREADS, config, count};
+use maps::{NEW_THREAD, RING, SITES, THREADS, config, count};
 use target::{thread, tid};
 
 /// Every armed instruction that is not a return.
@@ -44,8 +44,11 @@ pub fn entry(ctx: ProbeContext) -> u32 {
     let site = match SITES.get(slot(ip, config().site_factor)) {
         Some(site) if site.ip == ip => site,
         _ => {
-            count(counter::UNKNOWN_SITE);
-            debug!(&ctx, "no site at {:x}", ip);
+            // After an exec libraries lie elsewhere.
+            if thread(tid()).is_some_and(|thread| thread.over == 0) {
+                count(counter::UNKNOWN_SITE);
+                debug!(&ctx, "no site at {:x}", ip);
+            }
             return 0;
         }
     };
@@ -54,6 +57,9 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         count(counter::LOST_STACK);
         return 0;
     };
+    if thread.over != 0 {
+        return 0;
+    }
     let (Some(a), Some(b)) = (regs::operand(regs, &site.a), regs::operand(regs, &site.b)) else {
         count(counter::LOST_ADDRESS);
         debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
@@ -118,13 +124,21 @@ pub fn empty(_ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The target replaced its program: what was armed is gone with the old memory.
+/// The target replaced its program: what was armed is gone with the old memory. The kernel arms it anew where the new
+/// program maps the same file, so from this moment on, before the new program's first instruction, nothing counts.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if pid != config().tgid {
         return 0;
     }
+    // The other threads ended before; those to come begin with a copy of this.
+    if let Some(new) = NEW_THREAD.get_ptr_mut(0) {
+        // SAFETY: a map value of this type.
+        unsafe { (*new).over = 1 };
+    }
+    // Also with the calls that this thread was in the middle of.
+    let _ = THREADS.remove(tid());
     // SAFETY: the helper has no precondition.
     let time_ns = unsafe { bpf_ktime_get_ns() };
     let message = ProcessRecord { kind: record::EXEC, pid, child: 0, pad: 0, time_ns };
@@ -153,3 +167,8 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// For user space to read from the file ([`leaktrace_common::wire::VERSION_SECTION`]); it is not loaded.
+#[unsafe(link_section = "leaktrace_wire")]
+#[unsafe(no_mangle)]
+static WIRE_VERSION: u64 = VERSION;

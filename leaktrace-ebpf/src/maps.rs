@@ -55,7 +55,7 @@ pub static FIRST_POOLS: Array<u64> = Array::with_max_entries(64, 0);
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 13, BPF_F_NO_PREALLOC);
 
-/// A zeroed [`Thread`] to insert: it does not fit the BPF stack.
+/// What a new thread begins with, zeroed (it does not fit the BPF stack) but for [`Thread::over`].
 #[map]
 pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 
@@ -136,7 +136,8 @@ pub struct Thread {
     pub entered: u64,
     pub gc_start_ns: u64,
     pub gc_generation: u32,
-    pub pad: u32,
+    /// Not 0: the target replaced its program, and what this thread does now is another program's.
+    pub over: u32,
     /// Header and frames of the last walk, contiguous: they are sent as they lie.
     pub stack: StackRecord,
     pub frames: [RawFrame; MAX_FRAMES],

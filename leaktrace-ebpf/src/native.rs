@@ -22,23 +22,31 @@ use crate::{
 pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut Thread) {
     // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
     let sp = unsafe { (*regs).rsp };
-    if thread.c.sp != 0 {
-        if sp < thread.c.sp {
-            return;
-        }
-        count(counter::LOST_ADDRESS);
-        thread.c.sp = 0;
+    // A call from within the outermost one: its frame lies below.
+    if thread.c.sp != 0 && sp < thread.c.sp {
+        return;
     }
     let (size, result_at, old_address) = match site.op {
-        op::C_FREE => {
-            freed(a);
-            return;
-        }
+        op::C_FREE => (0, 0, 0),
         op::C_CALLOC => (a.wrapping_mul(b), 0, 0),
         op::C_REALLOC => (b, 0, a),
         op::C_POSIX_MEMALIGN => (b, a, 0),
         _ => (a, 0, 0),
     };
+    if thread.c.sp != 0 {
+        // realloc(NULL, n) ends with a jump to malloc(n) (glibc `malloc/malloc.c`): one call, which returns once.
+        let jumped_to =
+            sp == thread.c.sp && size == thread.c.size && site.op == op::C_MALLOC && thread.c.old_address == 0;
+        if jumped_to {
+            return;
+        }
+        count(counter::LOST_ADDRESS);
+        thread.c.sp = 0;
+    }
+    if site.op == op::C_FREE {
+        freed(a);
+        return;
+    }
     let mut old = Block::default();
     let mut had_old = 0;
     if old_address != 0 {

@@ -14,6 +14,11 @@ const NEVER: &str = "1h";
 
 /// A Python program that works off a line of its input at a time; `work` says which lines it knows.
 fn target(work: &str) -> Service {
+    spawn(&mut Command::new(&supported()[0].executable), work)
+}
+
+/// As [`target`], by a command that runs Python.
+fn spawn(python: &mut Command, work: &str) -> Service {
     let code = format!(
         r#"
 import os, sys, threading, tracemalloc
@@ -27,8 +32,7 @@ for line in sys.stdin:
     print("DONE null", flush=True)
 "#
     );
-    let python = &supported()[0];
-    Service::spawn(Command::new(&python.executable).args(["-c", &code]))
+    Service::spawn(python.args(["-c", &code]))
 }
 
 fn tell(target: &mut Service, what: &str) {
@@ -64,6 +68,43 @@ fn a_target_that_ends_before_the_first_look_is_reported() {
     assert!(report.capture.duration_seconds > 0.0);
     assert!(report.capture.notes.iter().any(|note| note.contains("ended")), "{:?}", report.capture.notes);
     report.assert_nothing_lost();
+}
+
+#[test]
+fn nothing_of_the_program_that_an_exec_starts_is_counted() {
+    // The same executable, so that the kernel arms it anew; its allocations are many, and done before anyone looks.
+    let mut target = target(&format!(
+        "{LEAK}
+def replace():
+    work = 'keep = [bytearray(3000) for n in range(50_000)]'
+    say = 'import sys; print(\"DONE null\", flush=True); sys.stdin.read()'
+    os.execv(sys.executable, [sys.executable, '-c', work + chr(10) + say])
+"
+    ));
+    let trace = Trace::attach(target.pid(), &["--interval", NEVER]);
+    tell(&mut target, "leak");
+    tell(&mut target, "replace");
+    let (report, outcome) = trace.report();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!((2000..2100).contains(&live_of(&report, "leak")), "{}", live_of(&report, "leak"));
+    assert_eq!(live_of(&report, "<listcomp>"), 0);
+    assert!(report.capture.events.alloc < 20_000, "{:?}", report.capture.events);
+    assert!(report.capture.notes.iter().any(|note| note.contains("exec")), "{:?}", report.capture.notes);
+    report.assert_nothing_lost();
+}
+
+#[test]
+fn a_target_without_pymalloc_loses_nothing() {
+    for python in supported() {
+        // realloc(NULL, n), which bytearray calls, ends in a jump to malloc.
+        let mut command = Command::new(&python.executable);
+        let mut target = spawn(command.env("PYTHONMALLOC", "malloc"), LEAK);
+        let trace = Trace::attach(target.pid(), &["--interval", NEVER]);
+        tell(&mut target, "leak");
+        let report = trace.finish();
+        assert!((2000..=2001).contains(&live_of(&report, "leak")), "{}", live_of(&report, "leak"));
+        report.assert_nothing_lost();
+    }
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn of_session(error: &SessionError) -> Class<'static> {
 
 fn of_load(error: &LoadError) -> Class<'static> {
     match error {
-        LoadError::NoObject => (ExitCode::Internal, ""),
+        LoadError::NoObject | LoadError::OtherVersion => (ExitCode::Internal, ""),
         LoadError::Missing(_) => (ExitCode::Internal, REPORT),
         LoadError::Object(_) | LoadError::Program { .. } | LoadError::Map { .. } => refused(error),
     }

@@ -252,6 +252,9 @@ impl Session {
             }
         })?;
         let coverage = pools.map(|pools| older.compare(pools, &table)).unwrap_or_default();
+        // Of another program it says nothing.
+        let execed = self.drain.symbols().execed() || self.target.has_execed();
+        let rss_bytes = if execed { 0 } else { self.target.rss_bytes().unwrap_or(0) };
         let numbers = self.tracer.stacks()?;
         self.totals.clear();
         self.totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
@@ -262,8 +265,8 @@ impl Session {
         for block in &unnamed {
             pass.observe(block);
         }
-        pass.finish(&ScanEnd { totals: &self.totals, rss_bytes: self.target.rss_bytes().unwrap_or(0) });
-        self.log_collections();
+        pass.finish(&ScanEnd { totals: &self.totals, rss_bytes });
+        self.log_collections(execed);
         self.swept_blocks += swept.removed;
         self.cost.begin_sample(&self.tracer);
         let took = Duration::from_nanos(now_ns() - begin_ns);
@@ -278,10 +281,11 @@ impl Session {
         }
     }
 
-    /// Collections from the probes where there are any, else from the interpreter's counters.
-    fn log_collections(&mut self) {
+    /// Collections from the probes where there are any, else from the interpreter's counters, unless it is gone.
+    fn log_collections(&mut self, execed: bool) {
         // The counters first, so that the ring holds each collection that they count.
-        let state = GcState::read(&self.target.memory(), &self.interpreter.offsets, self.main_interpreter).ok();
+        let read = || GcState::read(&self.target.memory(), &self.interpreter.offsets, self.main_interpreter).ok();
+        let state = if execed { None } else { read() };
         let timed = self.drain.settle().take_collections();
         let log = self.ledger.gc_mut();
         for record in &timed {

@@ -7,14 +7,19 @@ use aya::{
 };
 use leaktrace_common::{
     site::{self, Site},
-    wire::Config,
+    wire::{self, Config},
 };
+use object::{Object as _, ObjectSection as _};
 
 /// Why the BPF programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("this build of leaktrace has no BPF programs in it; build it with `cargo xtask build`")]
     NoObject,
+    #[error(
+        "the BPF programs in this build of leaktrace are of another version than the rest of it; build it anew with `cargo xtask build`"
+    )]
+    OtherVersion,
     #[error("the kernel refused the BPF maps or relocations: {0}")]
     Object(#[from] aya::EbpfError),
     #[error("the kernel refused the BPF program {name}: {source}")]
@@ -49,9 +54,7 @@ pub mod program {
 /// Loads the object with the facts of a target and the table of its sites. Nothing is armed yet, but exec and the
 /// ends of threads are watched.
 pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbose: bool) -> Result<Ebpf, LoadError> {
-    if object.is_empty() {
-        return Err(LoadError::NoObject);
-    }
+    check_version(object)?;
     let log_level: u8 = if verbose { 4 } else { 0 };
     let mut ebpf = EbpfLoader::new()
         .override_global("CONFIG", config, true)
@@ -68,6 +71,17 @@ pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbos
     tracepoint(&mut ebpf, program::EXEC, "sched_process_exec")?;
     tracepoint(&mut ebpf, program::THREAD_EXIT, "sched_process_exit")?;
     Ok(ebpf)
+}
+
+/// The BPF object must be of the same wire version: it would load, and then count nonsense.
+fn check_version(object: &[u8]) -> Result<(), LoadError> {
+    if object.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    let elf = object::File::parse(object).ok();
+    let section = elf.as_ref().and_then(|elf| elf.section_by_name(wire::VERSION_SECTION));
+    let version = section.and_then(|section| section.data().ok()).and_then(|data| data.first_chunk());
+    if version == Some(&wire::VERSION.to_le_bytes()) { Ok(()) } else { Err(LoadError::OtherVersion) }
 }
 
 fn tracepoint(ebpf: &mut Ebpf, name: &'static str, event: &str) -> Result<(), LoadError> {
@@ -87,4 +101,28 @@ pub fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UPro
         program.load().map_err(failed)?;
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracer::object::OBJECT;
+
+    #[test]
+    fn an_object_of_another_wire_version_is_refused_before_anything_is_loaded() {
+        let refused =
+            |object: &[u8]| load(object, &Config::ZERO, &[], Sizes { blocks: 1, ring_bytes: 4096 }, false).unwrap_err();
+        assert!(matches!(refused(&[]), LoadError::NoObject));
+        assert!(matches!(refused(b"no ELF file"), LoadError::OtherVersion));
+        if OBJECT.is_empty() {
+            eprintln!("no BPF object in this build: an older one could not be tried");
+            return;
+        }
+        check_version(OBJECT).unwrap();
+        let version = wire::VERSION.to_le_bytes();
+        let at = OBJECT.windows(version.len()).position(|bytes| bytes == version).unwrap();
+        let mut older = OBJECT.to_vec();
+        older[at] ^= 1;
+        assert!(matches!(refused(&older), LoadError::OtherVersion));
+    }
 }
