@@ -93,6 +93,8 @@ impl Block {
 pub struct StackTotals {
     pub blocks: u64,
     pub bytes: u64,
+    /// Of the blocks, those that the table had no room for: whether they live is not known.
+    pub lost: u64,
 }
 
 /// Indices of the array of counters. Only ever grow. `NAMES` is what diagnostics print.

@@ -96,6 +96,10 @@ fn write(address: u64, block: &Block) -> bool {
     }
     if BLOCKS.insert(address, block, u64::from(BPF_ANY)).is_err() {
         count(counter::LOST_BLOCK);
+        if let Some(totals) = TOTALS.get_ptr_mut(block.stack) {
+            // SAFETY: a map value of this type.
+            unsafe { add(&raw mut (*totals).lost, 1) };
+        }
     }
     old.is_some()
 }

@@ -64,7 +64,7 @@ pub(crate) struct RunArgs {
     /// Write the report as JSON to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<JsonOutput>,
-    /// Exit with 1 when a site grows
+    /// Exit with 1 when a site grows, with 12 when that cannot be told
     #[arg(long)]
     pub(crate) fail_on_growth: bool,
     /// Room for this many outstanding blocks; more are counted as lost

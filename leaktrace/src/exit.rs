@@ -22,11 +22,12 @@ pub(crate) enum ExitCode {
     Output = 9,
     AlreadyTraced = 10,
     TargetChanged = 11,
+    Undecided = 12,
     Internal = 70,
 }
 
 impl ExitCode {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Success,
         Self::Growth,
         Self::Usage,
@@ -39,6 +40,7 @@ impl ExitCode {
         Self::Output,
         Self::AlreadyTraced,
         Self::TargetChanged,
+        Self::Undecided,
         Self::Internal,
     ];
 
@@ -56,6 +58,7 @@ impl ExitCode {
             Self::Output => "the report cannot be written",
             Self::AlreadyTraced => "another leaktrace traces that process",
             Self::TargetChanged => "the process ended or replaced itself during the start",
+            Self::Undecided => "whether a site grows cannot be told, and --fail-on-growth was given",
             Self::Internal => "a fault of leaktrace",
         }
     }

@@ -12,6 +12,7 @@ pub struct Report {
     pub schema: String,
     pub target: Target,
     pub capture: Capture,
+    pub headline: Headline,
     pub totals: Totals,
     pub sites: Vec<Site>,
     pub gc: Gc,
@@ -36,6 +37,11 @@ pub struct TargetPython {
 pub struct Rss {
     pub start: u64,
     pub end: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Headline {
+    pub outlook: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +97,7 @@ pub struct Site {
     pub allocated_bytes: u64,
     pub allocated_blocks: u64,
     pub freed_blocks: u64,
+    pub lost_blocks: u64,
     pub growth: Growth,
     pub evidence: Evidence,
     /// Most recent call first.

@@ -9,6 +9,7 @@ use leaktrace_tests::report::Report;
 use leaktrace_tests::trace::{Trace, run};
 
 const OUTPUT_NOT_WRITABLE: i32 = 9;
+const UNDECIDED: i32 = 12;
 /// Longer than any test: no look is taken before the last one.
 const NEVER: &str = "1h";
 
@@ -182,6 +183,44 @@ def leak():
     assert_eq!(live_of(&report, "left") + live_of(&report, "right"), 210_000);
     let leaked = live_of(&report, "leak");
     assert!((2000..=2001).contains(&leaked), "{leaked}");
+}
+
+#[test]
+fn a_leak_that_found_the_table_full_is_not_called_innocent() {
+    let mut target = target(
+        "
+import time
+def fill():
+    keep.extend(bytearray(3000) for n in range(1000))
+def start():
+    threading.Thread(target=leak, daemon=True).start()
+def leak():
+    chain = None
+    while True:
+        chain = (chain, bytearray(3000))
+        time.sleep(0.001)
+",
+    );
+    let trace = Trace::attach(
+        target.pid(),
+        &["--max-blocks", "1000", "--duration", "30s", "--interval", "2s", "--fail-on-growth"],
+    );
+    tell(&mut target, "fill");
+    tell(&mut target, "start");
+    let (report, outcome) = trace.report();
+    assert_eq!((outcome.code, report.headline.outlook.as_str()), (Some(UNDECIDED), "incomplete"), "{outcome:?}");
+    let of_leak = |site: &&leaktrace_tests::report::Site| site.places().iter().any(|p| p.function == "leak");
+    let leaking: Vec<_> = report.sites.iter().filter(of_leak).collect();
+    assert!(leaking.iter().map(|site| site.lost_blocks).sum::<u64>() > 1000);
+    assert!(leaking.iter().filter(|s| s.lost_blocks > 20).all(|site| site.verdict == "unknown"), "{leaking:#?}");
+}
+
+#[test]
+fn too_short_a_look_does_not_pass_for_innocence() {
+    let target = target(LEAK);
+    let trace = Trace::attach(target.pid(), &["--duration", "100ms", "--fail-on-growth"]);
+    let (report, outcome) = trace.report();
+    assert_eq!((outcome.code, report.headline.outlook.as_str()), (Some(UNDECIDED), "too_early"));
 }
 
 #[test]

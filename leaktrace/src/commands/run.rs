@@ -14,7 +14,7 @@ use leaktrace::host::privileges;
 use leaktrace::host::signals::StopSignals;
 use leaktrace::host::tracefs::Tracefs;
 use leaktrace::model::Criteria;
-use leaktrace::report::{Report, SourceReader, json};
+use leaktrace::report::{Outlook, Report, SourceReader, json};
 use leaktrace::session::{Ended, Options, Session};
 use leaktrace::target::process::Target;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
@@ -68,7 +68,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut source = SourceReader::new(session.target().proc_path("root"));
     view::print(&report, args.top, &mut source, args.json == Some(JsonOutput::Stdout))?;
     written?;
-    Ok(if args.fail_on_growth && report.is_growing() { ExitCode::Growth } else { ExitCode::Success })
+    Ok(if args.fail_on_growth { gate(report.headline.outlook) } else { ExitCode::Success })
+}
+
+/// What `--fail-on-growth` makes of the outlook: what could not be told has not passed.
+fn gate(outlook: Outlook) -> ExitCode {
+    match outlook {
+        Outlook::Leaking => ExitCode::Growth,
+        Outlook::NotLeaking => ExitCode::Success,
+        Outlook::TooEarly | Outlook::Incomplete => ExitCode::Undecided,
+    }
 }
 
 fn write_json(report: &Report, to: Json) -> Result<()> {

@@ -223,8 +223,9 @@ impl Pass<'_> {
         let allocated = ledger.attribute(end.totals);
         let interval_start = ledger.timeline.cohort_start(ledger.timeline.cohorts() - 1);
         let samples = ledger.timeline.samples().len();
-        for (site, allocated) in ledger.sites.iter_mut().zip(allocated) {
+        for (site, (allocated, lost)) in ledger.sites.iter_mut().zip(allocated) {
             let trail = &mut site.trail;
+            trail.lost_blocks = lost;
             let live = trail.live;
             if live.blocks > allocated.blocks || live.bytes > allocated.bytes {
                 ledger.contradictions += 1;
@@ -242,6 +243,8 @@ impl Pass<'_> {
                 trail.series.push(live);
             }
             if step.referenced {
+                trail.lost_references.rotate_right(1);
+                trail.lost_references[0] = lost;
                 for cell in &mut trail.cells {
                     cell.references.rotate_right(1);
                     cell.references[0] = cell.live;
@@ -257,22 +260,24 @@ impl Pass<'_> {
 }
 
 impl Ledger {
-    /// Totals per site. Those of stacks that were never learned, and of which no block was seen, go to a lost stack of
-    /// the object domain, so that the sum over sites stays the kernel's.
-    fn attribute(&mut self, totals: &[StackTotals]) -> Vec<Tally> {
-        let mut lost = Tally::default();
-        let mut sums = vec![Tally::default(); self.sites.len()];
+    /// What each site allocated, and how many blocks of that were lost. Totals of stacks that were never learned, and of
+    /// which no block was seen, go to a lost stack of the object domain, so that the sum over sites stays the kernel's.
+    fn attribute(&mut self, totals: &[StackTotals]) -> Vec<(Tally, u64)> {
+        let mut nameless = (Tally::default(), 0);
+        let mut sums = vec![(Tally::default(), 0); self.sites.len()];
         for (dense, total) in totals.iter().enumerate().filter(|(_, total)| total.blocks > 0) {
-            let tally = Tally { blocks: total.blocks, bytes: total.bytes };
-            match self.site_of(dense as u32) {
-                Some(site) => sums[site].add(tally),
-                None => lost.add(tally),
-            }
+            let (sum, lost) = match self.site_of(dense as u32) {
+                Some(site) => &mut sums[site],
+                None => &mut nameless,
+            };
+            sum.add(Tally { blocks: total.blocks, bytes: total.bytes });
+            *lost += total.lost;
         }
-        if lost.blocks > 0 {
+        if nameless.0.blocks > 0 {
             let site = self.assign(MAX_DENSE, StackId::LOST, domain::OBJ);
-            sums.resize(self.sites.len(), Tally::default());
-            sums[site].add(lost);
+            sums.resize(self.sites.len(), Default::default());
+            sums[site].0.add(nameless.0);
+            sums[site].1 += nameless.1;
         }
         sums
     }

@@ -49,6 +49,10 @@ pub struct Trail {
     pub allocated: Tally,
     /// What of it lived at the last scan.
     pub live: Tally,
+    /// Blocks of it that the table had no room for: whether they live is not known.
+    pub lost_blocks: u64,
+    /// As many as there were of them at the timeline's reference scans, newest first.
+    pub(super) lost_references: [u64; REFERENCES],
     /// Start of the interval in which the first block was allocated; 0 before that.
     pub first_ns: u64,
     /// Birth of the oldest block that lives.
@@ -60,9 +64,20 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// What was freed: allocated less live, never below zero.
+    /// What was freed: allocated less live and lost, never below zero.
     pub fn freed(&self) -> Tally {
-        self.allocated.less(self.live)
+        let lost = Tally { blocks: self.lost_blocks, bytes: (self.mean_bytes() * self.lost_blocks as f64) as u64 };
+        self.allocated.less(self.live).less(lost)
+    }
+
+    /// Bytes of a block on average.
+    pub fn mean_bytes(&self) -> f64 {
+        self.allocated.bytes as f64 / self.allocated.blocks.max(1) as f64
+    }
+
+    /// Blocks lost since the reference scan with this index.
+    pub fn lost_since(&self, reference: usize) -> u64 {
+        self.lost_blocks.saturating_sub(self.lost_references[reference])
     }
 
     /// Share of the blocks allocated that were freed, 0 to 1.
@@ -89,6 +104,10 @@ impl Trail {
     pub fn merge(&mut self, other: &Self) {
         self.allocated.add(other.allocated);
         self.live.add(other.live);
+        self.lost_blocks += other.lost_blocks;
+        for (count, more) in self.lost_references.iter_mut().zip(other.lost_references) {
+            *count += more;
+        }
         self.first_ns = match (self.first_ns, other.first_ns) {
             (0, first) | (first, 0) => first,
             (a, b) => a.min(b),

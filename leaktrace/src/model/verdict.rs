@@ -79,6 +79,8 @@ pub enum Reason {
     Uneven,
     /// Unknown: the collector freed the like before, or has not looked yet.
     AwaitsCollector,
+    /// Unknown: so many blocks were missed that those seen prove nothing.
+    Missed,
 }
 
 /// What the cyclic collector says of the survivors.
@@ -194,7 +196,12 @@ pub fn judge(trail: &Trail, timeline: &Timeline, gc: &GcLog, criteria: &Criteria
     let ageing = Ageing::of(trail, timeline, gc);
     let observed = timeline.now_ns().saturating_sub(trail.first_ns.max(timeline.start_ns()));
     let mut collector = CollectorTest::NotApplied;
-    let (verdict, reason) = decide(trail, timeline, gc, criteria, &ageing, observed, &mut collector);
+    let (verdict, reason) = match decide(trail, timeline, gc, criteria, &ageing, observed, &mut collector) {
+        (verdict, _) if verdict != Verdict::Growing && may_hide_a_leak(trail, timeline, criteria) => {
+            (Verdict::Unknown, Reason::Missed)
+        }
+        decided => decided,
+    };
     let growth = if reason == Reason::CohortsSurvive {
         Growth {
             bytes_per_second: Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live_bytes)),
@@ -307,6 +314,15 @@ fn collector_test(trail: &Trail, timeline: &Timeline, gc: &GcLog, ageing: &Agein
         return if kept * 2.0 >= all { passed } else { CollectorTest::NotApplied };
     }
     CollectorTest::Untested
+}
+
+/// Whether the blocks lost of late would be a leak, if they all lived. A full table takes no new block, so what grows in it
+/// seems to stand still.
+fn may_hide_a_leak(trail: &Trail, timeline: &Timeline, criteria: &Criteria) -> bool {
+    let lost = trail.lost_since(timeline.reference_for(trail.first_ns));
+    let enough = lost >= criteria.min_blocks
+        || lost >= FEWEST_BLOCKS && trail.mean_bytes() * lost as f64 >= criteria.large_bytes as f64;
+    enough && lost as f64 > NEGLIGIBLE * trail.live.blocks as f64
 }
 
 /// Whether the level is one that was reached before the reference scan already.

@@ -46,11 +46,26 @@ struct LineDraft {
     sites: Vec<(usize, Judgement)>,
 }
 
+impl LineDraft {
+    /// What was missed, nobody knows where, may be of this line: what seems to stand still may grow.
+    fn doubt(&mut self) {
+        for judgement in self.sites.iter_mut().map(|(_, judgement)| judgement).chain([&mut self.judgement]) {
+            if matches!(judgement.verdict, Verdict::Plateau | Verdict::Churn) {
+                judgement.verdict = Verdict::Unknown;
+                judgement.evidence.reason = Reason::Missed;
+            }
+        }
+    }
+}
+
 impl Report {
     /// The report as of the ledger's last scan.
     pub fn build(ledger: &Ledger, facts: &Facts, criteria: &Criteria) -> Self {
         let timeline = ledger.timeline();
-        let drafts = lines(ledger, criteria);
+        let mut drafts = lines(ledger, criteria);
+        if is_incomplete(facts) {
+            drafts.iter_mut().for_each(LineDraft::doubt);
+        }
         let mut sites = Vec::with_capacity(ledger.sites().len());
         let mut lines = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.iter().enumerate() {
@@ -153,6 +168,7 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: &Judgemen
         allocated_bytes: trail.allocated.bytes,
         allocated_blocks: trail.allocated.blocks,
         freed_blocks: trail.freed().blocks,
+        lost_blocks: trail.lost_blocks,
         growth: judgement.growth,
         series: match judgement.verdict {
             Verdict::Growing => series(trail, ledger.timeline(), judgement.verdict),
@@ -185,6 +201,7 @@ fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
         allocated_bytes: trail.allocated.bytes,
         allocated_blocks: trail.allocated.blocks,
         freed_blocks: trail.freed().blocks,
+        lost_blocks: trail.lost_blocks,
         growth: draft.judgement.growth,
         evidence: draft.judgement.evidence.clone(),
         sites: Vec::new(),
@@ -240,7 +257,7 @@ fn headline(ledger: &Ledger, lines: &[Line], sites: &[SiteReport], facts: &Facts
         Outlook::Leaking
     } else if watched < criteria.min_observed_ns || timeline.scans() < criteria.min_scans {
         Outlook::TooEarly
-    } else if is_incomplete(facts) {
+    } else if is_incomplete(facts) || lines.iter().any(|line| line.evidence.reason == Reason::Missed) {
         Outlook::Incomplete
     } else {
         Outlook::NotLeaking
@@ -255,11 +272,9 @@ fn headline(ledger: &Ledger, lines: &[Line], sites: &[SiteReport], facts: &Facts
     }
 }
 
-/// Whether so many blocks were missed that a leak may be among them: a full table takes no new block, so what grows in it
-/// seems to stand still.
+/// Whether so many blocks were missed, nobody knows of which sites, that a leak may be among them.
 fn is_incomplete(facts: &Facts) -> bool {
-    let missed = facts.lost.map_full + facts.lost.address;
-    missed as f64 > MOST_MISSED * facts.events.alloc as f64
+    facts.lost.address as f64 > MOST_MISSED * facts.events.alloc as f64
         || facts.coverage.ratio.is_some_and(|r| r < 1.0 - MOST_MISSED)
 }
 

@@ -28,7 +28,9 @@ pub fn write(
 ) -> io::Result<()> {
     head(report, style, out)?;
     let growing: Vec<_> = report.lines.iter().filter(|line| line.verdict == Verdict::Growing).collect();
-    let quiet = |line: &&Line| !matches!(line.verdict, Verdict::Growing | Verdict::Churn) && line.live_blocks > 0;
+    let quiet = |line: &&Line| {
+        !matches!(line.verdict, Verdict::Growing | Verdict::Churn) && (line.live_blocks > 0 || line.lost_blocks > 0)
+    };
     if !growing.is_empty() {
         let shown = growing.len().min(top);
         writeln!(out, "\n{}", style.bold(format!("Where it grows, worst first ({shown} of {})", growing.len())))?;
@@ -56,13 +58,13 @@ pub fn write(
     capture(report, style, out)
 }
 
-/// Lines that hold memory without growing, in one row each.
+/// Lines that hold memory and were not seen to grow, in one row each.
 fn not_growing(lines: &[&Line], top: usize, style: Style, out: &mut dyn Write) -> io::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
     let shown = lines.len().min(top);
-    writeln!(out, "\n{}", style.bold(format!("Holds memory without growing ({shown} of {})", lines.len())))?;
+    writeln!(out, "\n{}", style.bold(format!("Holds memory, not seen to grow ({shown} of {})", lines.len())))?;
     for line in lines.iter().take(top) {
         let live = format!("{:>10} {:>7}", bytes(line.live_bytes as f64), count(line.live_blocks as f64));
         let verdict = style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict)));

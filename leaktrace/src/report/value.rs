@@ -198,6 +198,8 @@ pub struct SiteReport {
     pub allocated_bytes: u64,
     pub allocated_blocks: u64,
     pub freed_blocks: u64,
+    /// Blocks that the table had no room for: whether they live is not known.
+    pub lost_blocks: u64,
     pub growth: Growth,
     pub evidence: Evidence,
     /// Innermost first.
@@ -245,6 +247,7 @@ pub struct Line {
     pub allocated_bytes: u64,
     pub allocated_blocks: u64,
     pub freed_blocks: u64,
+    pub lost_blocks: u64,
     pub growth: Growth,
     pub evidence: Evidence,
     /// Indices in [`Report::sites`], worst first.

@@ -74,6 +74,7 @@ fn reason(evidence: &Evidence) -> String {
         }
         Reason::Slowing => "It rises ever more slowly, as a cache does that fills up: watch longer.".to_owned(),
         Reason::Uneven => "It rises too unevenly to tell: watch longer.".to_owned(),
+        Reason::Missed => "Too many of its blocks were missed to tell.".to_owned(),
         Reason::AwaitsCollector => {
             "It rises, but these may be cycles that wait for the garbage collector: watch longer.".to_owned()
         }
@@ -141,7 +142,7 @@ pub(super) fn losses(capture: &Capture) -> String {
     let named = [
         (lost.ring, "records (ring full)"),
         (lost.stack, "stacks"),
-        (lost.map_full, "blocks (table full)"),
+        (lost.map_full, "blocks (table full: raise --max-blocks)"),
         (lost.address, "block addresses"),
         (lost.unmatched_free, "frees without their allocation"),
         (lost.contradictions, "contradictory totals"),

@@ -149,7 +149,7 @@ fn check(ledger: &Ledger, naive: &Naive) -> Result<(), TestCaseError> {
 #[test]
 fn a_stack_learned_late_takes_its_blocks_along() {
     let mut ledger = Ledger::new(0, 0);
-    let totals = [StackTotals { blocks: 1, bytes: 10 }];
+    let totals = [StackTotals { blocks: 1, bytes: 10, lost: 0 }];
     let block = Block::new(10, 2, true, 5, 0, 1);
     for learned in [false, true] {
         if learned {

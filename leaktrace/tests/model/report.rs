@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use leaktrace::model::verdict::Reason;
 use leaktrace::model::{Criteria, Verdict};
 use leaktrace::report::{
     Cost, Coverage, Events, Facts, Lost, Outlook, Python, Report, Room, RssBytes, SourceReader, Style, Target, json,
@@ -229,6 +230,56 @@ fn the_line_tells_the_state() {
 
 /// A full table takes no new block: what grows in the target seems to stand still.
 #[test]
+fn a_leak_that_a_full_table_hides_is_no_plateau() {
+    let run = |room: usize, leaks_until: f64| {
+        let mut world = World::new(1);
+        world.room = room;
+        world.ledger.gc_mut().set_state(Some(true), Some(700));
+        let filled: Vec<_> = (0..400).map(|_| world.alloc(1, 64)).collect();
+        let mut service = |world: &mut World| {
+            let churn = world.alloc(2, 64);
+            if world.seconds() < leaks_until {
+                world.alloc(3, 64);
+            }
+            world.free(churn);
+        };
+        world.run(120, 5, &mut service, &mut |_| ());
+        assert_eq!(filled.len(), 400);
+        Report::build(&world.ledger, &facts(), &Criteria::default())
+    };
+    let verdicts = |report: &Report| -> Vec<_> {
+        let mut lines: Vec<_> = report.lines.iter().map(|l| (l.line, l.verdict, l.evidence.reason)).collect();
+        lines.sort_by_key(|line| line.0);
+        lines.into_iter().map(|(_, verdict, reason)| (verdict, reason == Reason::Missed)).collect()
+    };
+    let full = run(500, f64::MAX);
+    assert_eq!(full.headline.outlook, Outlook::Incomplete);
+    // What filled once lost nothing; what comes and goes found the room that it had left.
+    assert_eq!(verdicts(&full), [(Verdict::Plateau, false), (Verdict::Churn, false), (Verdict::Unknown, true)]);
+    for site in full.sites.iter().chain(&run(usize::MAX, f64::MAX).sites) {
+        assert_eq!(site.allocated_blocks, site.live_blocks + site.freed_blocks + site.lost_blocks);
+    }
+    assert_eq!(run(usize::MAX, f64::MAX).headline.outlook, Outlook::Leaking);
+    assert_eq!(run(usize::MAX, 30.0).headline.outlook, Outlook::NotLeaking);
+}
+
+/// Losses long ago hide no leak that goes on.
+#[test]
+fn a_burst_that_found_no_room_is_forgiven() {
+    let mut world = World::new(1);
+    let mut service = |world: &mut World| {
+        world.room = if world.seconds() < 10.0 { 0 } else { 1000 };
+        let address = world.alloc(1, 64);
+        world.free(address);
+    };
+    world.run(20, 5, &mut service, &mut |_| ());
+    world.run(300, 5, &mut service, &mut |_| ());
+    let report = Report::build(&world.ledger, &facts(), &Criteria::default());
+    assert!(report.sites[0].lost_blocks > 0);
+    assert_eq!((report.sites[0].verdict, report.headline.outlook), (Verdict::Churn, Outlook::NotLeaking));
+}
+
+#[test]
 fn too_much_missed_proves_no_innocence() {
     let innocent = |facts: &Facts| {
         let mut calm = World::new(1);
@@ -244,18 +295,19 @@ fn too_much_missed_proves_no_innocence() {
         Report::build(&calm.ledger, facts, &Criteria::default())
     };
     assert_eq!(innocent(&facts()).headline.outlook, Outlook::NotLeaking);
-    let full = Facts { lost: Lost { map_full: 4000, ..Lost::default() }, ..facts() };
-    assert_eq!(innocent(&full).headline.outlook, Outlook::Incomplete);
+    let unknown = Facts { lost: Lost { address: 4000, ..Lost::default() }, ..facts() };
+    assert_eq!(innocent(&unknown).headline.outlook, Outlook::Incomplete);
     let blind = Facts { coverage: Coverage { ratio: Some(0.31), basis: String::new() }, ..facts() };
     let report = innocent(&blind);
     assert_eq!(report.headline.outlook, Outlook::Incomplete);
+    assert!(report.sites.iter().all(|site| site.verdict == Verdict::Unknown));
     assert!(text_of(&report).starts_with("Cannot tell"), "{}", text_of(&report));
     assert!(text_of(&report).lines().all(|line| line.chars().count() <= 80));
     // Growth that was seen is growth, whatever was missed.
     let mut world = World::new(1);
     world.ledger.gc_mut().set_state(Some(true), Some(700));
     world.run(60, 5, &mut service, &mut |_| ());
-    assert!(Report::build(&world.ledger, &full, &Criteria::default()).is_growing());
+    assert!(Report::build(&world.ledger, &blind, &Criteria::default()).is_growing());
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub(crate) now: u64,
     pub(crate) random: Random,
     pub(crate) ledger: Ledger,
+    /// Most blocks that the table takes.
+    pub(crate) room: usize,
     blocks: BTreeMap<u64, Block>,
     totals: Vec<StackTotals>,
     next_address: u64,
@@ -66,6 +68,7 @@ impl World {
             now: start,
             random: Random::new(seed),
             ledger: Ledger::new(start, 50 << 20),
+            room: usize::MAX,
             blocks: BTreeMap::new(),
             totals: Vec::new(),
             next_address: 4096,
@@ -81,7 +84,6 @@ impl World {
     pub(crate) fn alloc(&mut self, stack: u32, size: u64) -> u64 {
         let address = self.next_address;
         self.next_address += 16;
-        self.blocks.insert(address, Block::new(size, domain::OBJ, true, self.now, stack, 7));
         if self.totals.len() <= stack as usize {
             for dense in self.totals.len() as u32..=stack {
                 self.learn(dense);
@@ -90,11 +92,16 @@ impl World {
         }
         self.totals[stack as usize].blocks += 1;
         self.totals[stack as usize].bytes += size;
+        if self.blocks.len() < self.room {
+            self.blocks.insert(address, Block::new(size, domain::OBJ, true, self.now, stack, 7));
+        } else {
+            self.totals[stack as usize].lost += 1;
+        }
         address
     }
 
     pub(crate) fn free(&mut self, address: u64) {
-        assert!(self.blocks.remove(&address).is_some(), "double free in the simulation");
+        assert!(self.blocks.remove(&address).is_some() || self.room < usize::MAX, "double free in the simulation");
     }
 
     /// A collection that begins now.
