@@ -290,7 +290,8 @@ pub struct Config {
     pub tgid: u32,
     /// Offset of `thread.fsbase` in the kernel's `task_struct`: tells `pthread_self()` of the thread.
     pub task_fsbase: u32,
-    pub pad: u32,
+    /// Bytes that debug hooks put before each object, within its block.
+    pub block_head: u32,
     pub python: crate::walk::PythonLayout,
 }
 
@@ -304,7 +305,7 @@ impl Config {
         class_shift: 0,
         tgid: 0,
         task_fsbase: 0,
-        pad: 0,
+        block_head: 0,
         python: crate::walk::PythonLayout::ZERO,
     };
 }

@@ -8,7 +8,7 @@ use leaktrace_common::{
 
 use crate::{
     code,
-    maps::{BLOCKS, STATE, TOTALS, Thread, add, count},
+    maps::{BLOCKS, STATE, TOTALS, Thread, add, config, count},
     stack,
 };
 
@@ -40,7 +40,7 @@ pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
         count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
     }
     add_to_totals(stack, new.size);
-    code::allocated_at(new.address);
+    code::allocated_at(new.address + u64::from(config().block_head));
     thread.entered = new.address;
     put(new.address, &block);
 }
@@ -49,6 +49,7 @@ pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
 /// list. `joined`: it may be fresh from the allocator as well, and then the block is the one that this thread entered last.
 #[inline(always)]
 pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
+    let object = object.wrapping_sub(u64::from(config().block_head));
     let behind_head = object.wrapping_sub(GC_HEAD);
     if joined && (thread.entered == object || thread.entered == behind_head) {
         thread.entered = 0;

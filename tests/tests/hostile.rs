@@ -15,11 +15,6 @@ const NEVER: &str = "1h";
 
 /// A Python program that works off a line of its input at a time; `work` says which lines it knows.
 fn target(work: &str) -> Service {
-    spawn(&mut Command::new(&supported()[0].executable), work)
-}
-
-/// As [`target`], by a command that runs Python.
-fn spawn(python: &mut Command, work: &str) -> Service {
     let code = format!(
         r#"
 import os, sys, threading, tracemalloc
@@ -33,7 +28,8 @@ for line in sys.stdin:
     print("DONE null", flush=True)
 "#
     );
-    Service::spawn(python.args(["-c", &code]))
+    let python = &supported()[0];
+    Service::spawn(Command::new(&python.executable).args(["-c", &code]))
 }
 
 fn tell(target: &mut Service, what: &str) {
@@ -92,20 +88,6 @@ def replace():
     assert!(report.capture.events.alloc < 20_000, "{:?}", report.capture.events);
     assert!(report.capture.notes.iter().any(|note| note.contains("exec")), "{:?}", report.capture.notes);
     report.assert_nothing_lost();
-}
-
-#[test]
-fn a_target_without_pymalloc_loses_nothing() {
-    for python in supported() {
-        // realloc(NULL, n), which bytearray calls, ends in a jump to malloc.
-        let mut command = Command::new(&python.executable);
-        let mut target = spawn(command.env("PYTHONMALLOC", "malloc"), LEAK);
-        let trace = Trace::attach(target.pid(), &["--interval", NEVER]);
-        tell(&mut target, "leak");
-        let report = trace.finish();
-        assert!((2000..=2001).contains(&live_of(&report, "leak")), "{}", live_of(&report, "leak"));
-        report.assert_nothing_lost();
-    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::machine::SlotFunction;
 use super::placement::{self, Place};
 use super::pymalloc::{self, Refills};
 use super::reuse::{self, Reuse};
-use super::slots::{DOMAINS, FUNCTIONS, Slots};
+use super::slots::{self, DOMAINS, FUNCTIONS, Slots};
 use super::{Execution, PlanError, PlanFile, Probe, ProbePlan, ReturnProbe, gc, libc};
 use crate::cpython::PymallocState;
 use crate::target::{ElfFile, Maps, Memory, Target};
@@ -49,6 +49,9 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.collector(&mut builder);
     c_allocator(inputs, &python, &mut builder);
     builder.plan.slots = slots.0.map(|slot| slot.live);
+    if slots.get(domain::OBJ).layers.debug {
+        builder.plan.block_head = slots::DEBUG_HEAD;
+    }
     if !inputs.python.has_symtab() {
         builder.feature("stripped");
     }
@@ -95,40 +98,38 @@ impl Interpreter<'_> {
         function.function < 3 || (self.inputs.trace_small_frees && function.domain != domain::RAW)
     }
 
-    /// Whether calls through the table reach the build's own functions, directly or through hooks around them
-    /// (tracemalloc, debug hooks: they live in the interpreter's file as well).
     fn reaches_default(&self, domain: u8) -> bool {
-        let slot = self.slots.get(domain);
-        let raw = self.slots.get(domain::RAW).default;
-        slot.live
-            .functions
-            .iter()
-            .zip(slot.default)
-            .all(|(&live, own)| live == own || (self.inputs.python.contains(live) && !raw.contains(&live)))
+        self.slots.get(domain).reaches_default()
     }
 
     fn guards(&self, builder: &mut Builder, found: &Found) {
         let mut unresolved = 0;
-        for guard in &found.guards {
-            let slot = self.slots.get(guard.function.domain);
-            if slot.replaced() || !self.traced(guard.function) {
+        // While a table holds the build's own function, all that passes its guards takes the fast way.
+        let live = found.guards.iter().filter(|guard| !self.slots.get(guard.function.domain).replaced());
+        let at_jump = live.map(|guard| (guard, self.module.code.decode(guard.address), [guard.a, guard.b], "guard of"));
+        // A hook's own copy of an allocator serves several domains: only its fast way is the function's.
+        let hooked = self.slots.0.iter().any(|slot| slot.layers.debug || slot.layers.tracemalloc);
+        let hooks = found.hooks.iter().filter(|guard| hooked && self.reaches_default(guard.function.domain));
+        let behind_jump = hooks.map(|guard| {
+            let arguments = [guard.a, guard.b].map(Option::unwrap_or_default);
+            let (code, sweep) = (self.module.code, self.module.sweep);
+            let place = placement::after_jump(code, sweep, guard.address, guard.fast, arguments);
+            let [a, b] = place.map_or([None; 2], |(_, operands)| operands.map(Some));
+            (guard, place.map(|(instruction, _)| instruction), [guard.a.and(a), guard.b.and(b)], "in a hook,")
+        });
+        for (guard, instruction, [a, b], what) in at_jump.chain(behind_jump) {
+            if !self.traced(guard.function) {
                 continue;
             }
             let two = matches!(guard.function.function, 1 | 2);
-            let b = if two { guard.b } else { Some(Operand::default()) };
-            let (Some(a), Some(b), Some(instruction)) = (guard.a, b, self.module.code.decode(guard.address)) else {
+            let b = if two { b } else { Some(Operand::default()) };
+            let (Some(a), Some(b), Some(instruction)) = (a, b, instruction) else {
                 unresolved += 1;
                 continue;
             };
             let place = Place { instruction, a, b, execution: Execution::Emulated };
-            let op = op::PY_MALLOC + guard.function.function;
-            builder.probe(
-                &self.module,
-                &place,
-                op,
-                guard.function.domain,
-                format!("guard of {}", name(guard.function)),
-            );
+            let (op, why) = (op::PY_MALLOC + guard.function.function, format!("{what} {}", name(guard.function)));
+            builder.probe(&self.module, &place, op, guard.function.domain, why);
         }
         if unresolved > 0 {
             builder.gap(format!(
@@ -144,28 +145,37 @@ impl Interpreter<'_> {
     }
 
     fn tell_replaced(&self, builder: &mut Builder) {
+        let slots = &self.slots.0;
         let raw = self.slots.get(domain::RAW).default;
-        for domain in DOMAINS.into_iter().filter(|&d| self.slots.get(d).replaced()) {
-            let name = domain::NAMES[usize::from(domain)];
-            let live = self.slots.get(domain).live.functions;
-            if live == raw {
+        if slots.iter().any(|slot| slot.layers.debug) {
+            builder.feature("debug-hooks");
+            builder.gap("the debug hooks are on (PYTHONMALLOC=debug, -X dev): each block counts with the 24 bytes or more that they add to it".to_owned());
+        }
+        if slots.iter().any(|slot| slot.layers.tracemalloc) {
+            builder.feature("tracemalloc");
+            builder.gap("tracemalloc runs in this process: its own tables are C memory, and show as native and raw memory of the lines that allocate".to_owned());
+        }
+        for domain in [domain::MEM, domain::OBJ] {
+            let (slot, name) = (self.slots.get(domain), domain::NAMES[usize::from(domain)]);
+            if slot.layers.functions == raw && slot.default != raw {
                 builder.feature("malloc-allocator");
                 builder.gap(format!(
                     "domain {name} is served by the C allocator (PYTHONMALLOC=malloc): its blocks are shown as raw"
                 ));
-            } else if self.reaches_default(domain) {
-                builder.feature("allocator-hooks");
-                builder.gap(format!(
-                    "hooks (tracemalloc or debug hooks) wrap the allocator of domain {name}: sizes include what they add, and its blocks may be shown under another domain"
-                ));
-            } else {
-                let place = self.inputs.maps.find(live[0]).map(|m| m.path.display().to_string()).unwrap_or_default();
-                builder.feature("custom-allocator");
-                builder.gap(format!(
-                    "domain {name} is served by an allocator of its own ({:#x} in {place}): only what that asks the C allocator for is seen",
-                    live[0]
-                ));
             }
+        }
+        for domain in DOMAINS {
+            let functions = self.slots.get(domain).layers.functions;
+            if self.reaches_default(domain) || functions == raw {
+                continue;
+            }
+            let name = domain::NAMES[usize::from(domain)];
+            let place = self.inputs.maps.find(functions[0]).map(|m| m.path.display().to_string()).unwrap_or_default();
+            builder.feature("custom-allocator");
+            builder.gap(format!(
+                "domain {name} is served by an allocator of its own ({:#x} in {place}): only what that asks the C allocator for is seen",
+                functions[0]
+            ));
         }
     }
 
@@ -226,6 +236,16 @@ impl Interpreter<'_> {
         let (mem, obj) = (self.slots.get(domain::MEM), self.slots.get(domain::OBJ));
         if mem.default != obj.default || !self.reaches_default(domain::MEM) {
             return;
+        }
+        if mem.replaced() {
+            // Each guard leads to the hook, and the hook to the function that mem and obj share.
+            for guard in found.guards.iter().filter(|g| g.function.domain == domain::MEM && g.function.function < 3) {
+                let Some(instruction) = self.module.code.decode(guard.address) else { continue };
+                let none = Operand::default();
+                let place = Place { instruction, a: none, b: none, execution: Execution::Emulated };
+                let why = format!("guard of {}, to a hook", name(guard.function));
+                builder.probe(&self.module, &place, op::PY_WRAPPER, domain::MEM, why);
+            }
         }
         let mut untold = 0;
         let mut told = BTreeSet::new();

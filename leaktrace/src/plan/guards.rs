@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory};
+use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use leaktrace_common::site::{Operand, reg};
 
 use super::code::{Code, Sweep, direct_target};
-use super::machine::{Environment as _, Flags, SlotFunction, State, Value};
+use super::machine::{Environment as _, Flags, SlotFunction, State, Value, number64};
 use super::slots::{SlotMemory, Slots};
 
 /// Instructions followed on a slow path before it is given up.
@@ -34,6 +34,9 @@ pub struct Guard {
 #[derive(Debug, Default)]
 pub struct Found {
     pub guards: Vec<Guard>,
+    /// As guards, where the pointer does not come from a table but from what a hook (debug hooks, tracemalloc) keeps of one:
+    /// requests pass them only while such hooks are on. Their functions may be of [`domain::SHARED`].
+    pub hooks: Vec<Guard>,
     /// Calls and jumps through a table that no guard stands before.
     pub direct: Vec<(u64, SlotFunction)>,
     /// Compares with the build's own function whose slow path does not call through the table.
@@ -42,11 +45,17 @@ pub struct Found {
     pub shared: usize,
 }
 
-/// Whether an instruction mentions a table, or an address from which one may be computed.
+/// Whether an instruction mentions a table, an address from which one may be computed, or one of the build's own functions.
 pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instruction) -> bool + 'a {
     let runtime = code.file.symbol("_PyRuntime").map(|s| s.address);
     let got: BTreeSet<u64> = code.imports("_PyRuntime").iter().copied().collect();
+    let functions: BTreeSet<u64> = slots.0.iter().flat_map(|slot| slot.default).collect();
     move |instruction| {
+        if instruction.mnemonic() == Mnemonic::Cmp
+            && instruction.try_immediate(1).is_ok_and(|value| functions.contains(&value))
+        {
+            return true;
+        }
         let address = if instruction.is_ip_rel_memory_operand() {
             instruction.ip_rel_memory_address()
         } else if instruction.memory_displ_size() >= 4 {
@@ -54,7 +63,8 @@ pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instructio
         } else {
             return false;
         };
-        slots.covers(address) || got.contains(&address) || runtime == Some(address)
+        let own = instruction.mnemonic() == Mnemonic::Lea && functions.contains(&address);
+        own || slots.covers(address) || got.contains(&address) || runtime == Some(address)
     }
 }
 
@@ -68,16 +78,16 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, slots: &Slots) -> Found {
     }
     let mut found = Found::default();
     let mut guarded = BTreeSet::new();
-    for (address, (jump, function, state)) in compared {
+    for (address, (jump, through, state)) in compared {
         let Some(target) = direct_target(&jump) else { continue };
         let (slow, fast) = match jump.condition_code() {
             ConditionCode::ne => (target, jump.next_ip()),
             ConditionCode::e => (jump.next_ip(), target),
             _ => continue,
         };
-        let ends = search.slow_path(slow, function, &state);
+        let ends = search.slow_path(slow, through, &state);
         let Some(first) = ends.first() else {
-            found.false_guards += 1;
+            found.false_guards += usize::from(matches!(through, Through::Table(_)));
             continue;
         };
         if sweep.jumps_to(address).next().is_some() {
@@ -87,7 +97,11 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, slots: &Slots) -> Found {
         guarded.extend(ends.iter().map(|end| end.call));
         let agree =
             |pick: fn(&SlowEnd) -> Option<Operand>| pick(first).filter(|_| ends.iter().all(|e| pick(e) == pick(first)));
-        found.guards.push(Guard { address, function, a: agree(|e| e.a), b: agree(|e| e.b), slow, fast });
+        let (list, function) = match through {
+            Through::Table(function) => (&mut found.guards, function),
+            Through::Register(_, function) => (&mut found.hooks, function),
+        };
+        list.push(Guard { address, function, a: agree(|e| e.a), b: agree(|e| e.b), slow, fast });
     }
     found.direct = calls.into_iter().filter(|(address, _)| !guarded.contains(address)).collect();
     found
@@ -100,8 +114,16 @@ struct SlowEnd {
     b: Option<Operand>,
 }
 
-/// Conditional jumps that compare a table's pointer with the build's own function, and the state there.
-type Compared = BTreeMap<u64, (Instruction, SlotFunction, State)>;
+/// Where the pointer that is compared comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Through {
+    Table(SlotFunction),
+    /// From elsewhere into a register, and compared with this function.
+    Register(usize, SlotFunction),
+}
+
+/// Conditional jumps that compare a pointer with the build's own function, and the state there.
+type Compared = BTreeMap<u64, (Instruction, Through, State)>;
 
 struct Search<'a> {
     code: &'a Code<'a>,
@@ -161,14 +183,15 @@ impl Search<'_> {
                 continue;
             }
             let mut state = state.clone();
-            for instruction in block {
+            for (index, instruction) in block.iter().enumerate() {
                 if let Some(function) = self.call_through(&state, instruction) {
                     calls.insert(instruction.ip(), function);
                 }
-                if instruction.flow_control() == FlowControl::ConditionalBranch
-                    && let Some(function) = self.compared(state.flags)
-                {
-                    compared.insert(instruction.ip(), (*instruction, function, state.clone()));
+                if instruction.flow_control() == FlowControl::ConditionalBranch {
+                    let before = index.checked_sub(1).map(|i| &block[i]);
+                    let by_table = self.compared(state.flags).map(Through::Table);
+                    let through = by_table.or_else(|| self.compared_in_register(before?, state.flags));
+                    compared.extend(through.map(|through| (instruction.ip(), (*instruction, through, state.clone()))));
                 }
                 state.step(instruction, &mut self.factory, &environment);
             }
@@ -182,6 +205,20 @@ impl Search<'_> {
         (other.as_constant() == Some(self.slots.default_of(function))).then_some(function)
     }
 
+    /// As [`Self::compared`], of a pointer that no table is known to have held.
+    fn compared_in_register(&self, compare: &Instruction, flags: Flags) -> Option<Through> {
+        let Flags::Compare(left, right) = flags else { return None };
+        if compare.mnemonic() != Mnemonic::Cmp || compare.op0_kind() != OpKind::Register {
+            return None;
+        }
+        let (register, address) = match (left.as_constant(), right.as_constant()) {
+            (None, Some(address)) => (compare.op0_register(), address),
+            (Some(address), None) if compare.op1_kind() == OpKind::Register => (compare.op1_register(), address),
+            _ => return None,
+        };
+        Some(Through::Register(number64(register)?, self.slots.owner_of(address)?))
+    }
+
     /// The table entry that an indirect call or jump goes through.
     fn call_through(&self, state: &State, instruction: &Instruction) -> Option<SlotFunction> {
         if !matches!(instruction.flow_control(), FlowControl::IndirectCall | FlowControl::IndirectBranch) {
@@ -192,15 +229,15 @@ impl Search<'_> {
             Value::Slot(function) => Some(function),
             // A register that holds the table's address as a constant.
             _ => match environment.load(state.address(instruction).as_constant()?) {
-                Value::Slot(function) if instruction.op0_kind() == iced_x86::OpKind::Memory => Some(function),
+                Value::Slot(function) if instruction.op0_kind() == OpKind::Memory => Some(function),
                 _ => None,
             },
         }
     }
 
-    /// Runs from the slow edge to the calls through `function`'s entry, both ways at each branch, in terms of the
+    /// Runs from the slow edge to the calls of the pointer that was compared, both ways at each branch, in terms of the
     /// registers at the guard.
-    fn slow_path(&mut self, slow: u64, function: SlotFunction, at_guard: &State) -> Vec<SlowEnd> {
+    fn slow_path(&mut self, slow: u64, through: Through, at_guard: &State) -> Vec<SlowEnd> {
         let environment = SlotMemory { code: self.code, slots: Some(self.slots) };
         let mut start = State::start();
         for (register, known) in start.registers.iter_mut().zip(&at_guard.registers) {
@@ -216,14 +253,17 @@ impl Search<'_> {
             while seen.insert(address) && steps < SLOW_PATH_STEPS {
                 steps += 1;
                 let Some(instruction) = self.code.decode(address) else { break };
-                match self.call_through(&state, &instruction) {
-                    Some(called) if called == function => {
-                        let argument = |n: u8| state.registers[usize::from(n)].operand();
-                        ends.push(SlowEnd { call: address, a: argument(reg::RSI), b: argument(reg::RDX) });
-                        break;
-                    }
-                    Some(_) => break,
-                    None => {}
+                let called = self.call_through(&state, &instruction);
+                let arrived = match through {
+                    Through::Table(function) => called == Some(function),
+                    Through::Register(register, _) => calls_register(&state, &instruction, register),
+                };
+                if arrived {
+                    let argument = |n: u8| state.registers[usize::from(n)].operand();
+                    ends.push(SlowEnd { call: address, a: argument(reg::RSI), b: argument(reg::RDX) });
+                }
+                if arrived || called.is_some() {
+                    break;
                 }
                 match instruction.flow_control() {
                     FlowControl::UnconditionalBranch => match direct_target(&instruction) {
@@ -247,6 +287,13 @@ impl Search<'_> {
         }
         ends
     }
+}
+
+/// Whether an instruction calls what `register` held at the starting point.
+fn calls_register(state: &State, instruction: &Instruction, register: usize) -> bool {
+    matches!(instruction.flow_control(), FlowControl::IndirectCall | FlowControl::IndirectBranch)
+        && instruction.op0_kind() == OpKind::Register
+        && number64(instruction.op0_register()).is_some_and(|n| state.registers[n] == Value::register(register as u8))
 }
 
 /// First instructions of blocks.

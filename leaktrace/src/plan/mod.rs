@@ -108,6 +108,8 @@ pub struct ProbePlan {
     /// The allocator tables (raw, mem, obj) as the plan found them. Once the target changes them (tracemalloc started, say)
     /// the plan is no longer the right one.
     pub slots: [AllocatorSlot; 3],
+    /// Bytes that hooks put between the start of a block of obj and what was asked for.
+    pub block_head: u32,
     /// What the plan could not cover and why, for doctor and the report.
     pub gaps: Vec<String>,
     /// "pgo-guards", "stripped", "entry-probes", ... for the report's `features`.

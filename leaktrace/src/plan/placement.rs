@@ -47,7 +47,7 @@ pub fn entry(code: &Code<'_>, sweep: &Sweep, function: u64, a: Option<u8>, b: Op
             Some(Operand::register(n as u8))
         }
     };
-    if let Some((instruction, state)) = first_emulated(code, sweep, function, true)
+    if let Some((instruction, state)) = first_emulated(code, sweep, function, None)
         && let (Some(a), Some(b)) = (find(&state, a, a_is), find(&state, b, b_is))
     {
         return Some(Place { instruction, a, b, execution: Execution::Emulated });
@@ -60,7 +60,7 @@ pub fn entry(code: &Code<'_>, sweep: &Sweep, function: u64, a: Option<u8>, b: Op
 /// The best place for a return probe: as [`entry`], but the stack pointer must still be the one on entry, since the kernel
 /// takes the return address from there.
 pub fn returning(code: &Code<'_>, sweep: &Sweep, function: u64) -> Option<(Instruction, Execution)> {
-    if let Some((instruction, state)) = first_emulated(code, sweep, function, true)
+    if let Some((instruction, state)) = first_emulated(code, sweep, function, None)
         && state.registers[usize::from(reg::RSP)] == Value::register(reg::RSP)
         // A jump out of the function is fine; a call would put its own return address there.
         && instruction.flow_control() != FlowControl::Call
@@ -72,25 +72,51 @@ pub fn returning(code: &Code<'_>, sweep: &Sweep, function: u64) -> Option<(Instr
 
 /// The first emulated instruction after a call at which its result is still known.
 pub fn after_call(code: &Code<'_>, sweep: &Sweep, call: &Instruction) -> Option<Place> {
-    let (instruction, state) = first_emulated(code, sweep, call.next_ip(), false)?;
+    let (instruction, state) = first_emulated(code, sweep, call.next_ip(), Some(call.ip()))?;
     let result = Value::register(reg::RAX);
     let n = state.registers.iter().position(|held| *held == result)?;
     let a = Operand::register(n as u8);
     Some(Place { instruction, a, b: Operand::default(), execution: Execution::Emulated })
 }
 
-/// Runs from `start` to the first emulated instruction, as long as nothing jumps in between. Jumps to a function's own
-/// start from elsewhere are calls; those from inside it are loops.
-fn first_emulated(code: &Code<'_>, sweep: &Sweep, start: u64, function: bool) -> Option<(Instruction, State)> {
+/// The first emulated instruction on one way of a conditional jump, the one that begins at `start`, at which the values are
+/// still known that are in `a` and `b` at the jump.
+pub fn after_jump(
+    code: &Code<'_>,
+    sweep: &Sweep,
+    jump: u64,
+    start: u64,
+    [a, b]: [Operand; 2],
+) -> Option<(Instruction, [Operand; 2])> {
+    let (instruction, state) = first_emulated(code, sweep, start, Some(jump))?;
+    let still = |operand: Operand| match operand {
+        Operand { reg: reg::NONE, .. } | Operand { scale: 0, .. } => Some(operand),
+        Operand { deref: 0, reg, scale, disp, .. } => {
+            let base = Value::register(reg);
+            if state.registers[usize::from(reg)] == base {
+                return Some(operand);
+            }
+            let value = Value::Place { reg, scale, disp: disp.into(), deref: false };
+            state.registers.iter().position(|held| *held == value).map(|n| Operand::register(n as u8))
+        }
+        _ => None,
+    };
+    Some((instruction, [still(a)?, still(b)?]))
+}
+
+/// Runs from `start` to the first emulated instruction, as long as nothing jumps in between. `from`: the instruction that
+/// leads to `start`; `None` for a function's own start: jumps there from elsewhere are calls, those from inside it are loops.
+fn first_emulated(code: &Code<'_>, sweep: &Sweep, start: u64, from: Option<u64>) -> Option<(Instruction, State)> {
     let mut factory = InstructionInfoFactory::new();
     let memory = SlotMemory { code, slots: None };
     let mut state = State::start();
     let mut address = start;
     for _ in 0..STEPS {
-        let shared = if address == start && function {
+        let shared = if address == start && from.is_none() {
             loops_to_start(code, sweep, start)
         } else {
-            sweep.jumps_to(address).next().is_some() || sweep.calls_of(address).next().is_some()
+            let mut jumps = sweep.jumps_to(address).filter(|&source| address != start || Some(source) != from);
+            jumps.next().is_some() || sweep.calls_of(address).next().is_some()
         };
         if shared {
             return None;

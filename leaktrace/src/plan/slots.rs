@@ -32,9 +32,59 @@ pub struct Slot {
     pub live: AllocatorSlot,
     /// What the file holds: the build's own functions, in the target's addresses.
     pub default: [u64; 4],
+    /// What is called in the end, and what wraps it.
+    pub layers: Layers,
+}
+
+/// Hooks of the interpreter's own around an allocator. Each keeps a copy of the table that it replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Layers {
+    /// The debug hooks: they put [`DEBUG_HEAD`] bytes before each block.
+    pub debug: bool,
+    /// tracemalloc.
+    pub tracemalloc: bool,
+    /// Functions of the allocator under them.
+    pub functions: [u64; 4],
+}
+
+/// What the debug hooks put before a block: its size, a letter for its domain, forbidden bytes (CPython `Objects/obmalloc.c`,
+/// `_PyMem_DebugRawAlloc`, 3.8 to 3.15).
+pub const DEBUG_HEAD: u32 = 16;
+/// Most hooks that are looked through.
+const MAX_LAYERS: usize = 4;
+
+impl Layers {
+    /// Looks through the hooks from the table `live` on. `own`: whether an address is the interpreter's own code.
+    ///
+    /// The context of a hook is what it keeps: tracemalloc a table (`Modules/_tracemalloc.c`, `allocators`), the debug hooks
+    /// the letter of the domain, then a table (`Objects/obmalloc.c`, `debug_alloc_api_t`).
+    fn through(live: &AllocatorSlot, own: &dyn Fn(u64) -> bool, memory: &dyn Memory) -> Self {
+        let (mut debug, mut tracemalloc, mut top) = (false, false, *live);
+        for _ in 0..MAX_LAYERS {
+            if top.ctx == 0 || !top.functions.into_iter().all(own) {
+                break;
+            }
+            let letter =
+                memory.u64(top.ctx).ok().filter(|word| b"rmo".iter().any(|&letter| u64::from(letter) == *word));
+            let table = if letter.is_some() { top.ctx.wrapping_add(8) } else { top.ctx };
+            let Ok(under) = read(memory, table) else { break };
+            if !under.functions.into_iter().all(own) {
+                break;
+            }
+            debug |= letter.is_some();
+            tracemalloc |= letter.is_none();
+            top = under;
+        }
+        Self { debug, tracemalloc, functions: top.functions }
+    }
 }
 
 impl Slot {
+    /// Whether requests reach the build's own functions, directly or through hooks.
+    pub fn reaches_default(&self) -> bool {
+        self.layers.functions == self.default
+    }
+
     /// Whether something (tracemalloc, debug hooks, `PYTHONMALLOC`, an extension) replaced one of the functions.
     pub fn replaced(&self) -> bool {
         self.live.functions != self.default
@@ -75,7 +125,9 @@ impl Slots {
         let mut slots = Vec::new();
         for table in found {
             let default = std::array::from_fn(|i| code.initial_word(table.wrapping_add(8 + 8 * i as u64)).unwrap_or(0));
-            slots.push(Slot { live: read(memory, table)?, default });
+            let live = read(memory, table)?;
+            let layers = Layers::through(&live, &|address| code.is_code(address), memory);
+            slots.push(Slot { live, default, layers });
         }
         Ok(Self([slots[0], slots[1], slots[2]]))
     }
@@ -87,6 +139,17 @@ impl Slots {
     /// The build's own function for an entry of a table.
     pub fn default_of(&self, function: SlotFunction) -> u64 {
         self.get(function.domain).default[usize::from(function.function)]
+    }
+
+    /// Which entry the build's own function at `address` is for; functions of several domains are [`domain::SHARED`].
+    pub fn owner_of(&self, address: u64) -> Option<SlotFunction> {
+        let mut owners = DOMAINS.into_iter().filter_map(|domain| {
+            let function = self.get(domain).default.iter().position(|&own| own == address)?;
+            Some(SlotFunction { domain, function: function as u8 })
+        });
+        let first = owners.next()?;
+        let domain = if owners.next().is_some() { domain::SHARED } else { first.domain };
+        Some(SlotFunction { domain, ..first })
     }
 
     /// Which entry of which table lies at `address`.

@@ -254,10 +254,14 @@ fn a_replaced_allocator_gets_another_plan_and_is_told() {
         let small = malloc.plan.probes.iter().filter(|p| p.op < op::PY_REUSED && p.domain != domain::RAW);
         assert_eq!(small.count(), 0);
         assert_eq!(malloc.plan.gaps.iter().filter(|gap| gap.contains("PYTHONMALLOC=malloc")).count(), 2);
-        for environment in [("PYTHONMALLOC", "debug"), ("PYTHONTRACEMALLOC", "1")] {
-            let hooked = Planned::new(&python, &[environment], false);
-            assert!(hooked.plan.features.iter().any(|f| f == "allocator-hooks"), "{environment:?}");
-            assert!(!hooked.plan.probes.iter().any(|p| p.why.starts_with("guard")), "{environment:?}");
+        for (variable, value, feature, head) in
+            [("PYTHONMALLOC", "debug", "debug-hooks", 16), ("PYTHONTRACEMALLOC", "1", "tracemalloc", 0)]
+        {
+            let hooked = Planned::new(&python, &[(variable, value)], false);
+            assert!(hooked.plan.features.iter().any(|f| f == feature), "{feature} {:?}", hooked.plan.features);
+            assert_eq!(hooked.plan.block_head, head);
+            let of_guards = hooked.plan.probes.iter().filter(|p| p.why.starts_with("guard"));
+            assert!(of_guards.into_iter().all(|p| p.op == op::PY_WRAPPER), "the guards lead to the hooks");
             assert!(hooked.ops().contains_key(&op::PY_MALLOC));
         }
     }

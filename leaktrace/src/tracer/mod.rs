@@ -94,7 +94,7 @@ impl Tracer {
             class_shift: pymalloc.class_shift,
             tgid: spec.pid,
             task_fsbase: task::fsbase_offset()?,
-            pad: 0,
+            block_head: spec.plan.block_head,
             python: *spec.layout,
         };
         let sites: Vec<Site> = spec

@@ -77,6 +77,6 @@ fn of_plan(plan: &ProbePlan) -> Vec<Check> {
             "collections are counted from memory; their pauses stay unknown",
         ),
     });
-    checks.extend(plan.gaps.iter().map(|gap| Check::warn("not covered", gap.as_str(), "")));
+    checks.extend(plan.gaps.iter().map(|gap| Check::warn("note", gap.as_str(), "")));
     checks
 }
