@@ -24,10 +24,12 @@ pub(crate) enum ExitCode {
     TargetChanged = 11,
     Undecided = 12,
     Internal = 70,
+    /// What [`leaktrace::host::signals::StopSignals`] ends with.
+    Interrupted = 130,
 }
 
 impl ExitCode {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Success,
         Self::Growth,
         Self::Usage,
@@ -42,6 +44,7 @@ impl ExitCode {
         Self::TargetChanged,
         Self::Undecided,
         Self::Internal,
+        Self::Interrupted,
     ];
 
     fn meaning(self) -> &'static str {
@@ -60,13 +63,14 @@ impl ExitCode {
             Self::TargetChanged => "the process ended or replaced itself during the start",
             Self::Undecided => "whether a site grows cannot be told, and --fail-on-growth was given",
             Self::Internal => "a fault of leaktrace",
+            Self::Interrupted => "a second Ctrl-C ended it at once, without a report (143: a second SIGTERM)",
         }
     }
 
     /// The table for `--help`.
     pub(crate) fn help() -> String {
         Self::ALL.iter().fold(String::from("Exit codes:\n"), |mut text, &code| {
-            let _ = writeln!(text, "  {:>2}  {}", code as u8, code.meaning());
+            let _ = writeln!(text, " {:>3}  {}", code as u8, code.meaning());
             text
         })
     }
@@ -104,7 +108,7 @@ mod tests {
         let help = ExitCode::help();
         for (i, code) in ExitCode::ALL.iter().enumerate() {
             assert!(ExitCode::ALL[i + 1..].iter().all(|other| *other as u8 != *code as u8));
-            assert!(help.contains(&format!("{:>2}  {}", *code as u8, code.meaning())));
+            assert!(help.contains(&format!("{:>3}  {}", *code as u8, code.meaning())));
         }
     }
 }

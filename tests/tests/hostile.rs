@@ -1,15 +1,17 @@
 //! Targets that end, change or overflow what leaktrace knows of them: what was seen is reported, and what was lost is counted.
 
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use leaktrace_tests::process::{PATIENCE, Service, wait_for_end};
+use leaktrace_tests::process::{Lines, PATIENCE, Service, wait_for_end};
 use leaktrace_tests::python::supported;
 use leaktrace_tests::report::Report;
+use leaktrace_tests::system::altered_text;
 use leaktrace_tests::trace::{Trace, run};
 
 const OUTPUT_NOT_WRITABLE: i32 = 9;
 const UNDECIDED: i32 = 12;
+const INTERRUPTED: i32 = 130;
 /// Longer than any test: no look is taken before the last one.
 const NEVER: &str = "1h";
 
@@ -203,6 +205,47 @@ fn too_short_a_look_does_not_pass_for_innocence() {
     let trace = Trace::attach(target.pid(), &["--duration", "100ms", "--fail-on-growth"]);
     let (report, outcome) = trace.report();
     assert_eq!((outcome.code, report.headline.outlook.as_str()), (Some(UNDECIDED), "too_early"));
+}
+
+#[test]
+fn a_second_interrupt_ends_a_run_that_is_stuck_in_its_end() {
+    // Enough sites for a report that no pipe takes at once.
+    let mut target = target(
+        "
+def many():
+    for n in range(500):
+        exec(f'def leak{n}(): keep.append(bytearray(3000))', globals())
+        globals()[f'leak{n}']()
+",
+    );
+    let pid = target.pid().to_string();
+    let mut leaktrace = Command::new(leaktrace_tests::trace::executable())
+        .args(["run", "--pid", &pid, "--json", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("leaktrace can be started");
+    let said = Lines::of(leaktrace.stderr.take().expect("stderr is a pipe"));
+    assert!(said.next(PATIENCE).is_some_and(|line| line.starts_with("leaktrace: tracing pid ")));
+    tell(&mut target, "many");
+    leaktrace_tests::process::signal(leaktrace.id(), rustix::process::Signal::INT);
+    // Nobody reads its report, so it never gets rid of it: write(2) is system call 1.
+    let in_write = || {
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", leaktrace.id()));
+        call.is_ok_and(|call| call.starts_with("1 0x1 "))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !in_write() {
+        assert!(Instant::now() < deadline, "the report fits the pipe");
+        std::thread::yield_now();
+    }
+    assert_eq!(altered_text(target.pid()), [], "the target runs freely, whatever becomes of the report");
+    while !wait_for_end(leaktrace.id(), Duration::from_millis(100)) {
+        assert!(Instant::now() < deadline, "it does not end");
+        leaktrace_tests::process::signal(leaktrace.id(), rustix::process::Signal::INT);
+    }
+    assert_eq!(leaktrace.wait().expect("a child can be waited for").code(), Some(INTERRUPTED));
+    assert!(said.rest(PATIENCE).iter().any(|line| line.contains("without a report")));
 }
 
 #[test]

@@ -24,6 +24,9 @@ use super::output::Json;
 use crate::cli::{JsonOutput, RunArgs};
 use crate::exit::ExitCode;
 
+/// A look that takes longer than this is announced in the end.
+const SLOW: Duration = Duration::from_millis(500);
+
 /// How often the target is asked whether it is still there.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -37,7 +40,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let inside = runtime.enter();
     // From here on a signal ends the run cleanly instead of this process.
-    let signals = StopSignals::new().context("cannot catch signals")?;
+    let signals = StopSignals::new(view::farewell()).context("cannot catch signals")?;
     privileges::raise_memlock();
     let return_probes = match (KernelVersion::running(), target.seccomp()) {
         (Some(kernel), Ok(seccomp)) => ReturnProbes::on(kernel, seccomp) == ReturnProbes::Safe,
@@ -107,6 +110,10 @@ async fn watch(
                     return Ok(Some(ended));
                 }
                 session.scan()?;
+                if StopSignals::came() {
+                    // This look is as good as another one.
+                    return Ok(session.ended());
+                }
                 view.show(&build(session, None)?)?;
             }
             _ = watch.tick() => {
@@ -118,6 +125,9 @@ async fn watch(
             () = until(deadline) => break,
             _ = signals.recv() => break,
         }
+    }
+    if session.last_scan().took > SLOW {
+        view.note("taking a last look; Ctrl-C again ends at once, without a report")?;
     }
     let _hurry = Hurry::new();
     // While everything is still armed: what is handed out afterwards would pass for what was seen.

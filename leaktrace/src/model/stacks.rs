@@ -123,12 +123,16 @@ impl Stacks {
 
     /// The frames, innermost first.
     pub fn frames(&self, stack: StackId) -> impl Iterator<Item = Frame> + '_ {
-        self.packed(stack).map(|frame| Frame {
+        self.packed(stack).map(|frame| self.named(frame))
+    }
+
+    fn named(&self, frame: PackedFrame) -> Frame {
+        Frame {
             kind: frame.kind,
             function: Arc::clone(&self.texts[frame.function as usize]),
             file: Arc::clone(&self.texts[frame.file as usize]),
             line: frame.line,
-        })
+        }
     }
 
     /// How far the stack reaches.
@@ -143,10 +147,16 @@ impl Stacks {
     /// The line that the stack allocates in: that of its innermost Python frame, else of its innermost frame. `None`
     /// for a stack without frames.
     pub fn line(&self, stack: StackId) -> Option<LineId> {
-        self.packed(stack)
-            .find(|frame| frame.kind == FrameKind::Python)
-            .or_else(|| self.packed(stack).next())
-            .map(|frame| LineId { file: frame.file, line: frame.line })
+        self.allocating(stack).map(|frame| LineId { file: frame.file, line: frame.line })
+    }
+
+    /// The frame that [`Self::line`] tells the line of.
+    pub fn line_frame(&self, stack: StackId) -> Option<Frame> {
+        self.allocating(stack).map(|frame| self.named(frame))
+    }
+
+    fn allocating(&self, stack: StackId) -> Option<PackedFrame> {
+        self.packed(stack).find(|frame| frame.kind == FrameKind::Python).or_else(|| self.packed(stack).next())
     }
 
     /// Number of distinct stacks and their prefixes.

@@ -15,9 +15,7 @@ use crate::model::growth::Point;
 use crate::model::stacks::LineId;
 use crate::model::trail::seconds;
 use crate::model::verdict::{Reason, judge};
-use crate::model::{
-    Criteria, FrameKind, Growth, Judgement, Ledger, Rate, Root, StackId, Tally, Timeline, Trail, Verdict,
-};
+use crate::model::{Criteria, Growth, Judgement, Ledger, Rate, Root, StackId, Tally, Timeline, Trail, Verdict};
 
 /// Share of the blocks that may be missed before a report that shows no leak proves nothing.
 const MOST_MISSED: f64 = 0.1;
@@ -184,17 +182,27 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: &Judgemen
 }
 
 fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
-    let site = &ledger.sites()[draft.sites[0].0];
-    let frames: Vec<_> = ledger.stacks().frames(site.stack).collect();
-    let frame = frames.iter().find(|frame| frame.kind == FrameKind::Python).or(frames.first());
+    // The worst site's function names the line; others may share it (a lambda, a comprehension).
+    let mut order: Vec<_> =
+        draft.sites.iter().map(|(number, judgement)| (&ledger.sites()[*number], judgement)).collect();
+    order.sort_by_key(|(site, judgement)| worse(judgement.verdict, &judgement.growth, site.trail.live.bytes));
+    let mut functions: Vec<Arc<str>> = Vec::new();
+    for function in order.iter().filter_map(|(site, _)| Some(ledger.stacks().line_frame(site.stack)?.function)) {
+        if !functions.contains(&function) {
+            functions.push(function);
+        }
+    }
+    let site = order[0].0;
+    let frame = ledger.stacks().line_frame(site.stack);
     let trail = &draft.trail;
     let empty: Arc<str> = "".into();
     Line {
         verdict: draft.judgement.verdict,
         domain: domain_name(site.domain),
-        function: frame.map_or_else(|| Arc::clone(&empty), |frame| Arc::clone(&frame.function)),
-        file: frame.map_or(empty, |frame| Arc::clone(&frame.file)),
-        line: frame.map_or(0, |frame| frame.line),
+        function: functions.first().map_or_else(|| Arc::clone(&empty), Arc::clone),
+        functions,
+        line: frame.as_ref().map_or(0, |frame| frame.line),
+        file: frame.map_or(empty, |frame| frame.file),
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
         live_bytes: trail.live.bytes,
         live_blocks: trail.live.blocks,

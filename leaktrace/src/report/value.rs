@@ -235,8 +235,10 @@ impl Series {
 pub struct Line {
     pub verdict: Verdict,
     pub domain: &'static str,
-    /// Empty where there is no frame.
+    /// Of its worst site; empty where there is no frame.
     pub function: Arc<str>,
+    /// All functions that the line is in (a lambda or a comprehension is one of its own), the worst site's first.
+    pub functions: Vec<Arc<str>>,
     pub file: Arc<str>,
     /// 0 where it is not known.
     pub line: u32,

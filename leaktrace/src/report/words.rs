@@ -182,11 +182,12 @@ pub(super) fn frame(frame: &Frame) -> String {
 
 /// The line that allocates: "app.py:12 handle".
 pub(super) fn place(line: &Line) -> String {
+    let functions = line.functions.join(", ");
     match (line.file.is_empty() && line.function.is_empty(), line.line) {
         (true, _) if line.stack_lost => "(stack lost)".to_owned(),
         (true, _) => "(no Python frame)".to_owned(),
-        (false, 0) => printable(&format!("{} {}", line.file, line.function)),
-        (false, number) => printable(&format!("{}:{number} {}", line.file, line.function)),
+        (false, 0) => printable(&format!("{} {functions}", line.file)),
+        (false, number) => printable(&format!("{}:{number} {functions}", line.file)),
     }
 }
 

@@ -6,11 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use leaktrace::model::verdict::Reason;
-use leaktrace::model::{Criteria, Verdict};
+use leaktrace::model::{Criteria, FrameKind, FrameRef, Ledger, Root, ScanEnd, Verdict};
 use leaktrace::report::{
     Cost, Coverage, Events, Facts, Lost, Outlook, Python, Report, Room, RssBytes, SourceReader, Style, Target, json,
     line, live, text,
 };
+
+use leaktrace_common::site::domain;
+use leaktrace_common::wire::{Block, StackTotals};
 
 use crate::simulator::{SECOND, World};
 
@@ -317,4 +320,24 @@ fn an_empty_trace_has_a_report() {
     assert_eq!(report.headline.outlook, Outlook::TooEarly);
     assert!(text_of(&report).contains("Too early"));
     assert!(!live::render(&report, Style::PLAIN, 80, 24).is_empty());
+}
+
+#[test]
+fn a_line_that_functions_share_names_them_all_the_worst_first() {
+    let mut ledger = Ledger::new(0, 0);
+    for (dense, function) in [(1, "make.<locals>.<lambda>"), (2, "make")] {
+        let frame = FrameRef { kind: FrameKind::Python, function, file: "app.py", line: 3 };
+        ledger.learn(dense, domain::OBJ, &[frame], Root::Whole);
+    }
+    let mut pass = ledger.scan(1000);
+    for (dense, size) in [(1, 10), (2, 1000)] {
+        pass.observe(&Block::new(size, domain::OBJ, true, 5, dense, 7));
+    }
+    let total = |bytes| StackTotals { blocks: 1, bytes, lost: 0 };
+    pass.finish(&ScanEnd { totals: &[StackTotals::default(), total(10), total(1000)], rss_bytes: 0 });
+    let report = Report::build(&ledger, &facts(), &Criteria::default());
+    let [line] = &report.lines[..] else { panic!("{:#?}", report.lines) };
+    assert_eq!(line.functions.iter().map(|f| &**f).collect::<Vec<_>>(), ["make", "make.<locals>.<lambda>"]);
+    assert_eq!((&*line.function, line.sites.len()), ("make", 2));
+    assert!(text_of(&report).contains("app.py:3 make, make.<locals>.<lambda>"), "{}", text_of(&report));
 }

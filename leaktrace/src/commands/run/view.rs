@@ -38,6 +38,17 @@ impl View {
         self.unless_gone(shown)
     }
 
+    /// Says something in one line.
+    pub(super) fn note(&mut self, text: &str) -> io::Result<()> {
+        let said = match self {
+            // Without a line feed: what follows takes its place.
+            Self::Table(_) => write!(io::stderr(), "leaktrace: {text}"),
+            Self::Lines => writeln!(io::stderr(), "leaktrace: {text}"),
+            Self::Silent => Ok(()),
+        };
+        self.unless_gone(said)
+    }
+
     /// Makes room for the report.
     pub(super) fn end(&mut self) -> io::Result<()> {
         let cleared = match self {
@@ -55,6 +66,15 @@ impl View {
             }
             other => other,
         }
+    }
+}
+
+/// What stderr gets when the run is cut short: on a terminal the cursor comes back.
+pub(super) fn farewell() -> &'static str {
+    if io::stderr().is_terminal() {
+        "\x1b[?25h\r\nleaktrace: ended at once, without a report\r\n"
+    } else {
+        "leaktrace: ended at once, without a report\n"
     }
 }
 
