@@ -134,6 +134,9 @@ pub struct Thread {
     pub raw: PyCall,
     /// Address of the block that the thread entered last.
     pub entered: u64,
+    /// Its Python thread state as it was last found, 0 for none; and when none was found.
+    pub tstate: u64,
+    pub searched_ns: u64,
     pub gc_start_ns: u64,
     pub gc_generation: u32,
     /// Not 0: the target replaced its program, and what this thread does now is another program's.

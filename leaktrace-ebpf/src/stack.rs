@@ -1,6 +1,6 @@
 //! The Python stack of the current thread: walked, hashed, numbered, and sent when it is new.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use leaktrace_common::{
     site::domain,
     walk::{self, HASH_SEED, ReadTarget, mix},
@@ -17,8 +17,10 @@ use crate::{
     target::{Target, pthread_self},
 };
 
-/// Thread states that the search of a thread's own looks at.
+/// Thread states that the search of a thread's own looks at. (One that runs Python is found without: see [`thread_state`].)
 const MAX_THREADS: u32 = 512;
+/// A thread without a thread state, of a native library, is not searched for at each of its events.
+const SEARCH_AGAIN_NS: u64 = 1_000_000;
 
 /// Dense number of the current stack for a block of `domain`; 0 when it was lost, which has been counted.
 ///
@@ -45,7 +47,7 @@ unsafe extern "C" fn current_stack(thread: *mut Thread, tid: u32, domain: u32, n
 #[inline(always)]
 fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
     let layout = &config().python;
-    let frame = match thread_state(domain) {
+    let frame = match thread_state(thread, domain) {
         0 => 0,
         tstate => walk::innermost_frame(&Target, layout, tstate).unwrap_or(0),
     };
@@ -166,34 +168,62 @@ fn number(thread: &mut Thread, hash: u64, given: u64) -> Option<u32> {
 
 /// The thread state of the current thread, 0 when it has none.
 #[inline(always)]
-fn thread_state(domain: u8) -> u64 {
+fn thread_state(thread: &mut Thread, domain: u8) -> u64 {
     let layout = &config().python;
     let current = Target.word(layout.tstate_current).unwrap_or(0);
     if domain == domain::MEM || domain == domain::OBJ {
         // These may only be called by the thread that holds the GIL.
+        thread.tstate = current;
         return current;
     }
-    own_thread_state(current)
+    own_thread_state(thread, current)
 }
 
-/// Without the GIL, the thread state is the one whose `thread_id` is ours.
+/// Without the GIL, the thread state is the one whose `thread_id` is ours. Where it was last time is looked first: a service
+/// has hundreds of them.
 #[inline(never)]
-fn own_thread_state(current: u64) -> u64 {
+fn own_thread_state(thread: &mut Thread, current: u64) -> u64 {
     let layout = &config().python;
     let Some(own) = pthread_self() else { return 0 };
     let is_own = |tstate: u64| Target.word(tstate + u64::from(layout.tstate_thread_id)) == Some(own);
     if current != 0 && is_own(current) {
+        thread.tstate = current;
         return current;
     }
     let Some(interpreter) = Target.word(layout.interpreters_head) else { return 0 };
-    let Some(mut tstate) = Target.word(interpreter + u64::from(layout.interp_threads_head)) else { return 0 };
+    let head = interpreter + u64::from(layout.interp_threads_head);
+    if thread.tstate != 0 && is_own(thread.tstate) && is_linked(thread.tstate, head) {
+        return thread.tstate;
+    }
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if now - thread.searched_ns < SEARCH_AGAIN_NS {
+        return 0;
+    }
+    let mut tstate = Target.word(head).unwrap_or(0);
     let mut searched = 0;
     while searched < MAX_THREADS && tstate != 0 {
         if is_own(tstate) {
+            thread.tstate = tstate;
             return tstate;
         }
         tstate = Target.word(tstate + u64::from(layout.tstate_next)).unwrap_or(0);
         searched += 1;
     }
+    thread.tstate = 0;
+    thread.searched_ns = now;
     0
+}
+
+/// Whether a thread state is still in its interpreter's list: freed memory may keep what it held for long, but nothing there
+/// points at it any more. `prev` lies before `next` in it (`struct _ts`, CPython `Include/cpython/pystate.h`, 3.8 to 3.15).
+#[inline(always)]
+fn is_linked(tstate: u64, head: u64) -> bool {
+    let next = u64::from(config().python.tstate_next);
+    let to_it = match Target.word(tstate + next - 8) {
+        None => return false,
+        Some(0) => head,
+        Some(previous) => previous + next,
+    };
+    Target.word(to_it) == Some(tstate)
 }

@@ -38,6 +38,14 @@ impl<'a> Code<'a> {
         let Some(elf) = self.file.object() else { return };
         let symbols = elf.elf_dynamic_symbol_table();
         for section in elf.elf_section_table().iter() {
+            // Packed ones (DT_RELR): the word itself is the addend.
+            if let Ok(Some(packed)) = section.relr(endian, elf.data()) {
+                for address in packed.map(|vaddr| self.file.address_of(vaddr)) {
+                    if let Some(&word) = self.file.bytes_at(address, 8).first_chunk() {
+                        self.pointers.insert(address, self.file.address_of(u64::from_le_bytes(word)));
+                    }
+                }
+            }
             let Ok(Some((relocations, _))) = section.rela(endian, elf.data()) else { continue };
             for rela in relocations {
                 let address = self.file.address_of(rela.r_offset(endian));

@@ -22,8 +22,11 @@ const fn function(name: &'static str, op: u8, a: u8, b: Option<u8>, returns: boo
     Function { name, op, a, b, returns }
 }
 
+/// Functions that not every allocator has, and that little calls: no gap where they are missing.
+pub const OBSOLETE: [&str; 2] = ["valloc", "pvalloc"];
+
 /// What C code calls for memory. `malloc` comes first: where it is bound says which allocator it is.
-pub const FUNCTIONS: [Function; 7] = [
+pub const FUNCTIONS: [Function; 9] = [
     function("malloc", op::C_MALLOC, reg::RDI, None, true),
     function("calloc", op::C_CALLOC, reg::RDI, Some(reg::RSI), true),
     function("realloc", op::C_REALLOC, reg::RDI, Some(reg::RSI), true),
@@ -31,6 +34,8 @@ pub const FUNCTIONS: [Function; 7] = [
     function("posix_memalign", op::C_POSIX_MEMALIGN, reg::RDI, Some(reg::RDX), true),
     function("aligned_alloc", op::C_MEMALIGN, reg::RSI, None, true),
     function("memalign", op::C_MEMALIGN, reg::RSI, None, true),
+    function("valloc", op::C_MEMALIGN, reg::RDI, None, true),
+    function("pvalloc", op::C_MEMALIGN, reg::RDI, None, true),
 ];
 
 /// The address that the interpreter's calls of `name` go to, as the loader bound them. `None`: not bound yet (a lazy
@@ -50,6 +55,12 @@ pub fn file(target: &Target, maps: &Maps, python: &Code<'_>, memory: &dyn Memory
     let files = maps.code_files().into_iter().filter_map(|id| ElfFile::open(target, maps, id).ok());
     let mut defining = files.filter(|file| file.dynamic_symbol("malloc").is_some());
     defining.next()
+}
+
+/// Whether the interpreter calls an allocator that is linked into it and that no symbol shows: it calls no other file's, and
+/// defines none that others could call.
+pub fn is_linked_in(python: &Code<'_>) -> bool {
+    python.imports("malloc").is_empty() && python.file.dynamic_symbol("malloc").is_none()
 }
 
 /// Address of one function in the allocator's file; `Err` says why there is none.

@@ -291,3 +291,38 @@ fn code_that_changed_is_not_armed() {
     assert!(matches!(verify(&planned.plan, &image(Some((address, 0x90)))), Err(PlanError::Changed { .. })));
     assert!(matches!(verify(&planned.plan, &ImageMemory::new()), Err(PlanError::Memory(_))));
 }
+
+/// A library whose table of functions is filled by packed relocations (DT_RELR), as newer distributions build them.
+const PACKED: &str = "
+static int one(void) { return 1; }
+static int two(void) { return 2; }
+__attribute__((visibility(\"hidden\"))) int (*table[6])(void) = {0, one, two, one, two, one};
+int use(int i) { return table[i](); }
+";
+
+#[test]
+fn pointers_are_what_the_loader_makes_of_packed_relocations() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, library) = (dir.path().join("packed.c"), dir.path().join("libpacked.so"));
+    std::fs::write(&source, PACKED).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-Wl,-z,pack-relative-relocs", "-o"]).arg(&library).arg(&source);
+    if !cc.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no compiler that packs relocations");
+        return;
+    }
+    let load = format!("import ctypes; lib = ctypes.CDLL({library:?}); print(lib.use(2), flush=True); input()");
+    let mut script = Script::start(&pythons()[0], &load);
+    assert_eq!(script.line(), "2");
+    let target = script.target();
+    let maps = target.maps().unwrap();
+    let id = maps.code_files().into_iter().find(|&id| maps.of_file(id).any(|m| m.path == library)).unwrap();
+    let file = ElfFile::open(&target, &maps, id).unwrap();
+    let code = Code::new(&file);
+    let table = file.symbol("table").unwrap().address;
+    for entry in (0..6).map(|i| table + 8 * i) {
+        let loaded = target.memory().u64(entry).unwrap();
+        assert_eq!(code.initial_word(entry), Some(loaded), "{entry:#x}");
+        assert_eq!(code.is_code(loaded), loaded != 0);
+    }
+}
