@@ -181,7 +181,7 @@ pub mod record {
 pub struct RawFrame {
     /// Address of the code object.
     pub code: u64,
-    /// The frame's instruction word as the interpreter keeps it (3.11: address `prev_instr`).
+    /// The frame's position as the interpreter keeps it: see [`line_encoding`].
     pub instr: u64,
 }
 
@@ -227,7 +227,7 @@ pub struct CodeRecord {
     pub first_line: i32,
     /// Address of the code object.
     pub code: u64,
-    /// Address of the first instruction (`co_code_adaptive` on 3.11).
+    /// Address of the first instruction (`co_code_adaptive`, 3.11 and later).
     pub instructions: u64,
     /// Address and whole length of the line table's bytes, for what did not fit.
     pub linetable: u64,
@@ -240,7 +240,18 @@ pub struct CodeRecord {
     pub linetable_bytes: u16,
     /// `PyUnicode` kind of the names: 1, 2 or 4 bytes a character; low nibble filename, high nibble qualname.
     pub text_kinds: u8,
-    pub pad: u8,
+    /// One of [`line_encoding`].
+    pub line_encoding: u8,
+}
+
+/// Formats of a code object's line table, and with each what [`RawFrame::instr`] is.
+pub mod line_encoding {
+    /// `co_lnotab` of 3.8 and 3.9; `f_lasti`, an offset in bytes.
+    pub const LNOTAB: u8 = 0;
+    /// `co_linetable` of 3.10; `f_lasti`, an index of code units.
+    pub const RANGES: u8 = 1;
+    /// `co_linetable` of 3.11 and later; the address of an instruction.
+    pub const LOCATIONS: u8 = 2;
 }
 
 /// One collection.

@@ -98,8 +98,8 @@ pub extern "C" fn send_if_new(code: u64) -> u32 {
         } else {
             read::<i32>(at(layout.code_firsttraceable)).unwrap_or(0)
         };
-        (*head).instructions = at(layout.code_instructions);
-        (*head).pad = 0;
+        (*head).instructions = if layout.code_instructions == ABSENT { 0 } else { at(layout.code_instructions) };
+        (*head).line_encoding = layout.line_encoding as u8;
         let filename = text(at(layout.code_filename), (&raw mut (*message).filename).cast());
         let qualname = text(at(layout.code_qualname), (&raw mut (*message).qualname).cast());
         (*head).filename_bytes = filename as u16;
@@ -129,9 +129,8 @@ fn text(slot: u64, to: *mut u8) -> u32 {
     let Some(string) = Target.word(slot) else { return 0 };
     let Some(length) = Target.word(string + u64::from(layout.unicode_length)) else { return 0 };
     let Some(state) = read::<u32>(string + u64::from(layout.unicode_state)) else { return 0 };
-    // PyASCIIObject.state (3.3 to 3.11): interned:2 kind:3 compact:1 ascii:1.
-    let kind = (state >> 2) & 7;
-    let data = if state & 0x40 != 0 { layout.unicode_ascii_data } else { layout.unicode_compact_data };
+    let kind = (state >> layout.unicode_kind_bit) & 7;
+    let data = if (state >> layout.unicode_ascii_bit) & 1 != 0 { layout.unicode_ascii_data } else { layout.unicode_compact_data };
     let bytes = length.wrapping_mul(u64::from(kind));
     let bytes = if bytes > CODE_NAME_BYTES as u64 { CODE_NAME_BYTES as u32 } else { bytes as u32 };
     if read_into(to.cast(), bytes, string + u64::from(data)) { bytes | kind << 16 } else { 0 }

@@ -7,9 +7,9 @@ use crate::target::{Target, read_into};
 
 /// Bytes fetched at once. (With the frames, an element of the map of threads stays under the 4 KiB that the kernel's BPF
 /// allocator can give.)
-const WINDOW: u64 = 1280;
+const WINDOW: u64 = 1216;
 /// Largest part of a frame that the walk looks at.
-const FRAME: u64 = 64;
+const FRAME: u64 = 128;
 const PAGE: u64 = 4096;
 
 /// A copy of a piece of the target's memory.
@@ -25,13 +25,16 @@ pub struct WindowReader<'a> {
     window: &'a mut Window,
     base: u64,
     len: u64,
+    /// Most bytes fetched at once: frames that are objects of their own are fetched one by one.
+    most: u64,
 }
 
 impl<'a> WindowReader<'a> {
     /// An empty window: what it held belongs to an earlier event.
     #[inline(always)]
-    pub fn new(window: &'a mut Window) -> Self {
-        Self { window, base: 0, len: 0 }
+    pub fn new(window: &'a mut Window, layout: &PythonLayout) -> Self {
+        let most = if layout.instr_is_offset == 0 { WINDOW } else { u64::from(layout.frame_window_len) };
+        Self { window, base: 0, len: 0, most }
     }
 
     /// Fetches the memory up to `end`, as far below as the window and the page reach: the callers' frames lie below, and
@@ -39,7 +42,7 @@ impl<'a> WindowReader<'a> {
     #[inline(always)]
     fn fetch(&mut self, start: u64, end: u64) -> bool {
         let page = start & !(PAGE - 1);
-        let low = if end - page > WINDOW { end - WINDOW } else { page };
+        let low = if end - page > self.most { end - self.most } else { page };
         let len = end - low;
         self.base = low;
         self.len = len;
@@ -71,10 +74,6 @@ impl ReadFrames for WindowReader<'_> {
             return None;
         }
         let at = |offset: u32| self.window.words[(index + u64::from(offset / 8) % (FRAME / 8)) as usize];
-        Some(FrameWords {
-            code: at(layout.frame_code),
-            previous: at(layout.frame_previous),
-            instr: at(layout.frame_instr),
-        })
+        Some(FrameWords::new(layout, at))
     }
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use leaktrace_common::{
     site::domain,
-    walk::{self, HASH_SEED, ReadTarget, mix},
+    walk::{self, FrameWords, HASH_SEED, ReadTarget, Walked, mix},
     wire::{
         MAX_FRAMES, MAX_STACKS, MAX_WHOLE_STACKS, RawFrame, STACK_BROKEN, STACK_NO_PYTHON, STACK_TRUNCATED,
         StackRecord, counter, record, state,
@@ -51,16 +51,20 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
         0 => 0,
         tstate => walk::innermost_frame(&Target, layout, tstate).unwrap_or(0),
     };
+    let walked = if frame == 0 {
+        Walked::default()
+    } else {
+        let Some(tags) = code::Tags::get() else { return 0 };
+        let mut reader = WindowReader::new(&mut thread.window, layout);
+        walk::walk(&mut reader, layout, frame, &mut thread.frames, |code| tags.of(code))
+    };
     let hash;
-    if frame == 0 {
+    if walked.frames == 0 && walked.flags == 0 {
         hash = mix(mix(HASH_SEED, native), u64::from(domain));
         thread.stack.frames = 0;
         thread.stack.flags = STACK_NO_PYTHON;
         thread.stack.native = native;
     } else {
-        let Some(tags) = code::Tags::get() else { return 0 };
-        let mut reader = WindowReader::new(&mut thread.window);
-        let walked = walk::walk(&mut reader, layout, frame, &mut thread.frames, |code| tags.of(code));
         hash = mix(walked.hash, u64::from(domain) | u64::from(walked.flags) << 8);
         thread.stack.frames = walked.frames as u16;
         thread.stack.flags = walked.flags;
@@ -118,7 +122,8 @@ fn number_in_short(thread: &mut Thread, hash: u64) -> Option<u32> {
     let frame = thread.frames[0];
     thread.stack.frames = 1;
     thread.stack.flags |= STACK_TRUNCATED;
-    let line = mix(HASH_SEED, frame.instr ^ code::Tags::get()?.of(frame.code));
+    let identity = FrameWords::identity(&config().python, frame.code, frame.instr);
+    let line = mix(HASH_SEED, identity ^ code::Tags::get()?.of(frame.code));
     let hash = mix(line, u64::from(thread.stack.domain) | u64::from(thread.stack.flags) << 8);
     match STACKS.get_ptr(hash) {
         // SAFETY: a map value; numbers are never changed.
@@ -170,7 +175,17 @@ fn number(thread: &mut Thread, hash: u64, given: u64) -> Option<u32> {
 #[inline(always)]
 fn thread_state(thread: &mut Thread, domain: u8) -> u64 {
     let layout = &config().python;
-    let current = Target.word(layout.tstate_current).unwrap_or(0);
+    let current = if layout.tstate_tls != 0 {
+        match pthread_self().and_then(|own| Target.word(own.wrapping_add(layout.tstate_tls as u64))) {
+            // Detached, as in C code that lets others run meanwhile: it still has a thread state.
+            None | Some(0) => 0,
+            Some(own) => return own,
+        }
+    } else if layout.tstate_current != 0 {
+        Target.word(layout.tstate_current).unwrap_or(0)
+    } else {
+        return own_thread_state(0);
+    };
     if domain == domain::MEM || domain == domain::OBJ {
         // These may only be called by the thread that holds the GIL.
         thread.tstate = current;

@@ -76,6 +76,8 @@ enum Command {
     Offsets {
         /// An executable or libpython with DWARF
         file: PathBuf,
+        /// Its version, of a CPython before 3.11: 3.8.18
+        version: Option<String>,
     },
 }
 
@@ -105,7 +107,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Lint => lint::lint()?,
         Command::Bench(options) => bench::bench(&options)?,
         Command::Dist => dist::dist()?,
-        Command::Offsets { file } => offsets::offsets(&file)?,
+        Command::Offsets { file, version } => offsets::offsets(&file, version.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,10 +9,11 @@ use crate::build::cargo;
 use crate::step::display;
 use crate::workspace;
 
-pub(crate) fn offsets(file: &Path) -> Result<()> {
+/// `version` is that of a CPython before 3.11, whose file does not tell it.
+pub(crate) fn offsets(file: &Path, version: Option<&str>) -> Result<()> {
     let mut command = cargo("run");
     command.args(["--quiet", "--package", "leaktrace", "--example", "offsets", "--"]);
-    command.arg(std::path::absolute(file)?).arg(workspace::root().join("leaktrace/offsets"));
+    command.arg(std::path::absolute(file)?).arg(workspace::root().join("leaktrace/offsets")).args(version);
     let status = command.status().with_context(|| format!("cannot start {}", display(&command)))?;
     if !status.success() {
         bail!("no table could be made from {} ({status})", file.display());

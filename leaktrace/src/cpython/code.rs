@@ -1,12 +1,14 @@
 //! Code objects: what function a frame runs, and which line an instruction is of.
 
+use leaktrace_common::walk::ABSENT;
 use leaktrace_common::wire::{CODE_BYTES, CODE_NAME_BYTES, CodeRecord, record};
 use zerocopy::FromBytes as _;
 
 use crate::target::{Memory, MemoryError};
 
 use super::linetable::{LineTable, Location};
-use super::offsets::Offsets;
+use super::lnotab::{line_by_lnotab, line_by_ranges};
+use super::offsets::{LineEncoding, Offsets};
 
 /// Bytes of a code unit (`_Py_CODEUNIT`).
 const UNIT: u64 = 2;
@@ -26,21 +28,22 @@ pub enum CodeError {
     Memory(#[from] MemoryError),
 }
 
-/// A code object of CPython 3.11, copied.
+/// A code object, copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeInfo {
     /// Address of the code object.
     pub address: u64,
-    /// `co_filename` and `co_qualname`; what cannot be UTF-8 (lone surrogates) is replaced.
+    /// `co_filename` and `co_qualname` (before 3.11 `co_name`); what cannot be UTF-8 (lone surrogates) is replaced.
     pub filename: String,
     pub qualname: String,
     /// `co_firstlineno`.
     pub first_line: i32,
-    /// `co_linetable`.
+    /// `co_linetable`, before 3.10 `co_lnotab`.
     pub line_table: Vec<u8>,
-    /// Address of the first instruction.
+    pub encoding: LineEncoding,
+    /// Address of the first instruction; 0 before 3.11, where frames keep offsets.
     pub instructions: u64,
-    /// `_co_firsttraceable`: code units before the instruction that completes a frame (`RESUME`).
+    /// `_co_firsttraceable`: code units before the instruction that completes a frame (`RESUME`); 0 before 3.11.
     pub first_traceable: i32,
 }
 
@@ -75,6 +78,7 @@ impl CodeInfo {
             qualname: decode(qualname, head.text_kinds >> 4).ok_or(CodeError::Record)?,
             first_line: head.first_line,
             line_table,
+            encoding: LineEncoding::from_wire(head.line_encoding).ok_or(CodeError::Record)?,
             instructions: head.instructions,
             first_traceable: head.first_traceable,
         })
@@ -96,30 +100,46 @@ impl CodeInfo {
             qualname: text(code.qualname)?,
             first_line: memory.u32(at(code.firstlineno))? as i32,
             line_table: memory.bytes(table.wrapping_add(u64::from(offsets.bytes.data)), len as usize)?,
-            instructions: at(code.instructions),
-            first_traceable: memory.u32(at(code.firsttraceable))? as i32,
+            encoding: offsets.lines.encoding,
+            instructions: if code.instructions == ABSENT { 0 } else { at(code.instructions) },
+            first_traceable: match code.firsttraceable {
+                ABSENT => 0,
+                field => memory.u32(at(field))? as i32,
+            },
         })
     }
 
-    /// The line of a frame's `prev_instr`, which is the address of the code unit that is being executed (an inline cache
-    /// of it, while it calls). Before the first instruction it is the function's line, as `PyCode_Addr2Line` has it
-    /// (`Objects/codeobject.c`). `None`: the instruction has no line.
+    /// The line of a frame's position: see [`leaktrace_common::wire::line_encoding`].
+    ///
+    /// From 3.11 that is the address of the code unit that is being executed (an inline cache of it, while it calls). Before
+    /// the first instruction it is the function's line, as `PyCode_Addr2Line` has it (`Objects/codeobject.c`). `None`: the
+    /// instruction has no line.
     pub fn line_of(&self, instr: u64) -> Option<u32> {
-        if instr < self.instructions {
-            return u32::try_from(self.first_line).ok();
+        let first = u32::try_from(self.first_line).ok();
+        // -1 where nothing has run yet.
+        let lasti = u32::try_from(instr).ok().filter(|&lasti| i32::try_from(lasti).is_ok());
+        match self.encoding {
+            LineEncoding::Lnotab => lasti.map_or(first, |at| line_by_lnotab(&self.line_table, self.first_line, at)),
+            LineEncoding::Ranges => {
+                lasti.map_or(first, |at| line_by_ranges(&self.line_table, self.first_line, at * UNIT as u32))
+            }
+            LineEncoding::Locations if instr < self.instructions => first,
+            LineEncoding::Locations => self.location_of(instr)?.line,
         }
-        self.location_of(instr)?.line
     }
 
-    /// Lines and columns of the instruction at an address.
+    /// Lines and columns of the instruction at an address (3.11 and later).
     pub fn location_of(&self, instr: u64) -> Option<Location> {
         let unit = u32::try_from(instr.checked_sub(self.instructions)? / UNIT).ok()?;
         LineTable::new(&self.line_table, self.first_line).at(unit)
     }
 
-    /// Whether a frame with this `prev_instr` is still being set up (`_PyFrame_IsIncomplete`,
+    /// Whether a frame with this position is still being set up (`_PyFrame_IsIncomplete`,
     /// `Include/internal/pycore_frame.h`). Python's own stacks leave such frames out.
     pub fn is_incomplete(&self, instr: u64) -> bool {
+        if self.encoding != LineEncoding::Locations {
+            return false;
+        }
         let units = u64::try_from(self.first_traceable).unwrap_or(0);
         instr < self.instructions.saturating_add(units * UNIT)
     }
@@ -174,12 +194,11 @@ mod tests {
 
     impl ReadFrames for Live {
         fn frame(&mut self, layout: &PythonLayout, address: u64) -> Option<FrameWords> {
-            let word = |offset: u32| self.word(address + u64::from(layout.frame_window + offset));
-            Some(FrameWords {
-                code: word(layout.frame_code)?,
-                previous: word(layout.frame_previous)?,
-                instr: word(layout.frame_instr)?,
-            })
+            let at = address + u64::from(layout.frame_window);
+            let bytes = self.0.bytes(at, layout.frame_window_len as usize).ok()?;
+            Some(FrameWords::new(layout, |offset| {
+                u64::from_le_bytes(*bytes[offset as usize..].first_chunk().expect("in the window"))
+            }))
         }
     }
 
@@ -188,7 +207,7 @@ mod tests {
 import os, sys, traceback
 names = ("f", "café", "имя", "𝔣")
 def show():
-    stack = [(f.f_code.co_filename, f.f_code.co_qualname, n) for f, n in traceback.walk_stack(sys._getframe(0))]
+    stack = [(f.f_code.co_filename, getattr(f.f_code, 'co_qualname', f.f_code.co_name), n) for f, n in traceback.walk_stack(sys._getframe(0))]
     text = ''.join('%s\t%s\t%d\n' % s for s in stack) + 'end\n'
     os.write(1, text.encode()); os.read(0, 1)
 class C:
@@ -257,6 +276,7 @@ except StopIteration: pass
             first_line: 7,
             // Two units on line 7, two on line 9 (kind 13), one without a line.
             line_table: vec![0x80 | 13 << 3 | 1, 0, 0x80 | 13 << 3 | 1, 4, 0x80 | 15 << 3],
+            encoding: LineEncoding::Locations,
             instructions: 0x10b8,
             first_traceable: 1,
         }
@@ -276,7 +296,7 @@ except StopIteration: pass
             qualname_bytes: qualname.len() as u16,
             linetable_bytes: cut as u16,
             text_kinds: 1 | 2 << 4,
-            pad: 0,
+            line_encoding: code.encoding as u8,
         };
         let mut bytes = head.as_bytes().to_vec();
         for (content, size) in [

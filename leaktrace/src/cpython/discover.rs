@@ -4,7 +4,7 @@ use crate::target::{ElfError, ElfFile, FileId, Maps, Memory, MemoryError, Target
 
 use super::offsets::Offsets;
 use super::version::Version;
-use super::{Facts, pymalloc};
+use super::{Facts, pymalloc, threads, tls};
 
 /// Symbols that only a file with the interpreter in it defines. `_PyRuntime` is there from 3.7.
 const MARKS: [&str; 4] = ["Py_Version", "_PyRuntime", "PyObject_Malloc", "Py_GetVersion"];
@@ -91,11 +91,17 @@ impl Interpreter {
         if main == 0 {
             return Err(DiscoverError::NotInitialised { pid, version: version.to_string() });
         }
+        let mut layout = offsets.layout(runtime);
+        if layout.tstate_current == 0 {
+            let threads = threads::interpreters(memory, &offsets, runtime)?;
+            let threads: Vec<_> = threads.into_iter().flat_map(|interpreter| interpreter.threads).collect();
+            layout.tstate_tls = tls::thread_state_offset(memory, &elf, &threads).unwrap_or(0);
+        }
         let facts = Facts {
             version: (version.major, version.minor, version.patch),
             version_text: version.to_string(),
             pymalloc: pymalloc::find(memory, &elf, &offsets),
-            layout: offsets.layout(runtime),
+            layout,
             features: features(target, &elf),
             slots: Default::default(),
         };
@@ -196,7 +202,7 @@ mod tests {
         for python in pyenv_versions("").into_iter().map(|dir| dir.join("bin/python")).filter(|p| p.exists()) {
             let mut script = Script::start(&python, SHOW);
             let version = script.line();
-            if version.starts_with("3.11.") {
+            if Offsets::supported().iter().any(|minor| version.starts_with(&format!("{minor}."))) {
                 continue;
             }
             match Interpreter::find(&script.target()) {

@@ -22,81 +22,92 @@ pub enum DwarfError {
     Elf(#[from] object::Error),
     #[error("the debug information cannot be parsed: {0}")]
     Dwarf(#[from] gimli::Error),
-    #[error("the file does not define Py_Version: it is not CPython 3.11 or later")]
+    #[error("the file does not tell its version, as that of a CPython before 3.11: say which it is")]
     NoVersion,
     #[error("the debug information does not have {0}")]
     Missing(String),
 }
 
-/// What is asked of a member.
+/// What is asked of a member. Paths go through nested structs; of alternatives (`|`) the first that is there counts,
+/// since versions name one thing differently.
 #[derive(Clone, Copy)]
 enum Ask {
     /// Offset in bytes from the start of the struct.
     Offset(&'static str),
+    /// The same, of a member that not every version has.
+    Maybe(&'static str),
+    /// The same, of a member that is of use from this minor version on.
+    Since(u8, &'static str),
     /// Offset in bits of a bit field from the start of the member that holds it.
     Bit(&'static str),
     /// Size of the struct in bytes.
     Size,
 }
-use Ask::{Bit, Offset, Size};
+use Ask::{Bit, Maybe, Offset, Since, Size};
 
-/// Table of the file, struct in C, and the keys in it.
-type Group = (&'static str, &'static str, &'static [(&'static str, Ask)]);
+/// Table of the file, structs in C of which the first that is there counts, and the keys in it.
+type Group = (&'static str, &'static [&'static str], &'static [(&'static str, Ask)]);
 
-/// In the order and by the names of [`super::offsets::Offsets`].
+/// In the order and by the names of [`super::offsets::Offsets`]. A group whose keys may all be absent may be absent.
 const GROUPS: &[Group] = &[
     (
         "runtime",
-        "pyruntimestate",
+        &["pyruntimestate"],
         &[
             ("interpreters_head", Offset("interpreters.head")),
             ("interpreters_main", Offset("interpreters.main")),
-            ("tstate_current", Offset("gilstate.tstate_current")),
+            ("tstate_current", Maybe("gilstate.tstate_current")),
+            ("gc", Maybe("gc")),
         ],
     ),
     (
         "interpreter",
-        "_is",
+        &["_is"],
         &[
             ("next", Offset("next")),
             ("id", Offset("id")),
-            ("threads_head", Offset("threads.head")),
-            ("gc", Offset("gc")),
+            ("threads_head", Offset("threads.head|tstate_head")),
+            ("gc", Maybe("gc")),
         ],
     ),
     (
         "thread",
-        "_ts",
+        &["_ts"],
         &[
             ("next", Offset("next")),
             ("interpreter", Offset("interp")),
             ("thread_id", Offset("thread_id")),
-            ("native_thread_id", Offset("native_thread_id")),
-            ("cframe", Offset("cframe")),
+            ("native_thread_id", Maybe("native_thread_id")),
+            ("frame", Offset("current_frame|frame|cframe")),
         ],
     ),
-    ("cframe", "_PyCFrame", &[("current_frame", Offset("current_frame"))]),
+    ("cframe", &["_PyCFrame"], &[("current_frame", Maybe("current_frame"))]),
     (
         "frame",
-        "_PyInterpreterFrame",
-        &[("code", Offset("f_code")), ("previous", Offset("previous")), ("instr", Offset("prev_instr"))],
+        &["_PyInterpreterFrame", "_frame"],
+        &[
+            ("code", Offset("f_executable|f_code")),
+            ("previous", Offset("previous|f_back")),
+            ("instr", Offset("instr_ptr|prev_instr|f_lasti")),
+            ("owner", Since(12, "owner")),
+        ],
     ),
     (
         "code",
-        "PyCodeObject",
+        &["PyCodeObject"],
         &[
             ("filename", Offset("co_filename")),
-            ("qualname", Offset("co_qualname")),
-            ("linetable", Offset("co_linetable")),
+            ("qualname", Offset("co_qualname|co_name")),
+            ("linetable", Offset("co_linetable|co_lnotab")),
             ("firstlineno", Offset("co_firstlineno")),
-            ("firsttraceable", Offset("_co_firsttraceable")),
-            ("instructions", Offset("co_code_adaptive")),
+            ("firsttraceable", Maybe("_co_firsttraceable")),
+            ("instructions", Maybe("co_code_adaptive")),
         ],
     ),
-    ("bytes", "PyBytesObject", &[("size", Offset("ob_base.ob_size")), ("data", Offset("ob_sval"))]),
+    ("bytes", &["PyBytesObject"], &[("size", Offset("ob_base.ob_size")), ("data", Offset("ob_sval"))]),
     (
         "unicode",
-        "PyASCIIObject",
+        &["PyASCIIObject"],
         &[
             ("length", Offset("length")),
             ("state", Offset("state")),
@@ -106,11 +117,11 @@ const GROUPS: &[Group] = &[
             ("ascii_data", Size),
         ],
     ),
-    ("compact_unicode", "PyCompactUnicodeObject", &[("data", Size)]),
-    ("object", "_object", &[("refcount", Offset("ob_refcnt")), ("type", Offset("ob_type"))]),
+    ("compact_unicode", &["PyCompactUnicodeObject"], &[("data", Size)]),
+    ("object", &["_object"], &[("refcount", Offset("ob_refcnt")), ("type", Offset("ob_type"))]),
     (
         "type",
-        "_typeobject",
+        &["_typeobject"],
         &[
             ("name", Offset("tp_name")),
             ("basicsize", Offset("tp_basicsize")),
@@ -120,7 +131,7 @@ const GROUPS: &[Group] = &[
     ),
     (
         "gc",
-        "_gc_runtime_state",
+        &["_gc_runtime_state"],
         &[
             ("enabled", Offset("enabled")),
             ("collecting", Offset("collecting")),
@@ -130,12 +141,12 @@ const GROUPS: &[Group] = &[
     ),
     (
         "gc_generation",
-        "gc_generation",
+        &["gc_generation"],
         &[("size", Size), ("threshold", Offset("threshold")), ("count", Offset("count"))],
     ),
     (
         "gc_stats",
-        "gc_generation_stats",
+        &["gc_generation_stats"],
         &[
             ("size", Size),
             ("collections", Offset("collections")),
@@ -145,7 +156,7 @@ const GROUPS: &[Group] = &[
     ),
     (
         "pool",
-        "pool_header",
+        &["pool_header"],
         &[
             ("size", Size),
             ("used", Offset("ref")),
@@ -159,38 +170,61 @@ const GROUPS: &[Group] = &[
     ),
     (
         "arena",
-        "arena_object",
+        &["arena_object"],
         &[("size", Size), ("address", Offset("address")), ("pool_address", Offset("pool_address"))],
+    ),
+    (
+        "obmalloc",
+        &["_obmalloc_state"],
+        &[
+            ("used", Maybe("pools.used")),
+            ("arenas", Maybe("mgmt.arenas")),
+            ("maxarenas", Maybe("mgmt.maxarenas")),
+            ("raw_allocated_blocks", Maybe("mgmt.raw_allocated_blocks")),
+        ],
     ),
 ];
 
-/// Macros of `Objects/obmalloc.c`, which debug information does not hold: `ALIGNMENT_SHIFT`,
-/// `SMALL_REQUEST_THRESHOLD`, `POOL_BITS` and `ARENA_BITS` with `WITH_PYMALLOC_RADIX_TREE` (3.10 and later, 64-bit).
-const PYMALLOC: &[(&str, u64)] =
-    &[("class_shift", 4), ("small_max", 512), ("pool_size", 1 << 14), ("arena_size", 1 << 20)];
+/// What debug information does not hold: macros, and how the interpreter writes a frame's position and a code object's lines.
+fn constants(minor: u8) -> String {
+    // `ALIGNMENT_SHIFT`, `SMALL_REQUEST_THRESHOLD`, `POOL_BITS` and `ARENA_BITS` of `Objects/obmalloc.c`; those of 3.10 and later
+    // are with `WITH_PYMALLOC_RADIX_TREE`, which 64-bit builds have.
+    let (pool, arena) = if minor < 10 { (1 << 12, 1 << 18) } else { (1 << 14, 1 << 20) };
+    // `Objects/lnotab_notes.txt` and `Objects/locations.md` of each version.
+    let encoding = match minor {
+        ..10 => "lnotab",
+        10 => "ranges",
+        _ => "locations",
+    };
+    format!(
+        "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
+         # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n"
+    )
+}
 
 /// The table for the CPython in `elf` (an executable or libpython with DWARF): its version, and the TOML text.
+/// `told` is the version of a file that does not tell its own.
 ///
 /// Fails if the file is no CPython, or if its debug information lacks one of the structs.
-pub fn offsets_toml(elf: &[u8]) -> Result<(Version, String), DwarfError> {
+pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<(Version, String), DwarfError> {
     let file = object::File::parse(elf)?;
-    let version = file_version(&file).ok_or(DwarfError::NoVersion)?;
+    let version = file_version(&file).or(told).ok_or(DwarfError::NoVersion)?;
     let dwarf = gimli::DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, object::Error> {
         file.section_by_name(id.name()).map_or(Ok(Cow::Borrowed(&[][..])), |s| s.uncompressed_data())
     })?;
     let dwarf = dwarf.borrow(|section| EndianSlice::new(section, LittleEndian));
-    let mut found: HashMap<&str, Vec<u64>> = HashMap::new();
+    let mut found: Vec<Option<(usize, Vec<Option<u64>>)>> = vec![None; GROUPS.len()];
     let mut units = dwarf.units();
-    while found.len() < GROUPS.len()
+    while found.iter().any(|group| group.as_ref().is_none_or(|(rank, _)| *rank > 0))
         && let Some(header) = units.next()?
     {
         let structs = Structs::of(&dwarf, dwarf.unit(header)?)?;
-        for (group, name, keys) in GROUPS {
-            if !found.contains_key(group)
-                && let Some(&offset) = structs.by_name.get(*name)
-            {
-                let values = keys.iter().map(|(_, ask)| structs.answer(offset, name, *ask));
-                found.insert(group, values.collect::<Result<_, _>>()?);
+        for ((_, names, keys), found) in GROUPS.iter().zip(&mut found) {
+            let rank = names.iter().position(|name| structs.by_name.contains_key(*name));
+            if let Some(rank) = rank.filter(|&rank| found.as_ref().is_none_or(|(known, _)| rank < *known)) {
+                let offset = structs.by_name[names[rank]];
+                let values = keys.iter().map(|(_, ask)| structs.answer(offset, names[rank], *ask, version.minor));
+                *found = Some((rank, values.collect::<Result<_, _>>()?));
             }
         }
     }
@@ -201,21 +235,25 @@ pub fn offsets_toml(elf: &[u8]) -> Result<(Version, String), DwarfError> {
          [[release]]\nfirst_patch = 0\n",
         version.major, version.minor
     );
-    for (group, name, keys) in GROUPS {
-        let values = found.get(group).ok_or_else(|| DwarfError::Missing(format!("struct {name}")))?;
-        let _ = write!(toml, "\n# {name}\n[release.{group}]\n");
+    for ((group, names, keys), found) in GROUPS.iter().zip(found) {
+        let Some((rank, values)) = found else {
+            if keys.iter().all(|(_, ask)| matches!(ask, Maybe(_))) {
+                continue;
+            }
+            return Err(DwarfError::Missing(format!("struct {}", names[0])));
+        };
+        let _ = write!(toml, "\n# {}\n[release.{group}]\n", names[rank]);
         for ((key, _), value) in keys.iter().zip(values) {
-            let _ = writeln!(toml, "{key} = {value}");
+            if let Some(value) = value {
+                let _ = writeln!(toml, "{key} = {value}");
+            }
         }
     }
-    toml.push_str("\n# Objects/obmalloc.c\n[release.pymalloc]\n");
-    for (key, value) in PYMALLOC {
-        let _ = writeln!(toml, "{key} = {value}");
-    }
+    toml.push_str(&constants(version.minor));
     Ok((version, toml))
 }
 
-/// `Py_Version` as the file holds it.
+/// `Py_Version` as the file holds it (3.11 and later).
 fn file_version(file: &object::File<'_>) -> Option<Version> {
     let symbol = file.dynamic_symbols().chain(file.symbols()).find(|s| s.name() == Ok("Py_Version"))?;
     let section = file.section_by_index(symbol.section_index()?).ok()?;
@@ -254,16 +292,22 @@ impl<'a, 'd> Structs<'a, 'd> {
         Ok(this)
     }
 
-    fn answer(&self, offset: UnitOffset, name: &str, ask: Ask) -> Result<u64, DwarfError> {
+    /// `None`: this version does not have the member, and need not.
+    fn answer(&self, offset: UnitOffset, name: &str, ask: Ask, minor: u8) -> Result<Option<u64>, DwarfError> {
+        let first = |paths: &str| {
+            paths.split('|').find_map(|path| self.member(offset, path).transpose()).transpose()
+        };
         let answer = match ask {
             Size => self.size(offset)?,
-            Offset(path) => self.member(offset, path)?.map(|(bytes, _)| bytes),
-            Bit(path) => self.member(offset, path)?.and_then(|(_, bit)| bit),
+            Since(from, _) if minor < from => None,
+            Offset(paths) | Maybe(paths) | Since(_, paths) => first(paths)?.map(|(bytes, _)| bytes),
+            Bit(paths) => first(paths)?.and_then(|(_, bit)| bit),
         };
-        answer.ok_or_else(|| match ask {
-            Size => DwarfError::Missing(format!("the size of {name}")),
-            Offset(path) | Bit(path) => DwarfError::Missing(format!("{name}.{path}")),
-        })
+        match (answer, ask) {
+            (None, Size) => Err(DwarfError::Missing(format!("the size of {name}"))),
+            (None, Offset(paths) | Bit(paths)) => Err(DwarfError::Missing(format!("{name}.{paths}"))),
+            (answer, _) => Ok(answer),
+        }
     }
 
     /// Offset in bytes of a member by its path through nested structs, and in bits if it is a bit field.
@@ -273,7 +317,20 @@ impl<'a, 'd> Structs<'a, 'd> {
         let mut children = tree.root()?.children();
         while let Some(child) = children.next()? {
             let entry = child.entry();
-            if entry.tag() != gimli::DW_TAG_member || self.name(entry)?.as_deref() != Some(first) {
+            if entry.tag() != gimli::DW_TAG_member {
+                continue;
+            }
+            let name = self.name(entry)?;
+            if name.is_none() {
+                // The members of an unnamed struct or union are those of the one that it is in.
+                let here = entry.attr_value(gimli::DW_AT_data_member_location)?.and_then(|v| v.udata_value()).unwrap_or(0);
+                if let Some(inner) = self.type_of(entry)?
+                    && let Some((bytes, bit)) = self.member(inner, path)?
+                {
+                    return Ok(Some((here + bytes, bit)));
+                }
+            }
+            if name.as_deref() != Some(first) {
                 continue;
             }
             let number = |at| entry.attr_value(at).map(|value| value.and_then(|v| v.udata_value()));
@@ -321,13 +378,17 @@ mod tests {
     fn the_embedded_table_is_what_the_debug_information_says() {
         let with_dwarf = testing::libpythons_with_dwarf();
         for path in &with_dwarf {
-            let (version, toml) = super::offsets_toml(&std::fs::read(path).unwrap()).unwrap();
+            let python = path.parent().unwrap().with_file_name("bin").join("python3");
+            let told = testing::version_of(&python);
+            let (version, toml) = super::offsets_toml(&std::fs::read(path).unwrap(), Some(told)).unwrap();
+            assert_eq!(version, told);
             let row = Offsets::parse(&toml, version.patch).unwrap();
-            assert_eq!(Some(row), Offsets::of(3, 11, version.patch), "{}", path.display());
+            let known = Offsets::of(version.major, version.minor, version.patch);
+            assert_eq!(Some(row), known, "{}", path.display());
         }
         if with_dwarf.is_empty() {
-            eprintln!("skipped: no CPython 3.11 with debug information here");
+            eprintln!("skipped: no CPython with debug information here");
         }
-        assert!(super::offsets_toml(b"no elf").is_err());
+        assert!(super::offsets_toml(b"no elf", None).is_err());
     }
 }

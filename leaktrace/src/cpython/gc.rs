@@ -1,5 +1,7 @@
 //! The state of the cyclic garbage collector, from the interpreter state.
 
+use leaktrace_common::walk::ABSENT;
+
 use crate::target::{Memory, MemoryError};
 
 use super::offsets::Offsets;
@@ -29,9 +31,12 @@ pub struct GcState {
 }
 
 impl GcState {
-    /// Reads the collector's state of the interpreter state at `interpreter`.
-    pub fn read(memory: &dyn Memory, offsets: &Offsets, interpreter: u64) -> Result<Self, MemoryError> {
-        let gc = interpreter.wrapping_add(u64::from(offsets.interpreter.gc));
+    /// Reads the collector's state of the interpreter state at `interpreter`; 3.8 has one for all in the runtime.
+    pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {
+        let gc = match offsets.interpreter.gc {
+            ABSENT => runtime.wrapping_add(u64::from(offsets.runtime.gc)),
+            offset => interpreter.wrapping_add(u64::from(offset)),
+        };
         let at = |offset: u32| gc.wrapping_add(u64::from(offset));
         let mut state = Self {
             enabled: memory.u32(at(offsets.gc.enabled))? != 0,
@@ -82,7 +87,7 @@ mod tests {
                 let counts = numbers(script.line());
                 let (target, found) = script.interpreter();
                 let main = main_interpreter(&target.memory(), &found.offsets, found.runtime).unwrap();
-                let state = GcState::read(&target.memory(), &found.offsets, main).unwrap();
+                let state = GcState::read(&target.memory(), &found.offsets, found.runtime, main).unwrap();
                 let mut read = vec![i64::from(state.enabled)];
                 read.extend(state.generations.iter().map(|g| i64::from(g.threshold)));
                 for g in &state.generations {

@@ -5,6 +5,7 @@ pub mod discover;
 pub mod dwarf;
 pub mod gc;
 pub mod linetable;
+pub mod lnotab;
 pub mod offsets;
 pub mod pools;
 pub mod pymalloc;
@@ -12,6 +13,7 @@ pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod threads;
+mod tls;
 pub mod used_set;
 pub mod version;
 

@@ -1,10 +1,18 @@
 //! The tables of field offsets, one file per CPython minor version, embedded.
 
-use leaktrace_common::walk::PythonLayout;
+use leaktrace_common::walk::{ABSENT, PythonLayout};
+use leaktrace_common::wire::line_encoding;
 use serde::Deserialize;
 
 /// The tables by (major, minor).
-const TABLES: &[(u8, u8, &str)] = &[(3, 11, include_str!("../../offsets/3.11.toml"))];
+const TABLES: &[(u8, u8, &str)] = &[
+    (3, 8, include_str!("../../offsets/3.8.toml")),
+    (3, 9, include_str!("../../offsets/3.9.toml")),
+    (3, 10, include_str!("../../offsets/3.10.toml")),
+    (3, 11, include_str!("../../offsets/3.11.toml")),
+    (3, 12, include_str!("../../offsets/3.12.toml")),
+    (3, 13, include_str!("../../offsets/3.13.toml")),
+];
 
 /// Offsets in bytes of one CPython release. Made by [`super::dwarf`]; each group names its C struct there.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -15,6 +23,7 @@ pub struct Offsets {
     pub runtime: Runtime,
     pub interpreter: InterpreterState,
     pub thread: ThreadState,
+    #[serde(default)]
     pub cframe: CFrame,
     pub frame: Frame,
     pub code: Code,
@@ -29,37 +38,48 @@ pub struct Offsets {
     pub gc_stats: GcStats,
     pub pool: Pool,
     pub arena: Arena,
+    #[serde(default)]
+    pub obmalloc: Obmalloc,
     pub pymalloc: Pymalloc,
+    pub lines: Lines,
 }
 
 macro_rules! group {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-        #[serde(deny_unknown_fields)]
+        ///
+        /// A member that the version does not have is [`ABSENT`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
         pub struct $name { $(pub $field: u32),* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: ABSENT),* }
+            }
+        }
     };
 }
 
 group!(
-    /// `_PyRuntimeState`.
-    Runtime { interpreters_head, interpreters_main, tstate_current }
+    /// `_PyRuntimeState`. `gc` is 3.8's, `tstate_current` that of 3.8 to 3.11.
+    Runtime { interpreters_head, interpreters_main, tstate_current, gc }
 );
 group!(
     /// `PyInterpreterState`.
     InterpreterState { next, id, threads_head, gc }
 );
 group!(
-    /// `PyThreadState`.
-    ThreadState { next, interpreter, thread_id, native_thread_id, cframe }
+    /// `PyThreadState`. `frame` is the innermost frame, or the cframe that points at it.
+    ThreadState { next, interpreter, thread_id, native_thread_id, frame }
 );
 group!(
     /// `_PyCFrame` (3.11, 3.12).
     CFrame { current_frame }
 );
 group!(
-    /// `_PyInterpreterFrame`.
-    Frame { code, previous, instr }
+    /// `_PyInterpreterFrame`, before 3.11 `PyFrameObject`.
+    Frame { code, previous, instr, owner }
 );
 group!(
     /// `PyCodeObject`.
@@ -102,6 +122,10 @@ group!(
     Arena { size, address, pool_address }
 );
 group!(
+    /// `struct _obmalloc_state` (3.12 and later): before, these are variables of their own.
+    Obmalloc { used, arenas, maxarenas, raw_allocated_blocks }
+);
+group!(
     /// Constants of pymalloc, bytes; `class_shift` is log2 of the spacing of size classes.
     Pymalloc { class_shift, small_max, pool_size, arena_size }
 );
@@ -113,6 +137,33 @@ pub struct ObjectHeader {
     pub refcount: u32,
     #[serde(rename = "type")]
     pub type_: u32,
+}
+
+/// How code objects tell lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lines {
+    pub encoding: LineEncoding,
+}
+
+/// The format of a code object's line table. With it goes what a frame keeps of its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum LineEncoding {
+    /// `co_lnotab` (3.8, 3.9); the position is an offset in bytes.
+    Lnotab = line_encoding::LNOTAB,
+    /// `co_linetable` of 3.10 (PEP 626); the position is an index of code units.
+    Ranges = line_encoding::RANGES,
+    /// `co_linetable` from 3.11 (PEP 657); the position is an address.
+    Locations = line_encoding::LOCATIONS,
+}
+
+impl LineEncoding {
+    /// From the number on the wire.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        [Self::Lnotab, Self::Ranges, Self::Locations].into_iter().find(|encoding| *encoding as u8 == number)
+    }
 }
 
 #[derive(Deserialize)]
@@ -141,22 +192,31 @@ impl Offsets {
 
     /// What the frame walk needs, for an interpreter whose `_PyRuntime` is at `runtime` in the target.
     pub fn layout(&self, runtime: u64) -> PythonLayout {
-        let fields = [self.frame.code, self.frame.previous, self.frame.instr];
-        let window = fields.into_iter().fold(u32::MAX, u32::min);
-        let end = fields.into_iter().fold(0, u32::max) + 8;
+        let frame = &self.frame;
+        let fields = [frame.code, frame.previous, frame.instr, frame.owner].map(|offset| (offset != ABSENT).then_some(offset & !7));
+        let fields = fields.into_iter().flatten();
+        let (window, end) = (fields.clone().min().unwrap_or(0), fields.max().unwrap_or(0) + 8);
+        let shift = |offset: u32| (offset & 7) * 8;
         PythonLayout {
-            tstate_current: runtime + u64::from(self.runtime.tstate_current),
+            tstate_current: if self.runtime.tstate_current == ABSENT { 0 } else { runtime + u64::from(self.runtime.tstate_current) },
+            tstate_tls: 0,
             interpreters_head: runtime + u64::from(self.runtime.interpreters_head),
             interp_threads_head: self.interpreter.threads_head,
             tstate_next: self.thread.next,
             tstate_thread_id: self.thread.thread_id,
-            tstate_frame: self.thread.cframe,
+            tstate_frame: self.thread.frame,
             cframe_frame: self.cframe.current_frame,
             frame_window: window,
             frame_window_len: end - window,
-            frame_code: self.frame.code - window,
-            frame_previous: self.frame.previous - window,
-            frame_instr: self.frame.instr - window,
+            frame_code: frame.code - window,
+            frame_code_tags: 0,
+            frame_previous: frame.previous - window,
+            frame_instr: (frame.instr & !7) - window,
+            frame_instr_shift: shift(frame.instr),
+            instr_is_offset: u32::from(self.lines.encoding != LineEncoding::Locations),
+            frame_owner: if frame.owner == ABSENT { ABSENT } else { (frame.owner & !7) - window },
+            frame_owner_shift: shift(frame.owner),
+            line_encoding: self.lines.encoding as u32,
             code_filename: self.code.filename,
             code_qualname: self.code.qualname,
             code_linetable: self.code.linetable,
@@ -167,6 +227,8 @@ impl Offsets {
             bytes_data: self.bytes.data,
             unicode_length: self.unicode.length,
             unicode_state: self.unicode.state,
+            unicode_kind_bit: self.unicode.kind_bit,
+            unicode_ascii_bit: self.unicode.ascii_bit,
             unicode_ascii_data: self.unicode.ascii_data,
             unicode_compact_data: self.compact_unicode.data,
         }
@@ -186,11 +248,11 @@ mod tests {
             for patch in [0, 1, 255] {
                 let row = Offsets::of(major, minor, patch).unwrap();
                 let layout = row.layout(0);
-                assert!(layout.frame_window_len <= 64);
+                assert!(layout.frame_window_len <= 128);
                 assert!(row.pymalloc.pool_size.is_power_of_two());
             }
         }
-        assert_eq!(Offsets::of(3, 10, 0), None);
+        assert_eq!(Offsets::of(3, 7, 0), None);
         assert!(Offsets::parse("release = []", 0).is_err());
     }
 }

@@ -2,15 +2,19 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 
+use leaktrace_common::walk::ABSENT;
+
 use crate::target::{ElfFile, Memory};
 
 use super::PymallocState;
-use super::offsets::Offsets;
+use super::offsets::{Obmalloc, Offsets};
 
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
 /// Longest code of a small function that is looked at, bytes.
 const MAX_CODE: u64 = 512;
+/// Words of 4 bytes on each side of `arenas` among which `maxarenas` is looked for.
+const NEAR: u64 = 16;
 /// Most arenas that a heap may have: 256 GiB of small blocks.
 pub(super) const MAX_ARENAS: u32 = 1 << 18;
 
@@ -33,7 +37,15 @@ pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Opt
         arena: offsets.arena,
     };
     state.usedpools = find_usedpools(memory, elf, &state)?;
-    find_arenas(memory, elf, &mut state);
+    let arenas = Arenas { memory, elf, pools: pools_in(memory, &state, state.usedpools), state: &state };
+    let found = match offsets.obmalloc {
+        // The state is one struct, of which `usedpools` is a part.
+        of @ Obmalloc { used, .. } if used != ABSENT => arenas.in_struct(state.usedpools.wrapping_sub(u64::from(used)), of),
+        _ => arenas.in_code().or_else(|| arenas.in_data()),
+    };
+    if let Some(Found { arenas, maxarenas, raw_allocated_blocks }) = found {
+        (state.arenas, state.maxarenas, state.raw_allocated_blocks) = (arenas, maxarenas, raw_allocated_blocks);
+    }
     Some(state)
 }
 
@@ -83,32 +95,82 @@ fn most(count: usize, of: usize) -> bool {
     of > 0 && count * 4 >= of * 3
 }
 
-/// `_Py_GetAllocatedBlocks` is exported by every build and adds up all arenas: its code refers to `arenas`,
-/// `maxarenas` and `raw_allocated_blocks` and to no other data. Which is which, the known pools decide.
-fn find_arenas(memory: &dyn Memory, elf: &ElfFile, state: &mut PymallocState) {
-    let Some(function) = elf.symbol("_Py_GetAllocatedBlocks") else { return };
-    let code = elf.bytes_at(function.address, function.size.clamp(16, MAX_CODE) as usize);
-    let data: Vec<(u64, usize)> = data_references(code, function.address)
-        .into_iter()
-        .filter(|(address, _)| elf.writable_ranges().iter().any(|range| range.contains(address)))
-        .collect();
-    let of_size = |wanted: usize| data.iter().filter(move |(_, size)| *size == wanted).map(|(address, _)| *address);
-    let pools = pools_in(memory, state, state.usedpools);
-    let index_of = |pool: u64| memory.u32(pool + u64::from(state.pool.arenaindex)).ok();
-    let in_arena = |array: u64, pool: u64| {
-        let entry = array.checked_add(u64::from(index_of(pool)?) * u64::from(state.arena.size))?;
-        let address = memory.u64(entry.checked_add(u64::from(state.arena.address))?).ok()?;
-        (address <= pool && pool - address < state.arena_size).then_some(())
-    };
-    let arenas = of_size(8).find(|&address| {
-        let Ok(array) = memory.u64(address) else { return false };
-        most(pools.iter().filter(|(_, pool)| in_arena(array, *pool).is_some()).count(), pools.len())
-    });
-    let highest = pools.iter().filter_map(|(_, pool)| index_of(*pool)).max().unwrap_or(0);
-    let maxarenas = of_size(4).find(|&address| memory.u32(address).is_ok_and(|n| n > highest && n <= MAX_ARENAS));
-    if let (Some(arenas), Some(maxarenas)) = (arenas, maxarenas) {
-        (state.arenas, state.maxarenas) = (arenas, maxarenas);
-        state.raw_allocated_blocks = of_size(8).find(|&address| address != arenas).unwrap_or(0);
+/// Addresses of `arenas`, `maxarenas` and `raw_allocated_blocks`, the last 0 where there is none.
+struct Found {
+    arenas: u64,
+    maxarenas: u64,
+    raw_allocated_blocks: u64,
+}
+
+/// The search for the table of arenas: the known pools decide which word points at it.
+struct Arenas<'a> {
+    memory: &'a dyn Memory,
+    elf: &'a ElfFile,
+    pools: Vec<(usize, u64)>,
+    state: &'a PymallocState,
+}
+
+impl Arenas<'_> {
+    /// 3.12 and later: by the offsets in `struct _obmalloc_state`, which is at `base`.
+    fn in_struct(&self, base: u64, of: Obmalloc) -> Option<Found> {
+        let [arenas, maxarenas, raw_allocated_blocks] =
+            [of.arenas, of.maxarenas, of.raw_allocated_blocks].map(|offset| base.wrapping_add(u64::from(offset)));
+        (self.is_arenas(arenas) && self.is_maxarenas(maxarenas)).then_some(Found { arenas, maxarenas, raw_allocated_blocks })
+    }
+
+    /// 3.9 to 3.11: `_Py_GetAllocatedBlocks` is exported by every build and adds up all arenas: its code refers to `arenas`,
+    /// `maxarenas` and `raw_allocated_blocks` and to no other data.
+    fn in_code(&self) -> Option<Found> {
+        let function = self.elf.symbol("_Py_GetAllocatedBlocks")?;
+        let code = self.elf.bytes_at(function.address, function.size.clamp(16, MAX_CODE) as usize);
+        let data: Vec<(u64, usize)> = data_references(code, function.address)
+            .into_iter()
+            .filter(|(address, _)| self.elf.writable_ranges().iter().any(|range| range.contains(address)))
+            .collect();
+        let of_size = |wanted: usize| data.iter().filter(move |(_, size)| *size == wanted).map(|(address, _)| *address);
+        let arenas = of_size(8).find(|&address| self.is_arenas(address))?;
+        let maxarenas = of_size(4).find(|&address| self.is_maxarenas(address))?;
+        let raw_allocated_blocks = of_size(8).find(|&address| address != arenas).unwrap_or(0);
+        Some(Found { arenas, maxarenas, raw_allocated_blocks })
+    }
+
+    /// 3.8: by looking at all data. `maxarenas` lies beside `arenas`: both are static variables of one file.
+    fn in_data(&self) -> Option<Found> {
+        let arenas = self.elf.writable_ranges().into_iter().find_map(|range| {
+            let mut data = vec![0; usize::try_from((range.end - range.start).min(MAX_DATA)).ok()?];
+            self.memory.read_sparse(range.start, &mut data);
+            let words = data.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word));
+            let pointers = words.enumerate().filter(|(_, word)| *word != 0 && word.is_multiple_of(16));
+            pointers.map(|(index, _)| range.start + 8 * index as u64).find(|&address| self.is_arenas(address))
+        })?;
+        let near = (1..=NEAR).flat_map(|i| [arenas.wrapping_sub(4 * i), arenas.wrapping_add(4 + 4 * i)]);
+        let maxarenas = near.into_iter().find(|&address| self.is_maxarenas(address))?;
+        Some(Found { arenas, maxarenas, raw_allocated_blocks: 0 })
+    }
+
+    /// Whether the word at `address` points at an array whose entries are the arenas that the known pools name.
+    fn is_arenas(&self, address: u64) -> bool {
+        let Ok(array) = self.memory.u64(address) else { return false };
+        let state = self.state;
+        let in_arena = |pool: u64| {
+            let entry = array.checked_add(u64::from(self.arena_of(pool)?) * u64::from(state.arena.size))?;
+            let address = self.memory.u64(entry.checked_add(u64::from(state.arena.address))?).ok()?;
+            (address <= pool && pool - address < state.arena_size).then_some(())
+        };
+        // Most words are no pointers at all: the first pool settles those.
+        self.pools.first().is_some_and(|(_, pool)| in_arena(*pool).is_some())
+            && most(self.pools.iter().filter(|(_, pool)| in_arena(*pool).is_some()).count(), self.pools.len())
+    }
+
+    /// Whether the number at `address` may be the length of that array: it starts at 16 (`INITIAL_ARENA_OBJECTS`) and doubles.
+    fn is_maxarenas(&self, address: u64) -> bool {
+        let highest = self.pools.iter().filter_map(|(_, pool)| self.arena_of(*pool)).max().unwrap_or(0);
+        let plausible = |n: u32| n > highest && n >= 16 && n <= MAX_ARENAS && n.is_power_of_two();
+        self.memory.u32(address).is_ok_and(plausible)
+    }
+
+    fn arena_of(&self, pool: u64) -> Option<u32> {
+        self.memory.u32(pool + u64::from(self.state.pool.arenaindex)).ok()
     }
 }
 

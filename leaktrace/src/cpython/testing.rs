@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::discover::Interpreter;
+use super::version::Version;
 use crate::target::Target;
 
 /// The interpreters to test with: `LEAKTRACE_TEST_PYTHONS` (colon separated), else the distribution's and pyenv's.
@@ -19,6 +20,13 @@ pub(crate) fn pythons() -> Vec<PathBuf> {
     found
 }
 
+/// The version that an interpreter says it has.
+pub(crate) fn version_of(python: &Path) -> Version {
+    let code = "import platform; print(platform.python_version())";
+    let output = Command::new(python).args(["-c", code]).output().expect("the interpreter starts");
+    Version::from_text(String::from_utf8_lossy(&output.stdout).trim()).expect("platform.python_version() is a version")
+}
+
 /// Installed versions of pyenv whose name begins so.
 pub(crate) fn pyenv_versions(prefix: &str) -> Vec<PathBuf> {
     let root = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
@@ -28,9 +36,12 @@ pub(crate) fn pyenv_versions(prefix: &str) -> Vec<PathBuf> {
     dirs.map(|e| e.path()).collect()
 }
 
-/// Shared libraries of CPython 3.11 that have DWARF.
+/// Shared libraries of CPython that have DWARF and an offset table.
 pub(crate) fn libpythons_with_dwarf() -> Vec<PathBuf> {
-    let paths = pyenv_versions("3.11.").into_iter().map(|dir| dir.join("lib/libpython3.11.so.1.0"));
+    let paths = super::Offsets::supported().into_iter().flat_map(|minor| {
+        let dirs = pyenv_versions(&format!("{minor}.")).into_iter();
+        dirs.map(move |dir| dir.join(format!("lib/libpython{minor}.so.1.0"))).collect::<Vec<_>>()
+    });
     let has_dwarf = |path: &Path| {
         use object::Object as _;
         let data = std::fs::read(path).unwrap_or_default();

@@ -165,7 +165,7 @@ impl Session {
             .map_err(SessionError::Drain)?;
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
-        let gc_start = GcState::read(&memory, &interpreter.offsets, main_interpreter).ok();
+        let gc_start = GcState::read(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter).ok();
         let rss_start = target.rss_bytes()?;
         let cpu_start = target.cpu_time()?;
         if !target.still_same() {
@@ -284,7 +284,8 @@ impl Session {
     /// Collections from the probes where there are any, else from the interpreter's counters, unless it is gone.
     fn log_collections(&mut self, execed: bool) {
         // The counters first, so that the ring holds each collection that they count.
-        let read = || GcState::read(&self.target.memory(), &self.interpreter.offsets, self.main_interpreter).ok();
+let (offsets, runtime) = (&self.interpreter.offsets, self.interpreter.runtime);
+        let read = || GcState::read(&self.target.memory(), offsets, runtime, self.main_interpreter).ok();
         let state = if execed { None } else { read() };
         let timed = self.drain.settle().take_collections();
         let log = self.ledger.gc_mut();
