@@ -54,6 +54,9 @@ pub mod op {
     pub const C_POSIX_MEMALIGN: u8 = 13;
     /// Entry of CPython's collector: `a` is the generation.
     pub const GC_START: u8 = 16;
+    /// Entry of the function that calls `gc.callbacks`, which runs when a collection starts and when it ends: `a` is the
+    /// generation. Where the collector's own function does not show it.
+    pub const GC_CALLBACKS: u8 = 17;
 }
 
 /// Register numbers of [`Operand::reg`]: the hardware encoding, so `rax` is 0 and `r15` is 15.

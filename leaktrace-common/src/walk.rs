@@ -143,7 +143,11 @@ impl FrameWords {
             code: word(layout.frame_code) & !u64::from(layout.frame_code_tags),
             previous: word(layout.frame_previous),
             instr: if layout.instr_is_offset == 0 { instr } else { instr & 0xffff_ffff },
-            owner: if layout.frame_owner == ABSENT { 0 } else { (word(layout.frame_owner) >> layout.frame_owner_shift) as u8 },
+            owner: if layout.frame_owner == ABSENT {
+                0
+            } else {
+                (word(layout.frame_owner) >> layout.frame_owner_shift) as u8
+            },
         }
     }
 

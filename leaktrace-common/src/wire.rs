@@ -20,6 +20,9 @@ pub const VERSION: u64 = {
 /// Section of the BPF object that holds the [`VERSION`] it was built with.
 pub const VERSION_SECTION: &str = "leaktrace_wire";
 
+/// Generations that CPython's collector counts collections of.
+pub const GENERATIONS: usize = 3;
+
 /// Deepest Python stack that is recorded; deeper ones are cut at the outermost frames and marked.
 pub const MAX_FRAMES: usize = 128;
 
@@ -303,6 +306,11 @@ pub struct Config {
     pub task_fsbase: u32,
     /// Bytes that debug hooks put before each object, within its block.
     pub block_head: u32,
+    /// Distance of the counters of two generations, bytes.
+    pub gc_stats_size: u64,
+    /// Address of the youngest generation's count of collections, which tells what generation was collected; 0: the
+    /// collector's function is told.
+    pub gc_stats: u64,
     pub python: crate::walk::PythonLayout,
 }
 
@@ -317,6 +325,8 @@ impl Config {
         tgid: 0,
         task_fsbase: 0,
         block_head: 0,
+        gc_stats_size: 0,
+        gc_stats: 0,
         python: crate::walk::PythonLayout::ZERO,
     };
 }

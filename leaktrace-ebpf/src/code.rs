@@ -130,7 +130,11 @@ fn text(slot: u64, to: *mut u8) -> u32 {
     let Some(length) = Target.word(string + u64::from(layout.unicode_length)) else { return 0 };
     let Some(state) = read::<u32>(string + u64::from(layout.unicode_state)) else { return 0 };
     let kind = (state >> layout.unicode_kind_bit) & 7;
-    let data = if (state >> layout.unicode_ascii_bit) & 1 != 0 { layout.unicode_ascii_data } else { layout.unicode_compact_data };
+    let data = if (state >> layout.unicode_ascii_bit) & 1 != 0 {
+        layout.unicode_ascii_data
+    } else {
+        layout.unicode_compact_data
+    };
     let bytes = length.wrapping_mul(u64::from(kind));
     let bytes = if bytes > CODE_NAME_BYTES as u64 { CODE_NAME_BYTES as u32 } else { bytes as u32 };
     if read_into(to.cast(), bytes, string + u64::from(data)) { bytes | kind << 16 } else { 0 }

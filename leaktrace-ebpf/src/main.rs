@@ -73,6 +73,8 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         }
     } else if site.op < op::GC_START {
         native::entered(site, a, b, regs, thread);
+    } else if site.op == op::GC_CALLBACKS {
+        gc::callbacks(a, thread, tid);
     } else {
         gc::started(a, thread);
     }

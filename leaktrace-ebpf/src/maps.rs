@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use leaktrace_common::{
     site::{SITE_SLOTS, Site},
-    wire::{Block, Config, MAX_FRAMES, MAX_STACKS, RawFrame, StackRecord, StackTotals, counter, state},
+    wire::{Block, Config, GENERATIONS, MAX_FRAMES, MAX_STACKS, RawFrame, StackRecord, StackTotals, counter, state},
 };
 
 /// Facts about the target. User space fills it before the load and the map is frozen: the verifier knows the values.
@@ -138,6 +138,8 @@ pub struct Thread {
     pub tstate: u64,
     pub searched_ns: u64,
     pub gc_start_ns: u64,
+    /// Collections so far of each generation when this one started.
+    pub gc_counts: [u64; GENERATIONS],
     pub gc_generation: u32,
     /// Not 0: the target replaced its program, and what this thread does now is another program's.
     pub over: u32,

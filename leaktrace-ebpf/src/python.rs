@@ -112,11 +112,15 @@ fn next_block(usedpools: u64, class: u64) -> Option<u64> {
 }
 
 /// Notes a request whose block another event will tell. A request of mem or obj that goes on to the raw domain and to the C
-/// allocator keeps its own domain; raw requests of their own may come while a pool is refilled (the table of arenas grows).
+/// allocator keeps its own domain.
 #[inline(always)]
 fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
     let call = PyCall { size, state, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
     if kind == domain::RAW {
+        if thread.py.state == py_call::REFILL {
+            // pymalloc's own table of arenas grows: that is no one's request.
+            return;
+        }
         // Debug hooks add a head to it, and a tail that is no longer, once more.
         let added = size.wrapping_sub(thread.py.size);
         if thread.py.state == py_call::TO_C && added <= 2 * u64::from(config().block_head) {

@@ -7,7 +7,9 @@ use leaktrace::cpython::{Version, dwarf};
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let [file, dir, told @ ..] = &arguments[..] else {
-        bail!("give the file with debug information, the folder of the tables, and the version of a CPython before 3.11")
+        bail!(
+            "give the file with debug information, the folder of the tables, and the version of a CPython before 3.11"
+        )
     };
     let told = told.first().and_then(|version| Version::from_text(version.to_str()?));
     let elf = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;

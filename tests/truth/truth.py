@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import sys
+import tracemalloc  # in every mode: what an import interns decides when the table of interned strings grows
 import warnings
 
 import workload
@@ -54,9 +55,7 @@ def main(arguments):
     workload.run(60)
     workload.run(60)
     workload.NATIVE.clear()
-    if mode == "--tracemalloc":
-        import tracemalloc
-    elif mode:
+    if mode and mode != "--tracemalloc":
         counter = ctypes.PyDLL(arguments[1])
         counter.leaktrace_dump.argtypes = [ctypes.c_char_p]
         counter.leaktrace_install(mode == "--lines")

@@ -198,7 +198,9 @@ fn constants(minor: u8) -> String {
     };
     format!(
         "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
-         # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n"
+         # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n\n\
+         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n",
+        minor < 13
     )
 }
 
@@ -294,9 +296,7 @@ impl<'a, 'd> Structs<'a, 'd> {
 
     /// `None`: this version does not have the member, and need not.
     fn answer(&self, offset: UnitOffset, name: &str, ask: Ask, minor: u8) -> Result<Option<u64>, DwarfError> {
-        let first = |paths: &str| {
-            paths.split('|').find_map(|path| self.member(offset, path).transpose()).transpose()
-        };
+        let first = |paths: &str| paths.split('|').find_map(|path| self.member(offset, path).transpose()).transpose();
         let answer = match ask {
             Size => self.size(offset)?,
             Since(from, _) if minor < from => None,
@@ -323,7 +323,8 @@ impl<'a, 'd> Structs<'a, 'd> {
             let name = self.name(entry)?;
             if name.is_none() {
                 // The members of an unnamed struct or union are those of the one that it is in.
-                let here = entry.attr_value(gimli::DW_AT_data_member_location)?.and_then(|v| v.udata_value()).unwrap_or(0);
+                let here =
+                    entry.attr_value(gimli::DW_AT_data_member_location)?.and_then(|v| v.udata_value()).unwrap_or(0);
                 if let Some(inner) = self.type_of(entry)?
                     && let Some((bytes, bit)) = self.member(inner, path)?
                 {

@@ -6,8 +6,7 @@ use crate::target::{Memory, MemoryError};
 
 use super::offsets::Offsets;
 
-/// Generations of 3.11 (`NUM_GENERATIONS`).
-pub const GENERATIONS: usize = 3;
+pub use leaktrace_common::wire::GENERATIONS;
 
 /// One generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,13 +29,26 @@ pub struct GcState {
     pub generations: [Generation; GENERATIONS],
 }
 
+/// Addresses of the collector's state: of the interpreter state at `interpreter`; 3.8 has one for all in the runtime.
+fn state_address(offsets: &Offsets, runtime: u64, interpreter: u64) -> u64 {
+    match offsets.interpreter.gc {
+        ABSENT => runtime.wrapping_add(u64::from(offsets.runtime.gc)),
+        offset => interpreter.wrapping_add(u64::from(offset)),
+    }
+}
+
+/// Where the youngest generation's count of collections is, in versions whose collector decides itself what it collects
+/// (3.13 and later).
+pub fn counters(offsets: &Offsets, runtime: u64, interpreter: u64) -> Option<u64> {
+    let gc = state_address(offsets, runtime, interpreter);
+    let stats = offsets.gc.generation_stats + offsets.gc_stats.collections;
+    (!offsets.collector.generation_told).then(|| gc.wrapping_add(u64::from(stats)))
+}
+
 impl GcState {
-    /// Reads the collector's state of the interpreter state at `interpreter`; 3.8 has one for all in the runtime.
+    /// Reads the collector's state of the interpreter state at `interpreter`.
     pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {
-        let gc = match offsets.interpreter.gc {
-            ABSENT => runtime.wrapping_add(u64::from(offsets.runtime.gc)),
-            offset => interpreter.wrapping_add(u64::from(offset)),
-        };
+        let gc = state_address(offsets, runtime, interpreter);
         let at = |offset: u32| gc.wrapping_add(u64::from(offset));
         let mut state = Self {
             enabled: memory.u32(at(offsets.gc.enabled))? != 0,

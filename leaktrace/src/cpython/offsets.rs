@@ -42,6 +42,7 @@ pub struct Offsets {
     pub obmalloc: Obmalloc,
     pub pymalloc: Pymalloc,
     pub lines: Lines,
+    pub collector: Collector,
 }
 
 macro_rules! group {
@@ -146,6 +147,14 @@ pub struct Lines {
     pub encoding: LineEncoding,
 }
 
+/// How the collector works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collector {
+    /// Whether its function is told which generation to collect (to 3.12), or may decide itself.
+    pub generation_told: bool,
+}
+
 /// The format of a code object's line table. With it goes what a frame keeps of its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -193,12 +202,17 @@ impl Offsets {
     /// What the frame walk needs, for an interpreter whose `_PyRuntime` is at `runtime` in the target.
     pub fn layout(&self, runtime: u64) -> PythonLayout {
         let frame = &self.frame;
-        let fields = [frame.code, frame.previous, frame.instr, frame.owner].map(|offset| (offset != ABSENT).then_some(offset & !7));
+        let fields = [frame.code, frame.previous, frame.instr, frame.owner]
+            .map(|offset| (offset != ABSENT).then_some(offset & !7));
         let fields = fields.into_iter().flatten();
         let (window, end) = (fields.clone().min().unwrap_or(0), fields.max().unwrap_or(0) + 8);
         let shift = |offset: u32| (offset & 7) * 8;
         PythonLayout {
-            tstate_current: if self.runtime.tstate_current == ABSENT { 0 } else { runtime + u64::from(self.runtime.tstate_current) },
+            tstate_current: if self.runtime.tstate_current == ABSENT {
+                0
+            } else {
+                runtime + u64::from(self.runtime.tstate_current)
+            },
             tstate_tls: 0,
             interpreters_head: runtime + u64::from(self.runtime.interpreters_head),
             interp_threads_head: self.interpreter.threads_head,

@@ -40,7 +40,9 @@ pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Opt
     let arenas = Arenas { memory, elf, pools: pools_in(memory, &state, state.usedpools), state: &state };
     let found = match offsets.obmalloc {
         // The state is one struct, of which `usedpools` is a part.
-        of @ Obmalloc { used, .. } if used != ABSENT => arenas.in_struct(state.usedpools.wrapping_sub(u64::from(used)), of),
+        of @ Obmalloc { used, .. } if used != ABSENT => {
+            arenas.in_struct(state.usedpools.wrapping_sub(u64::from(used)), of)
+        }
         _ => arenas.in_code().or_else(|| arenas.in_data()),
     };
     if let Some(Found { arenas, maxarenas, raw_allocated_blocks }) = found {
@@ -115,7 +117,11 @@ impl Arenas<'_> {
     fn in_struct(&self, base: u64, of: Obmalloc) -> Option<Found> {
         let [arenas, maxarenas, raw_allocated_blocks] =
             [of.arenas, of.maxarenas, of.raw_allocated_blocks].map(|offset| base.wrapping_add(u64::from(offset)));
-        (self.is_arenas(arenas) && self.is_maxarenas(maxarenas)).then_some(Found { arenas, maxarenas, raw_allocated_blocks })
+        (self.is_arenas(arenas) && self.is_maxarenas(maxarenas)).then_some(Found {
+            arenas,
+            maxarenas,
+            raw_allocated_blocks,
+        })
     }
 
     /// 3.9 to 3.11: `_Py_GetAllocatedBlocks` is exported by every build and adds up all arenas: its code refers to `arenas`,

@@ -20,7 +20,8 @@ pub(super) fn thread_state_offset(memory: &dyn Memory, elf: &ElfFile, threads: &
     let function = elf.symbol("_PyThreadState_GetCurrent")?.address;
     let code = elf.bytes_at(function, MAX_CODE);
     let right = |&offset: &i64| {
-        let states = threads.iter().map(|thread| (thread.address, memory.u64(thread.thread_id.wrapping_add_signed(offset))));
+        let states =
+            threads.iter().map(|thread| (thread.address, memory.u64(thread.thread_id.wrapping_add_signed(offset))));
         offset != 0 && states.into_iter().all(|(own, found)| found.is_ok_and(|state| state == 0 || state == own))
     };
     candidates(memory, code, function, threads).into_iter().find(right)

@@ -324,19 +324,32 @@ impl Interpreter<'_> {
     }
 
     fn collector(&self, builder: &mut Builder) {
-        let Some(function) = gc::collector(self.module.code, self.module.sweep) else {
+        let Some(found) = gc::collector(self.module.code, self.module.sweep) else {
             builder.gap(
                 "the collector's function was not found: pauses are unknown, collections are read from memory"
                     .to_owned(),
             );
             return;
         };
-        match placement::entry(self.module.code, self.module.sweep, function, Some(reg::RSI), None) {
-            Some(place) => {
+        let (gc::Collector::Function(function) | gc::Collector::Callbacks(function)) = found;
+        match (placement::entry(self.module.code, self.module.sweep, function, Some(reg::RSI), None), found) {
+            (Some(place), gc::Collector::Function(_)) => {
                 builder.entry(&self.module, &place, op::GC_START, domain::OBJ, "collector", function);
                 builder.returning(&self.module, function, op::GC_START, "collector");
             }
-            None => builder.gap(format!("no place for a probe on the collector at {function:#x}: pauses are unknown")),
+            (Some(place), gc::Collector::Callbacks(_)) => {
+                builder.entry(
+                    &self.module,
+                    &place,
+                    op::GC_CALLBACKS,
+                    domain::OBJ,
+                    "callbacks of the collector",
+                    function,
+                );
+            }
+            (None, _) => {
+                builder.gap(format!("no place for a probe on the collector at {function:#x}: pauses are unknown"));
+            }
         }
     }
 }

@@ -17,13 +17,22 @@ const OLDEST: u64 = 2;
 /// (CPython `Modules/gcmodule.c`).
 const CALLERS: usize = 3;
 
+/// What shows collections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collector {
+    /// The function that collects.
+    Function(u64),
+    /// The one that calls `gc.callbacks` at both ends of a collection; where the collector was made into several copies.
+    Callbacks(u64),
+}
+
 /// The direct callee of exported `PyGC_Collect` that gets the oldest generation as its second argument; where several do,
-/// the one with as many callers as the source has.
-pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<u64> {
+/// the one with as many callers as the source has. `gc.callbacks` are called in two places.
+pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
     let start = code.file.symbol("PyGC_Collect")?.address;
     let mut factory = InstructionInfoFactory::new();
     let memory = SlotMemory { code, slots: None };
-    let mut callees: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut callees: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut work = vec![(start, State::unknown())];
     let mut steps = 0;
@@ -35,7 +44,7 @@ pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<u64> {
             match (instruction.flow_control(), target) {
                 (FlowControl::Call, Some(callee)) => {
                     if state.registers[usize::from(reg::RSI)].as_constant() == Some(OLDEST) {
-                        callees.insert(callee, sweep.calls_of(callee).count());
+                        callees.entry(callee).or_default().insert(address);
                     }
                     state.step(&instruction, &mut factory, &memory);
                     address = instruction.next_ip();
@@ -53,8 +62,14 @@ pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<u64> {
             }
         }
     }
-    if callees.len() > 1 {
-        callees.retain(|_, callers| *callers == CALLERS);
+    let (once, twice): (Vec<_>, Vec<_>) = callees.into_iter().partition(|(_, calls)| calls.len() == 1);
+    let mut once: Vec<u64> = once.into_iter().map(|(callee, _)| callee).collect();
+    if once.len() > 1 {
+        once.retain(|&callee| sweep.calls_of(callee).count() == CALLERS);
     }
-    (callees.len() == 1).then(|| callees.into_keys().next()).flatten()
+    match (&once[..], &twice[..]) {
+        (&[function], _) => Some(Collector::Function(function)),
+        ([], [(callbacks, calls)]) if calls.len() == 2 => Some(Collector::Callbacks(*callbacks)),
+        _ => None,
+    }
 }

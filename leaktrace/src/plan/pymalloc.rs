@@ -20,7 +20,8 @@ const TO_CALL: usize = 16;
 ///
 /// Each copy of pymalloc's malloc compares the class's pool with its `nextpool`; equal means that the class is empty, and
 /// the first direct call on that way is the function. The copies in `functions` vote, and `malloc`, the build's own
-/// out-of-line one, must be among those for the winner.
+/// out-of-line one, must be among those for the winner. Where that one leaves all of pymalloc to a function of its own, of
+/// which refilling is a part (3.8), it is that function: nothing is known before it returns.
 pub fn refill_function(code: &Code<'_>, functions: &BTreeSet<u64>, malloc: u64) -> Option<u64> {
     let mut votes: HashMap<u64, usize> = HashMap::new();
     for &function in functions {
@@ -29,8 +30,20 @@ pub fn refill_function(code: &Code<'_>, functions: &BTreeSet<u64>, malloc: u64) 
         }
     }
     let own: BTreeSet<u64> = refill_calls(code, malloc).into_iter().collect();
+    if own.is_empty() {
+        return first_call(code, malloc).filter(|&callee| tests_class(code, callee));
+    }
     let candidates = own.into_iter().filter(|&f| code.functions.containing(f).is_some_and(|range| range.start == f));
     candidates.max_by_key(|f| (votes.get(f).copied().unwrap_or(0), std::cmp::Reverse(*f)))
+}
+
+/// Whether the code of a function tests for an empty class.
+fn tests_class(code: &Code<'_>, function: u64) -> bool {
+    let Some(range) = code.functions.containing(function) else { return false };
+    let instructions: Vec<Instruction> = code.instructions(&range).into_iter().collect();
+    instructions.iter().enumerate().any(|(index, compare)| {
+        compare.mnemonic() == Mnemonic::Cmp && is_class_test(&instructions[index.saturating_sub(NEAR)..index], compare)
+    })
 }
 
 fn refill_calls(code: &Code<'_>, function: u64) -> Vec<u64> {

@@ -46,6 +46,7 @@ pub fn op_name(op: u8) -> &'static str {
         op::C_MEMALIGN => "c-memalign",
         op::C_POSIX_MEMALIGN => "c-posix-memalign",
         op::GC_START => "gc",
+        op::GC_CALLBACKS => "gc-callbacks",
         _ => "?",
     }
 }

@@ -23,7 +23,7 @@ use symbols::NamedStack;
 use crate::{
     cpython::{
         discover::{DiscoverError, Interpreter},
-        gc::GcState,
+        gc::{self, GcState},
         pools::{BlockState, Pools},
         snapshot::SnapshotError,
         threads,
@@ -147,11 +147,16 @@ impl Session {
         if !options.return_probes {
             plan.without_returns();
         }
+        let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
+            .map_err(DiscoverError::Memory)?;
+        let gc_stats = gc::counters(&interpreter.offsets, interpreter.runtime, main_interpreter)
+            .map(|address| (address, interpreter.offsets.gc_stats.size));
         let spec = Spec {
             pid: target.pid(),
             plan: &plan,
             layout: &interpreter.facts.layout,
             pymalloc: interpreter.facts.pymalloc.as_ref(),
+            gc_stats,
             tracefs: options.tracefs,
             sizes: Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 },
             verbose: options.verbose,
@@ -163,8 +168,6 @@ impl Session {
         };
         let drain = Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
             .map_err(SessionError::Drain)?;
-        let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
-            .map_err(DiscoverError::Memory)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter).ok();
         let rss_start = target.rss_bytes()?;
         let cpu_start = target.cpu_time()?;
@@ -284,7 +287,7 @@ impl Session {
     /// Collections from the probes where there are any, else from the interpreter's counters, unless it is gone.
     fn log_collections(&mut self, execed: bool) {
         // The counters first, so that the ring holds each collection that they count.
-let (offsets, runtime) = (&self.interpreter.offsets, self.interpreter.runtime);
+        let (offsets, runtime) = (&self.interpreter.offsets, self.interpreter.runtime);
         let read = || GcState::read(&self.target.memory(), offsets, runtime, self.main_interpreter).ok();
         let state = if execed { None } else { read() };
         let timed = self.drain.settle().take_collections();

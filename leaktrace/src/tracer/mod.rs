@@ -58,6 +58,9 @@ pub struct Spec<'a> {
     pub layout: &'a PythonLayout,
     /// pymalloc's `usedpools` and constants; `None` when the target runs without pymalloc.
     pub pymalloc: Option<&'a crate::cpython::PymallocState>,
+    /// Address of the youngest generation's count of collections, and the distance of the next, where only they tell which
+    /// generation was collected.
+    pub gc_stats: Option<(u64, u32)>,
     /// A mounted tracefs.
     pub tracefs: &'a Path,
     pub sizes: Sizes,
@@ -95,6 +98,8 @@ impl Tracer {
             tgid: spec.pid,
             task_fsbase: task::fsbase_offset()?,
             block_head: spec.plan.block_head,
+            gc_stats_size: spec.gc_stats.map_or(0, |(_, size)| size.into()),
+            gc_stats: spec.gc_stats.map_or(0, |(address, _)| address),
             python: *spec.layout,
         };
         let sites: Vec<Site> = spec

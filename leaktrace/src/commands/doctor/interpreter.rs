@@ -69,7 +69,7 @@ fn of_plan(plan: &ProbePlan) -> Vec<Check> {
             plan.features.join(", "),
         ),
     )];
-    checks.push(match plan.probes.iter().find(|probe| probe.op == op::GC_START) {
+    checks.push(match plan.probes.iter().find(|probe| probe.op >= op::GC_START) {
         Some(probe) => Check::ok("collector", format!("found ({})", probe.why)),
         None => Check::warn(
             "collector",
