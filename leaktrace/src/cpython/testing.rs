@@ -8,15 +8,18 @@ use super::discover::Interpreter;
 use super::version::Version;
 use crate::target::Target;
 
-/// The interpreters to test with: `LEAKTRACE_TEST_PYTHONS` (colon separated), else the distribution's and pyenv's.
+/// The interpreters to test with: `LEAKTRACE_TEST_PYTHONS` (colon separated), else the distribution's and those of pyenv that
+/// have a table of offsets.
 pub(crate) fn pythons() -> Vec<PathBuf> {
     if let Some(list) = std::env::var_os("LEAKTRACE_TEST_PYTHONS") {
         return std::env::split_paths(&list).collect();
     }
     let mut found = vec![PathBuf::from("/usr/bin/python3.11")];
-    found.extend(pyenv_versions("3.11.").into_iter().map(|dir| dir.join("bin/python3")));
+    let supported = super::Offsets::supported();
+    let installed = supported.iter().flat_map(|minor| pyenv_versions(&format!("{minor}.")));
+    found.extend(installed.map(|dir| dir.join("bin/python3")));
     found.retain(|path| path.exists());
-    assert!(!found.is_empty(), "no CPython 3.11 to test with: set LEAKTRACE_TEST_PYTHONS");
+    assert!(!found.is_empty(), "no CPython to test with: set LEAKTRACE_TEST_PYTHONS");
     found
 }
 
