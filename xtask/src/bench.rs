@@ -76,7 +76,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     if !root::is_root() {
         bail!("the benchmark reads the tracer's own cost from /proc: run it as root");
     }
-    let pythons = if options.python.is_empty() { python::all()? } else { options.python.clone() };
+    let pythons = if options.python.is_empty() { python::alike()? } else { options.python.clone() };
     if pythons.is_empty() {
         bail!("no Python that leaktrace supports is installed; name one with --python");
     }

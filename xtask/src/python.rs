@@ -21,9 +21,11 @@ pub(crate) fn find() -> Result<PathBuf> {
     })
 }
 
-/// Every Python here that leaktrace supports, each once, in the order in which [`find`] looks.
-pub(crate) fn all() -> Result<Vec<PathBuf>> {
-    let supported = supported()?;
+/// Every Python here of the minor version that [`find`] finds, each once.
+pub(crate) fn alike() -> Result<Vec<PathBuf>> {
+    let found = find()?;
+    let supported: Vec<String> =
+        supported()?.into_iter().filter(|minor| is_supported(&found, std::slice::from_ref(minor))).collect();
     let mut all = Vec::new();
     for python in candidates(&supported).filter(|python| is_supported(python, &supported)) {
         let python = executable_of(&python)?;
@@ -54,7 +56,8 @@ fn supported() -> Result<Vec<String>> {
     let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut versions: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(".toml")?.to_owned())).collect();
-    versions.sort();
+    versions
+        .sort_by_key(|version| version.split('.').map(|number| number.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>());
     Ok(versions)
 }
 
