@@ -179,12 +179,15 @@ fn thread_state(thread: &mut Thread, domain: u8) -> u64 {
         match pthread_self().and_then(|own| Target.word(own.wrapping_add(layout.tstate_tls as u64))) {
             // Detached, as in C code that lets others run meanwhile: it still has a thread state.
             None | Some(0) => 0,
-            Some(own) => return own,
+            Some(own) => {
+                thread.tstate = own;
+                return own;
+            }
         }
     } else if layout.tstate_current != 0 {
         Target.word(layout.tstate_current).unwrap_or(0)
     } else {
-        return own_thread_state(0);
+        return own_thread_state(thread, 0);
     };
     if domain == domain::MEM || domain == domain::OBJ {
         // These may only be called by the thread that holds the GIL.
