@@ -30,6 +30,7 @@ fn main() -> Result<()> {
         python: &interpreter.elf,
         memory: &memory,
         pymalloc: interpreter.facts.pymalloc,
+        dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
         trace_small_frees: false,
     })?;
     let sizes = Sizes { blocks: 1, ring_bytes: 1 << 12 };

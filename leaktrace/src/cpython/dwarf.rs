@@ -68,6 +68,7 @@ const GROUPS: &[Group] = &[
             ("id", Offset("id")),
             ("threads_head", Offset("threads.head|tstate_head")),
             ("gc", Maybe("gc")),
+            ("dict_keys_free_list", Maybe("dict_state.keys_free_list|object_state.freelists.dictkeys.items")),
         ],
     ),
     (

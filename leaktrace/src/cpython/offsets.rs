@@ -67,8 +67,8 @@ group!(
     Runtime { interpreters_head, interpreters_main, tstate_current, gc }
 );
 group!(
-    /// `PyInterpreterState`.
-    InterpreterState { next, id, threads_head, gc }
+    /// `PyInterpreterState`. `dict_keys_free_list`: the array of dict keys that are kept for the next dict, 3.10 and later.
+    InterpreterState { next, id, threads_head, gc, dict_keys_free_list }
 );
 group!(
     /// `PyThreadState`. `frame` is the innermost frame, or the cframe that points at it.
@@ -197,6 +197,11 @@ impl Offsets {
     /// Minor versions that have a table, "3.11".
     pub fn supported() -> Vec<String> {
         TABLES.iter().map(|(major, minor, _)| format!("{major}.{minor}")).collect()
+    }
+
+    /// Offset in `PyInterpreterState` of the array of dict keys kept for the next dict; `None` before 3.10.
+    pub fn dict_keys_free_list(&self) -> Option<u32> {
+        Some(self.interpreter.dict_keys_free_list).filter(|&offset| offset != ABSENT)
     }
 
     /// What the frame walk needs, for an interpreter whose `_PyRuntime` is at `runtime` in the target.

@@ -6,6 +6,7 @@ use iced_x86::Instruction;
 use leaktrace_common::site::{Operand, domain, op, reg};
 
 use super::code::{self, Code, Sweep};
+use super::dict_keys::Loads;
 use super::guards::{self, Found};
 use super::machine::SlotFunction;
 use super::placement::{self, Place};
@@ -25,6 +26,8 @@ pub struct Inputs<'a> {
     pub memory: &'a dyn Memory,
     /// `None`: the target runs without pymalloc.
     pub pymalloc: Option<PymallocState>,
+    /// Offset in `PyInterpreterState` of the array of dict keys kept for the next dict, `None` where there is none.
+    pub dict_keys_free_list: Option<u32>,
     /// Probe the frees of mem and obj too. Small blocks are settled without (their address is handed out again, or the
     /// sweep finds it on a free list); only the moment of the free is lost.
     pub trace_small_frees: bool,
@@ -36,7 +39,12 @@ pub struct Inputs<'a> {
 pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     let python = Code::new(inputs.python);
     let slots = Slots::find(&python, inputs.memory)?;
-    let sweep = Sweep::new(&python, guards::mentions(&python, &slots));
+    let mentions = guards::mentions(&python, &slots);
+    let dict_keys = Loads::new(inputs.dict_keys_free_list);
+    let sweep = Sweep::new(&python, |instruction| {
+        dict_keys.look_at(instruction);
+        mentions(instruction)
+    });
     let found = guards::find(&python, &sweep, &slots);
     let mut builder = Builder::default();
     let module = Module { code: &python, sweep: &sweep, file: builder.file(&python) };
@@ -46,6 +54,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.wrappers(&mut builder, &found);
     interpreter.refills(&mut builder, &found);
     interpreter.reuses(&mut builder);
+    interpreter.dict_keys(&mut builder, &dict_keys);
     interpreter.collector(&mut builder);
     c_allocator(inputs, &python, &mut builder);
     builder.plan.slots = slots.0.map(|slot| slot.live);
@@ -320,6 +329,16 @@ impl Interpreter<'_> {
             let place = Place { instruction, a: object, b, execution: Execution::Emulated };
             let why = if joined { "object, fresh or from a free list" } else { "object from a free list" };
             builder.probe(&self.module, &place, op::PY_REUSED, domain::OBJ, why.to_owned());
+        }
+    }
+
+    fn dict_keys(&self, builder: &mut Builder, loads: &Loads) {
+        let (places, unresolved) = loads.places(self.module.code, self.module.sweep);
+        if places.is_empty() || unresolved > 0 {
+            builder.gap("where dict keys are taken from their free list was not found everywhere: such keys are shown on the line of the dict that had them first".to_owned());
+        }
+        for place in places {
+            builder.probe(&self.module, &place, op::PY_REUSED, domain::OBJ, "dict keys from a free list".to_owned());
         }
     }
 

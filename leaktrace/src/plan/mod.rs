@@ -9,6 +9,7 @@ use crate::target::MemoryError;
 
 pub mod assemble;
 pub mod code;
+pub mod dict_keys;
 pub mod functions;
 pub mod gc;
 pub mod guards;

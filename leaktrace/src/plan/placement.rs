@@ -5,7 +5,7 @@ use leaktrace_common::site::{Operand, reg};
 
 use super::Execution;
 use super::code::{Code, Sweep};
-use super::machine::{State, Value};
+use super::machine::{State, Value, number64};
 use super::slots::SlotMemory;
 
 /// Instructions looked at from a starting point.
@@ -73,8 +73,20 @@ pub fn returning(code: &Code<'_>, sweep: &Sweep, function: u64) -> Option<(Instr
 /// The first emulated instruction after a call at which its result is still known.
 pub fn after_call(code: &Code<'_>, sweep: &Sweep, call: &Instruction) -> Option<Place> {
     let (instruction, state) = first_emulated(code, sweep, call.next_ip(), Some(call.ip()))?;
-    let result = Value::register(reg::RAX);
-    let n = state.registers.iter().position(|held| *held == result)?;
+    holding(instruction, &state, reg::RAX)
+}
+
+/// The first emulated instruction after a load into a register at which the value is still known, and whether other ways lead
+/// there too. They have the like of it in that register: it is the same code.
+pub fn after_load(code: &Code<'_>, sweep: &Sweep, load: &Instruction) -> Option<(Place, bool)> {
+    let (instruction, state, joined) = run(code, sweep, load.next_ip(), Some(load.ip()), true)?;
+    Some((holding(instruction, &state, number64(load.op0_register())? as u8)?, joined))
+}
+
+/// A place at `instruction` for the value that `register` held at the start.
+fn holding(instruction: Instruction, state: &State, register: u8) -> Option<Place> {
+    let value = Value::register(register);
+    let n = state.registers.iter().position(|held| *held == value)?;
     let a = Operand::register(n as u8);
     Some(Place { instruction, a, b: Operand::default(), execution: Execution::Emulated })
 }
@@ -107,23 +119,36 @@ pub fn after_jump(
 /// Runs from `start` to the first emulated instruction, as long as nothing jumps in between. `from`: the instruction that
 /// leads to `start`; `None` for a function's own start: jumps there from elsewhere are calls, those from inside it are loops.
 fn first_emulated(code: &Code<'_>, sweep: &Sweep, start: u64, from: Option<u64>) -> Option<(Instruction, State)> {
+    run(code, sweep, start, from, false).map(|(instruction, state, _)| (instruction, state))
+}
+
+/// As [`first_emulated`]; with `joins`, jumps from elsewhere in between are only told.
+fn run(
+    code: &Code<'_>,
+    sweep: &Sweep,
+    start: u64,
+    from: Option<u64>,
+    joins: bool,
+) -> Option<(Instruction, State, bool)> {
     let mut factory = InstructionInfoFactory::new();
     let memory = SlotMemory { code, slots: None };
     let mut state = State::start();
     let mut address = start;
+    let mut joined = false;
     for _ in 0..STEPS {
         let shared = if address == start && from.is_none() {
             loops_to_start(code, sweep, start)
         } else {
             let mut jumps = sweep.jumps_to(address).filter(|&source| address != start || Some(source) != from);
-            jumps.next().is_some() || sweep.calls_of(address).next().is_some()
+            joined |= jumps.next().is_some();
+            joined && !joins || sweep.calls_of(address).next().is_some()
         };
         if shared {
             return None;
         }
         let instruction = code.decode(address)?;
         if emulated(code.text(address, instruction.len())) {
-            return Some((instruction, state));
+            return Some((instruction, state, joined));
         }
         if instruction.flow_control() != FlowControl::Next {
             return None;

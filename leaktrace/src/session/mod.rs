@@ -142,6 +142,7 @@ impl Session {
             python: &interpreter.elf,
             memory: &memory,
             pymalloc: interpreter.facts.pymalloc,
+            dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
             trace_small_frees: false,
         })?;
         if !options.return_probes {

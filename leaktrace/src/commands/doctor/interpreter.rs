@@ -49,8 +49,15 @@ fn make_plan(target: &Target, interpreter: &Interpreter) -> anyhow::Result<Probe
     let maps = target.maps()?;
     let memory = target.memory();
     let pymalloc = interpreter.facts.pymalloc;
-    let inputs =
-        Inputs { target, maps: &maps, python: &interpreter.elf, memory: &memory, pymalloc, trace_small_frees: false };
+    let inputs = Inputs {
+        target,
+        maps: &maps,
+        python: &interpreter.elf,
+        memory: &memory,
+        pymalloc,
+        dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
+        trace_small_frees: false,
+    };
     let plan = plan::plan(&inputs)?;
     plan::verify(&plan, &memory)?;
     Ok(plan)
