@@ -3,10 +3,11 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::{supported, unsupported};
+use leaktrace_tests::report::Report;
 use leaktrace_tests::system::altered_text;
 use leaktrace_tests::trace::{Outcome, Trace, executable, require_privileges, run};
 
@@ -14,9 +15,12 @@ const USAGE: i32 = 2;
 const NO_SUCH_PROCESS: i32 = 3;
 const NOT_PYTHON: i32 = 4;
 const UNSUPPORTED_PYTHON: i32 = 5;
+const UNSUPPORTED_PROCESS: i32 = 6;
 const NO_PRIVILEGE: i32 = 7;
+const UNSUPPORTED_KERNEL: i32 = 8;
 const OUTPUT_NOT_WRITABLE: i32 = 9;
 const ALREADY_TRACED: i32 = 10;
+const TARGET_CHANGED: i32 = 11;
 
 /// A user without any rights, in every distribution: nobody.
 const NOBODY: u32 = 65534;
@@ -89,6 +93,93 @@ fn a_python_of_an_unsupported_version() {
     let old = Service::spawn(command.args(["-c", code]));
     let version: Vec<_> = python.version.split('.').take(2).collect();
     assert_refused(&run_on(old.pid()), UNSUPPORTED_PYTHON, &[&version.join(".")]);
+}
+
+/// An i386 program that calls pause(2) for ever, in 9 bytes of code.
+fn program_of_32_bits() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    let code = [0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7];
+    let (entry, end) = (BASE + HEADERS, HEADERS + code.len() as u32);
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // Executable, i386, version; entry, program headers, no section headers, flags.
+    file.extend([2u16, 3].iter().flat_map(|half| half.to_le_bytes()));
+    file.extend([1, entry, 52, 0, 0].iter().flat_map(|word| word.to_le_bytes()));
+    file.extend([52u16, 32, 1, 0, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
+    // One segment, loaded whole, to be read and executed.
+    file.extend([1, 0, BASE, BASE, end, end, 5, 4096].iter().flat_map(|word| word.to_le_bytes()));
+    file.extend(code);
+    file
+}
+
+#[test]
+fn a_program_of_32_bits() {
+    require_privileges();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = folder.path().join("pause");
+    std::fs::write(&program, program_of_32_bits()).expect("our own folder");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("our own file");
+    let child = Sleeper(Command::new(&program).spawn().expect("the kernel runs programs of 32 bits"));
+    assert_refused(&run_on(child.0.id()), UNSUPPORTED_PROCESS, &[&child.0.id().to_string(), "32-bit"]);
+}
+
+#[test]
+fn a_kernel_without_types() {
+    require_privileges();
+    let service = service();
+    let pid = service.pid().to_string();
+    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" run --pid \"$1\" --duration 1s";
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", script]).arg(executable()).arg(&pid).output();
+    assert_refused(
+        &outcome(&output.expect("unshare of util-linux starts")),
+        UNSUPPORTED_KERNEL,
+        &["CONFIG_DEBUG_INFO_BTF"],
+    );
+    assert_eq!(altered_text(service.pid()), []);
+}
+
+#[test]
+fn a_target_that_replaces_itself_all_the_time() {
+    require_privileges();
+    // Quicker than anybody can attach.
+    let code = "import os, sys; os.execv(sys.executable, [sys.executable, '-SEc', sys.argv[1], sys.argv[1]])";
+    let python = Command::new(&supported()[0].executable).args(["-SEc", code, code]).spawn();
+    let python = Sleeper(python.expect("the interpreter starts"));
+    assert_refused(&run_on(python.0.id()), TARGET_CHANGED, &[&python.0.id().to_string()]);
+}
+
+/// Runs leaktrace on a terminal, closes that once everything is armed, and prints the exit code.
+const CLOSE_THE_TERMINAL: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+said = b""
+while b"leaktrace: tracing pid" not in said:
+    said += os.read(terminal, 4096)
+os.close(terminal)
+status = os.waitpid(pid, 0)[1]
+print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else "killed")
+"#;
+
+#[test]
+fn a_terminal_that_is_closed_ends_the_run_with_its_report() {
+    require_privileges();
+    let mut service = service();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("report.json");
+    let mut terminal = Command::new(&supported()[0].executable);
+    terminal.args(["-c", CLOSE_THE_TERMINAL]).arg(executable()).args([
+        "run",
+        "--pid",
+        &service.pid().to_string(),
+        "--json",
+    ]);
+    let output = terminal.arg(&json).output().expect("the interpreter starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "0", "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(Report::read(&json).capture.duration_seconds > 0.0);
+    assert_eq!(altered_text(service.pid()), []);
+    service.progress(5);
 }
 
 #[test]
@@ -167,14 +258,24 @@ fn a_target_killed_ends_the_run_with_what_was_seen() {
     assert!(report.capture.events.alloc > 0);
 }
 
+fn outcome(output: &Output) -> Outcome {
+    let stderr = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
+    Outcome { code: output.status.code(), stderr }
+}
+
 #[test]
 fn without_privileges() {
     require_privileges();
-    // An executable that any user may run, and a target of that user's own: only the right to trace is lacking.
+    // An executable that any user may run.
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own folder");
     let copy = folder.path().join("leaktrace");
     std::fs::copy(executable(), &copy).expect("the executable can be copied");
+    let as_nobody = |arguments: &[&str]| {
+        let output = Command::new(&copy).uid(NOBODY).gid(NOBODY).current_dir("/").args(arguments).output();
+        output.expect("leaktrace can be started")
+    };
+    // A target of that user's own: only the right to trace is lacking.
     let python = Command::new("/usr/bin/python3")
         .uid(NOBODY)
         .arg("-c")
@@ -183,8 +284,19 @@ fn without_privileges() {
         .spawn();
     let python = Sleeper(python.expect("the distribution's Python can be started"));
     let pid = python.0.id().to_string();
-    let output = Command::new(&copy).uid(NOBODY).args(["run", "--pid", &pid, "--duration", "1s"]).output();
-    let output = output.expect("leaktrace can be started");
-    let stderr = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
-    assert_refused(&Outcome { code: output.status.code(), stderr }, NO_PRIVILEGE, &["root"]);
+    assert_refused(&outcome(&as_nobody(&["run", "--pid", &pid, "--duration", "1s"])), NO_PRIVILEGE, &["root"]);
+    // Somebody else's.
+    let service = service();
+    let pid = service.pid().to_string();
+    assert_refused(&outcome(&as_nobody(&["run", "--pid", &pid, "--duration", "1s"])), NO_PRIVILEGE, &[&pid]);
+    // What is wrong with the arguments is told first, and doctor says what is lacking.
+    assert_eq!(as_nobody(&["run", "--pid", "x"]).status.code(), Some(USAGE));
+    let doctor = as_nobody(&["doctor", "--pid", &pid]);
+    assert_eq!(doctor.status.code(), Some(NO_PRIVILEGE));
+    let lines = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        lines.lines().any(|line| line.starts_with("  no    privileges") && line.contains("CAP_SYS_PTRACE")),
+        "{lines}"
+    );
+    assert_eq!(altered_text(service.pid()), []);
 }

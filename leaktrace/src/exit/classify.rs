@@ -20,7 +20,7 @@ type Class<'a> = (ExitCode, &'a str);
 
 const REPORT: &str = "please report it, with the output of `leaktrace doctor`";
 const DOCTOR: &str = "`leaktrace doctor` says what this kernel allows";
-const GONE: &str = "look for its new pid";
+const GONE: &str = "look for its new pid, or try again";
 
 /// The one line for stderr, and the code.
 pub(crate) fn report(error: &anyhow::Error) -> (String, ExitCode) {

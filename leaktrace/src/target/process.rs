@@ -36,7 +36,7 @@ pub enum TargetError {
     NotX86_64 { pid: u32, exe: String, machine: u16 },
     #[error("no permission to read {what} of process {pid}: run as root")]
     PermissionDenied { pid: u32, what: &'static str },
-    #[error("process {pid} went away, or was replaced by another with its pid")]
+    #[error("process {pid} ended, or replaced its program, in the meantime")]
     Gone { pid: u32 },
     #[error("cannot read {what} of process {pid}: {source}")]
     Io { pid: u32, what: &'static str, source: io::Error },
