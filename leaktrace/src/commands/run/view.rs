@@ -17,10 +17,12 @@ pub(super) enum View {
 
 impl View {
     pub(super) fn new() -> io::Result<Self> {
-        if io::stderr().is_terminal() {
-            Ok(Self::Table(LiveTable::start(io::stderr(), style(io::stderr().is_terminal()))?))
-        } else {
-            Ok(Self::Lines)
+        if !io::stderr().is_terminal() {
+            return Ok(Self::Lines);
+        }
+        match LiveTable::start(io::stderr(), style(true)) {
+            Err(error) if reader_is_gone(&error) => Ok(Self::Silent),
+            table => table.map(Self::Table),
         }
     }
 
