@@ -41,16 +41,22 @@ impl Json {
     }
 
     /// Writes the report in the place of what was there.
-    pub(crate) fn write(self, text: &str) -> Result<(), Failure> {
-        match self {
-            Self::Stdout => print(text),
+    pub(crate) fn write(self, report: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+        let buffered = |out: &mut dyn Write| {
+            let mut out = io::BufWriter::with_capacity(1 << 16, out);
+            report(&mut out).and_then(|()| out.flush())
+        };
+        let (place, written) = match self {
+            Self::Stdout => ("stdout".to_owned(), buffered(&mut io::stdout().lock())),
             Self::File(mut file, path) => {
                 // A pipe or a device (/dev/stderr, process substitution) cannot be cut, and need not be.
                 let cut = if file.metadata().is_ok_and(|m| m.is_file()) { file.set_len(0) } else { Ok(()) };
-                cut.and_then(|()| file.write_all(text.as_bytes()))
-                    .or_else(|error| if reader_is_gone(&error) { Ok(()) } else { Err(error) })
-                    .map_err(|error| failure(&path.display().to_string(), &error))
+                (path.display().to_string(), cut.and_then(|()| buffered(&mut file)))
             }
+        };
+        match written {
+            Err(error) if !reader_is_gone(&error) => Err(failure(&place, &error)),
+            _ => Ok(()),
         }
     }
 }
@@ -70,7 +76,7 @@ mod tests {
         std::fs::write(&path, "an older and longer report").unwrap();
         let json = Json::open(&JsonOutput::File(path.clone())).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "an older and longer report");
-        json.write("{}\n").unwrap();
+        json.write(|out| out.write_all(b"{}\n")).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n");
     }
 

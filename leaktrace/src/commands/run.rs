@@ -67,7 +67,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     let report = build(&session, ended)?;
     // A file that cannot take the report must not cost the reader the text as well.
-    let written = json.map_or(Ok(()), |json| write_json(&report, json));
+    let written = json.map_or(Ok(()), |json| json.write(|out| json::write(&report, out)));
     let mut source = SourceReader::new(session.target().proc_path("root"));
     view::print(&report, args.top, &mut source, args.json == Some(JsonOutput::Stdout))?;
     written?;
@@ -81,13 +81,6 @@ fn gate(outlook: Outlook) -> ExitCode {
         Outlook::NotLeaking => ExitCode::Success,
         Outlook::TooEarly | Outlook::Incomplete => ExitCode::Undecided,
     }
-}
-
-fn write_json(report: &Report, to: Json) -> Result<()> {
-    let mut text = Vec::new();
-    json::write(report, &mut text)?;
-    to.write(&String::from_utf8(text).context("the report is not text")?)?;
-    Ok(())
 }
 
 /// Scans at each interval until it is over; says how the target ended, if it did.

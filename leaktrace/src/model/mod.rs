@@ -14,7 +14,7 @@ pub mod verdict;
 pub use gc::{Collection, GcLog};
 pub use growth::Rate;
 pub use ledger::{Ledger, Pass, ScanEnd, Site};
-pub use stacks::{Frame, FrameKind, FrameRef, Root, StackId, Stacks};
+pub use stacks::{Frame, FrameKind, FrameRef, Root, Stack, StackId, Stacks};
 pub use timeline::Timeline;
 pub use trail::{Tally, Trail};
 pub use verdict::{Criteria, Evidence, Growth, Judgement, Verdict};

@@ -1,9 +1,10 @@
 //! Stacks interned as a prefix tree: each distinct text, frame and stack is held once.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// What kind of code a frame runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -80,14 +81,99 @@ struct Node {
     frame: u32,
 }
 
+/// What was interned: 8 bytes for each frame of a stack that no other stack has.
+#[derive(Debug, Clone)]
+struct Tree {
+    texts: Vec<Arc<str>>,
+    frames: Vec<PackedFrame>,
+    nodes: Vec<Node>,
+}
+
+impl Tree {
+    fn packed(&self, stack: StackId) -> impl Iterator<Item = PackedFrame> + '_ {
+        let mut id = stack.0;
+        std::iter::from_fn(move || {
+            (id >= ROOTS).then(|| {
+                let node = self.nodes[id as usize];
+                id = node.parent;
+                self.frames[node.frame as usize]
+            })
+        })
+    }
+
+    fn text(&self, id: u32) -> &Arc<str> {
+        &self.texts[id as usize]
+    }
+
+    fn named(&self, frame: PackedFrame) -> Frame {
+        Frame {
+            kind: frame.kind,
+            function: Arc::clone(self.text(frame.function)),
+            file: Arc::clone(self.text(frame.file)),
+            line: frame.line,
+        }
+    }
+}
+
+/// A stack that can be read without its interner. Many of one interner share its memory.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    tree: Arc<Tree>,
+    id: StackId,
+}
+
+impl Stack {
+    /// The frames, innermost first.
+    pub fn frames(&self) -> impl Iterator<Item = Frame> + '_ {
+        self.tree.packed(self.id).map(|frame| self.tree.named(frame))
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.tree.packed(self.id).count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn texts(&self) -> impl Iterator<Item = (FrameKind, &str, &str, u32)> {
+        self.tree.packed(self.id).map(|f| (f.kind, &**self.tree.text(f.function), &**self.tree.text(f.file), f.line))
+    }
+}
+
+impl PartialEq for Stack {
+    fn eq(&self, other: &Self) -> bool {
+        (Arc::ptr_eq(&self.tree, &other.tree) && self.id == other.id) || self.texts().eq(other.texts())
+    }
+}
+
+impl Eq for Stack {}
+
+impl PartialOrd for Stack {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Stack {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.texts().cmp(other.texts())
+    }
+}
+
+impl Serialize for Stack {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.frames())
+    }
+}
+
 /// The interner.
 #[derive(Debug)]
 pub struct Stacks {
-    texts: Vec<Arc<str>>,
+    tree: Arc<Tree>,
     text_index: HashMap<Arc<str>, u32>,
-    frames: Vec<PackedFrame>,
     frame_index: HashMap<PackedFrame, u32>,
-    nodes: Vec<Node>,
     node_index: HashMap<Node, u32>,
 }
 
@@ -95,11 +181,9 @@ impl Default for Stacks {
     fn default() -> Self {
         let roots = (0..ROOTS).map(|root| Node { parent: root, frame: u32::MAX }).collect();
         Self {
-            texts: Vec::new(),
+            tree: Arc::new(Tree { texts: Vec::new(), frames: Vec::new(), nodes: roots }),
             text_index: HashMap::new(),
-            frames: Vec::new(),
             frame_index: HashMap::new(),
-            nodes: roots,
             node_index: HashMap::new(),
         }
     }
@@ -112,34 +196,35 @@ impl Stacks {
         for frame in frames.iter().rev() {
             let frame = self.intern_frame(frame);
             let node = Node { parent: id, frame };
-            let next = self.nodes.len() as u32;
+            let next = self.tree.nodes.len() as u32;
             id = *self.node_index.entry(node).or_insert(next);
             if id == next {
-                self.nodes.push(node);
+                self.tree_mut().nodes.push(node);
             }
         }
         StackId(id)
     }
 
-    /// The frames, innermost first.
-    pub fn frames(&self, stack: StackId) -> impl Iterator<Item = Frame> + '_ {
-        self.packed(stack).map(|frame| self.named(frame))
+    /// For writing. Where a [`Stack`] still reads what was interned so far, that is left to it.
+    fn tree_mut(&mut self) -> &mut Tree {
+        Arc::make_mut(&mut self.tree)
     }
 
-    fn named(&self, frame: PackedFrame) -> Frame {
-        Frame {
-            kind: frame.kind,
-            function: Arc::clone(&self.texts[frame.function as usize]),
-            file: Arc::clone(&self.texts[frame.file as usize]),
-            line: frame.line,
-        }
+    /// The frames, innermost first.
+    pub fn frames(&self, stack: StackId) -> impl Iterator<Item = Frame> + '_ {
+        self.tree.packed(stack).map(|frame| self.tree.named(frame))
+    }
+
+    /// The stack, to be read apart from this interner.
+    pub fn stack(&self, stack: StackId) -> Stack {
+        Stack { tree: Arc::clone(&self.tree), id: stack }
     }
 
     /// How far the stack reaches.
     pub fn root(&self, stack: StackId) -> Root {
         let mut id = stack.0;
         while id >= ROOTS {
-            id = self.nodes[id as usize].parent;
+            id = self.tree.nodes[id as usize].parent;
         }
         [Root::Whole, Root::Truncated, Root::Lost][id as usize]
     }
@@ -152,32 +237,22 @@ impl Stacks {
 
     /// The frame that [`Self::line`] tells the line of.
     pub fn line_frame(&self, stack: StackId) -> Option<Frame> {
-        self.allocating(stack).map(|frame| self.named(frame))
+        self.allocating(stack).map(|frame| self.tree.named(frame))
     }
 
     fn allocating(&self, stack: StackId) -> Option<PackedFrame> {
-        self.packed(stack).find(|frame| frame.kind == FrameKind::Python).or_else(|| self.packed(stack).next())
+        let python = self.tree.packed(stack).find(|frame| frame.kind == FrameKind::Python);
+        python.or_else(|| self.tree.packed(stack).next())
     }
 
     /// Number of distinct stacks and their prefixes.
     pub fn len(&self) -> usize {
-        self.nodes.len() - ROOTS as usize
+        self.tree.nodes.len() - ROOTS as usize
     }
 
     /// Whether no stack with a frame was interned.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    fn packed(&self, stack: StackId) -> impl Iterator<Item = PackedFrame> + '_ {
-        let mut id = stack.0;
-        std::iter::from_fn(move || {
-            (id >= ROOTS).then(|| {
-                let node = self.nodes[id as usize];
-                id = node.parent;
-                self.frames[node.frame as usize]
-            })
-        })
     }
 
     fn intern_frame(&mut self, frame: &FrameRef<'_>) -> u32 {
@@ -187,10 +262,10 @@ impl Stacks {
             file: self.intern_text(frame.file),
             line: frame.line,
         };
-        let next = self.frames.len() as u32;
+        let next = self.tree.frames.len() as u32;
         let id = *self.frame_index.entry(packed).or_insert(next);
         if id == next {
-            self.frames.push(packed);
+            self.tree_mut().frames.push(packed);
         }
         id
     }
@@ -199,9 +274,9 @@ impl Stacks {
         if let Some(id) = self.text_index.get(text) {
             return *id;
         }
-        let id = self.texts.len() as u32;
+        let id = self.tree.texts.len() as u32;
         let text: Arc<str> = text.into();
-        self.texts.push(Arc::clone(&text));
+        self.tree_mut().texts.push(Arc::clone(&text));
         self.text_index.insert(text, id);
         id
     }

@@ -173,7 +173,7 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: &Judgemen
             _ => Series::default(),
         },
         evidence: judgement.evidence.clone(),
-        stack: ledger.stacks().frames(site.stack).collect(),
+        stack: ledger.stacks().stack(site.stack),
         truncated: ledger.stacks().root(site.stack) == Root::Truncated,
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
         line,

@@ -130,8 +130,8 @@ fn stack(
         let live = bytes(site.live_bytes as f64);
         writeln!(out, "     {verdict}  {live} live ({}) through", percent(share))?;
     }
-    for frame in site.stack.iter().take(FRAMES) {
-        writeln!(out, "       {}", fit(&words::frame(frame), WIDTH - 7))?;
+    for frame in site.stack.frames().take(FRAMES) {
+        writeln!(out, "       {}", fit(&words::frame(&frame), WIDTH - 7))?;
         if let Some(text) = source.line(&frame.file, frame.line) {
             writeln!(out, "           {}", style.dim(fit(text, WIDTH - 11)))?;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::model::{Evidence, Frame, Growth, Rate, Verdict};
+use crate::model::{Evidence, Growth, Rate, Stack, Verdict};
 
 /// Everything that was found out about one trace.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -203,7 +203,7 @@ pub struct SiteReport {
     pub growth: Growth,
     pub evidence: Evidence,
     /// Innermost first.
-    pub stack: Vec<Frame>,
+    pub stack: Stack,
     /// Frames outside the outermost one are missing.
     pub truncated: bool,
     /// The stack's record was lost.

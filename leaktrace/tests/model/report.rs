@@ -75,7 +75,12 @@ fn facts() -> Facts {
 }
 
 fn report() -> Report {
+    report_on("service.py")
+}
+
+fn report_on(file: &'static str) -> Report {
     let mut world = World::new(1);
+    world.file = file;
     world.ledger.gc_mut().set_state(Some(true), Some(700));
     world.run(60, 5, &mut service, &mut |_| ());
     Report::build(&world.ledger, &facts(), &Criteria::default())
@@ -98,11 +103,8 @@ fn the_text_reads_well_at_80_columns() {
 #[test]
 fn source_lines_stand_under_their_frames() {
     let root = tempfile::tempdir().unwrap();
-    let mut report = report();
+    let report = report_on("/service.py");
     fs::write(root.path().join("service.py"), "\n  registry.append(Session())\n").unwrap();
-    for site in &mut report.sites {
-        site.stack[0].file = "/service.py".into();
-    }
     let mut out = Vec::new();
     let mut source = SourceReader::new(PathBuf::from(root.path()));
     text::write(&report, 1, Style::COLOUR, &mut source, &mut out).unwrap();
@@ -191,7 +193,7 @@ fn sites_and_lines_agree_and_are_sorted() {
     assert_eq!(report.lines.iter().map(|line| line.sites.len()).sum::<usize>(), report.sites.len());
     for (index, line) in report.lines.iter().enumerate() {
         assert!(line.sites.iter().all(|&site| report.sites[site].line == index));
-        assert!(line.sites.iter().all(|&site| report.sites[site].stack[0].line == line.line));
+        assert!(line.sites.iter().all(|&site| report.sites[site].stack.frames().next().unwrap().line == line.line));
     }
     assert!(
         report

@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub(crate) now: u64,
     pub(crate) random: Random,
     pub(crate) ledger: Ledger,
+    /// What the service's frames run.
+    pub(crate) file: &'static str,
     /// Most blocks that the table takes.
     pub(crate) room: usize,
     blocks: BTreeMap<u64, Block>,
@@ -68,6 +70,7 @@ impl World {
             now: start,
             random: Random::new(seed),
             ledger: Ledger::new(start, 50 << 20),
+            file: "service.py",
             room: usize::MAX,
             blocks: BTreeMap::new(),
             totals: Vec::new(),
@@ -158,8 +161,8 @@ impl World {
     fn learn(&mut self, dense: u32) {
         let function = format!("function{}", dense % 100);
         let frames = [
-            FrameRef { kind: FrameKind::Python, function: &function, file: "service.py", line: 1 + dense % 100 },
-            FrameRef { kind: FrameKind::Python, function: "caller", file: "service.py", line: 1000 + dense },
+            FrameRef { kind: FrameKind::Python, function: &function, file: self.file, line: 1 + dense % 100 },
+            FrameRef { kind: FrameKind::Python, function: "caller", file: self.file, line: 1000 + dense },
         ];
         self.ledger.learn(dense, domain::OBJ, &frames, Root::Whole);
     }
