@@ -66,9 +66,10 @@ impl Report {
         }
         let mut sites = Vec::with_capacity(ledger.sites().len());
         let mut lines = Vec::with_capacity(drafts.len());
-        for (index, draft) in drafts.iter().enumerate() {
-            sites.extend(draft.sites.iter().map(|(site, judgement)| site_report(ledger, *site, index, judgement)));
-            lines.push(line_report(ledger, draft));
+        for (index, draft) in drafts.into_iter().enumerate() {
+            lines.push(line_report(ledger, &draft));
+            // Each judgement moves on, so that they are not held twice.
+            sites.extend(draft.sites.into_iter().map(|(site, judgement)| site_report(ledger, site, index, judgement)));
         }
         let headline = headline(ledger, &lines, &sites, facts, criteria);
         sort(&mut sites, &mut lines);
@@ -155,7 +156,7 @@ fn judge_line(ledger: &Ledger, trail: Trail, sites: &[usize], criteria: &Criteri
     LineDraft { trail, judgement: whole, sites: stacks }
 }
 
-fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: &Judgement) -> SiteReport {
+fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: Judgement) -> SiteReport {
     let site = &ledger.sites()[number];
     let trail = &site.trail;
     SiteReport {
@@ -172,7 +173,7 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: &Judgemen
             Verdict::Growing => series(trail, ledger.timeline(), judgement.verdict),
             _ => Series::default(),
         },
-        evidence: judgement.evidence.clone(),
+        evidence: judgement.evidence,
         stack: ledger.stacks().stack(site.stack),
         truncated: ledger.stacks().root(site.stack) == Root::Truncated,
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,

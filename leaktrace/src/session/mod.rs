@@ -3,6 +3,7 @@
 pub mod cost;
 pub mod coverage;
 pub mod drain;
+pub mod named;
 pub mod native;
 pub mod symbols;
 
@@ -18,7 +19,6 @@ use coverage::{Coverage, Older};
 use drain::Drain;
 use leaktrace_common::wire::StackTotals;
 use native::NativeNames;
-use symbols::NamedStack;
 
 use crate::{
     cpython::{
@@ -32,7 +32,6 @@ use crate::{
     model::{
         gc::Collection,
         ledger::{Ledger, ScanEnd},
-        stacks::{FrameKind, FrameRef, Root},
     },
     plan::{self, PlanError, ProbePlan},
     target::{Target, TargetError},
@@ -263,9 +262,8 @@ impl Session {
         self.totals.clear();
         self.totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
         // Stacks that appeared during the pass: their names are in the ring by now.
-        for stack in &self.drain.settle().take_stacks() {
-            learn_one(stack, |number, domain, frames, root| pass.learn(number, domain, frames, root));
-        }
+        let stacks = self.drain.settle().take_stacks();
+        stacks.each(|number, domain, frames, root| pass.learn(number, domain, frames, root));
         for block in &unnamed {
             pass.observe(block);
         }
@@ -280,9 +278,7 @@ impl Session {
 
     fn learn(&mut self) {
         let stacks = self.drain.symbols().take_stacks();
-        for stack in &stacks {
-            learn_one(stack, |number, domain, frames, root| self.ledger.learn(number, domain, frames, root));
-        }
+        stacks.each(|number, domain, frames, root| self.ledger.learn(number, domain, frames, root));
     }
 
     /// Collections from the probes where there are any, else from the interpreter's counters, unless it is gone.
@@ -407,17 +403,4 @@ impl Session {
 
 fn collections(state: &GcState) -> [u64; 3] {
     state.generations.map(|g| g.collections)
-}
-
-fn learn_one(stack: &NamedStack, learn: impl FnOnce(u32, u8, &[FrameRef<'_>], Root)) {
-    let mut frames: Vec<FrameRef<'_>> = stack
-        .frames
-        .iter()
-        .map(|f| FrameRef { kind: FrameKind::Python, function: &f.code.qualname, file: &f.code.filename, line: f.line })
-        .collect();
-    if let Some(native) = &stack.native {
-        frames.push(FrameRef { kind: FrameKind::Native, function: &native.function, file: &native.file, line: 0 });
-    }
-    let root = if stack.truncated { Root::Truncated } else { Root::Whole };
-    learn(stack.number, stack.domain, &frames, root);
 }

@@ -2,8 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::symbols::NativeFrame;
 use crate::target::{ElfFile, FileId, Maps, Target, elf::Symbol};
+
+/// A native function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NativeFrame {
+    pub function: String,
+    pub file: String,
+}
 
 /// Looks native addresses up, file by file, when they are first asked for.
 #[derive(Debug)]

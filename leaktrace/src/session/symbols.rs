@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use leaktrace_common::wire::{GcRecord, STACK_NO_PYTHON, STACK_TRUNCATED, StackRecord};
 
+use super::named::NamedStacks;
 use super::native::NativeNames;
 use crate::{
     cpython::code::CodeInfo,
@@ -12,40 +13,11 @@ use crate::{
     tracer::ring::{self, Record},
 };
 
-/// A frame with its code object.
-#[derive(Debug, Clone)]
-pub struct PythonFrame {
-    pub code: Arc<CodeInfo>,
-    /// 0 where the line table does not tell.
-    pub line: u32,
-}
-
-/// A stack that the kernel numbered, named.
-#[derive(Debug, Clone)]
-pub struct NamedStack {
-    /// Dense stack number.
-    pub number: u32,
-    /// One of [`leaktrace_common::site::domain`].
-    pub domain: u8,
-    pub truncated: bool,
-    /// Innermost first; frames that are still being set up are left out, as Python's own stacks leave them out.
-    pub frames: Vec<PythonFrame>,
-    /// The caller of the C allocator, for stacks without Python frames.
-    pub native: Option<NativeFrame>,
-}
-
-/// A native function.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NativeFrame {
-    pub function: String,
-    pub file: String,
-}
-
 /// What the ring has told, not yet taken by the ledger.
 #[derive(Debug, Default)]
 pub struct Symbols {
     codes: HashMap<u64, Arc<CodeInfo>>,
-    stacks: Vec<NamedStack>,
+    stacks: NamedStacks,
     collections: Vec<GcRecord>,
     /// Stacks with a frame whose code object is not known.
     unnamed: u64,
@@ -69,27 +41,18 @@ impl Symbols {
     }
 
     fn stack(&mut self, head: &StackRecord, frames: &[u8], native: &mut NativeNames) {
-        let mut named = Vec::with_capacity(head.frames.into());
         for frame in ring::frames(frames) {
-            let Some(code) = self.codes.get(&frame.code) else {
-                self.unnamed += 1;
-                continue;
-            };
-            if !code.is_incomplete(frame.instr) {
-                named.push(PythonFrame { code: Arc::clone(code), line: code.line_of(frame.instr).unwrap_or(0) });
+            match self.codes.get(&frame.code) {
+                Some(code) => self.stacks.frame(code, frame.instr),
+                None => self.unnamed += 1,
             }
         }
-        self.stacks.push(NamedStack {
-            number: head.stack,
-            domain: head.domain,
-            truncated: head.flags & STACK_TRUNCATED != 0,
-            frames: named,
-            native: (head.flags & STACK_NO_PYTHON != 0 && head.native != 0).then(|| native.name(head.native)),
-        });
+        let native = (head.flags & STACK_NO_PYTHON != 0 && head.native != 0).then(|| native.name(head.native));
+        self.stacks.push(head.stack, head.domain, head.flags & STACK_TRUNCATED != 0, native);
     }
 
     /// The stacks that came since the last call.
-    pub fn take_stacks(&mut self) -> Vec<NamedStack> {
+    pub fn take_stacks(&mut self) -> NamedStacks {
         std::mem::take(&mut self.stacks)
     }
 
