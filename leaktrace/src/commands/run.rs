@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use leaktrace::host::claim::Claim;
 use leaktrace::host::kernel::{KernelVersion, ReturnProbes};
+use leaktrace::host::memory;
 use leaktrace::host::priority::Hurry;
 use leaktrace::host::privileges;
 use leaktrace::host::signals::StopSignals;
@@ -108,6 +109,8 @@ async fn watch(
                     return Ok(session.ended());
                 }
                 view.show(&build(session, None)?)?;
+                // A report of many sites is large, and the next one is some seconds away.
+                memory::give_back();
             }
             _ = watch.tick() => {
                 session.tick();

@@ -1,4 +1,4 @@
-//! How much memory a process can still take.
+//! How much memory a process can still take, and giving back what this one does not need.
 
 use std::{
     fs,
@@ -11,6 +11,12 @@ pub struct Available {
     pub bytes: u64,
     /// `memory.max of CGROUP` or `MemAvailable`.
     pub basis: String,
+}
+
+/// Gives what this process has freed back to the kernel: glibc keeps it in the middle of its heap.
+pub fn give_back() {
+    // SAFETY: malloc_trim has no precondition.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// The tightest bound on a process: the limits of its control groups (v2) up to the root, and what the machine has left.
