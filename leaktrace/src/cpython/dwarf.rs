@@ -128,6 +128,8 @@ const GROUPS: &[Group] = &[
             ("basicsize", Offset("tp_basicsize")),
             ("itemsize", Offset("tp_itemsize")),
             ("flags", Offset("tp_flags")),
+            ("base", Offset("tp_base")),
+            ("dict", Offset("tp_dict")),
         ],
     ),
     (
@@ -138,6 +140,11 @@ const GROUPS: &[Group] = &[
             ("collecting", Offset("collecting")),
             ("generations", Offset("generations")),
             ("generation_stats", Offset("generation_stats")),
+            ("permanent", Offset("permanent_generation")),
+            ("garbage", Offset("garbage")),
+            ("debug", Offset("debug")),
+            ("long_lived_total", Offset("long_lived_total")),
+            ("long_lived_pending", Offset("long_lived_pending")),
         ],
     ),
     (
@@ -184,6 +191,60 @@ const GROUPS: &[Group] = &[
             ("raw_allocated_blocks", Maybe("mgmt.raw_allocated_blocks")),
         ],
     ),
+    ("gc_head", &["PyGC_Head"], &[("size", Size), ("next", Offset("_gc_next")), ("prev", Offset("_gc_prev"))]),
+    ("var_object", &["PyVarObject"], &[("size", Offset("ob_size"))]),
+    ("list", &["PyListObject"], &[("items", Offset("ob_item")), ("allocated", Offset("allocated"))]),
+    ("tuple", &["PyTupleObject"], &[("items", Offset("ob_item"))]),
+    (
+        "dict",
+        &["PyDictObject"],
+        &[("used", Offset("ma_used")), ("keys", Offset("ma_keys")), ("values", Offset("ma_values"))],
+    ),
+    (
+        "dict_keys",
+        &["_dictkeysobject"],
+        &[
+            ("refcount", Offset("dk_refcnt")),
+            ("slots", Maybe("dk_size")),
+            ("log2_slots", Maybe("dk_log2_size")),
+            ("log2_index_bytes", Maybe("dk_log2_index_bytes")),
+            ("kind", Maybe("dk_kind")),
+            ("entries", Offset("dk_nentries")),
+            ("indices", Offset("dk_indices")),
+        ],
+    ),
+    (
+        "dict_entry",
+        &["PyDictKeyEntry"],
+        &[("size", Size), ("key", Offset("me_key")), ("value", Offset("me_value"))],
+    ),
+    ("dict_unicode_entry", &["PyDictUnicodeEntry"], &[("key", Maybe("me_key")), ("value", Maybe("me_value"))]),
+    ("dict_values", &["_dictvalues"], &[("capacity", Maybe("capacity")), ("values", Maybe("values"))]),
+    (
+        "set",
+        &["PySetObject"],
+        &[
+            ("used", Offset("used")),
+            ("mask", Offset("mask")),
+            ("table", Offset("table")),
+            ("smalltable", Offset("smalltable")),
+        ],
+    ),
+    ("set_entry", &["setentry"], &[("size", Size), ("key", Offset("key"))]),
+    (
+        "long",
+        &["_longobject"],
+        &[("size", Offset("long_value.lv_tag|ob_base.ob_size")), ("digits", Offset("long_value.ob_digit|ob_digit"))],
+    ),
+    ("bytearray", &["PyByteArrayObject"], &[("alloc", Offset("ob_alloc")), ("bytes", Offset("ob_bytes"))]),
+    ("unicode_object", &["PyUnicodeObject"], &[("size", Size), ("data", Offset("data"))]),
+    (
+        "heap_type",
+        &["_heaptypeobject"],
+        &[("size", Size), ("qualname", Offset("ht_qualname")), ("cached_keys", Offset("ht_cached_keys"))],
+    ),
+    ("deque", &["dequeobject"], &[("leftblock", Maybe("leftblock")), ("leftindex", Maybe("leftindex"))]),
+    ("deque_block", &["BLOCK"], &[("right", Maybe("rightlink"))]),
 ];
 
 /// What debug information does not hold: macros, and how the interpreter writes a frame's position and a code object's lines.
@@ -197,10 +258,22 @@ fn constants(minor: u8) -> String {
         10 => "ranges",
         _ => "locations",
     };
+    // `_PyType_PreHeaderSize` and `Objects/dictobject.c`: where the values of an instance's attributes are.
+    let (preheader_flags, inline_flag, values) = match minor {
+        ..11 => (0, 0, "dict"),
+        11 => (1 << 4, 0, "pointer"),
+        12 => (1 << 3 | 1 << 4, 0, "tagged"),
+        _ => (1 << 3 | 1 << 4, 1 << 2, "inline"),
+    };
+    // `Include/cpython/longintrepr.h`: from 3.12 the number of digits is above the sign and two flags.
+    let long_size_shift = if minor < 12 { 0 } else { 3 };
     format!(
         "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
          # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n\n\
-         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n",
+         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n\n\
+         # Include/internal/pycore_object.h, Include/cpython/longintrepr.h\n[release.instance]\n\
+         preheader_flags = {preheader_flags}\ninline_flag = {inline_flag}\nvalues = \"{values}\"\n\
+         long_size_shift = {long_size_shift}\n",
         minor < 13
     )
 }

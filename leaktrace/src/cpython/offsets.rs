@@ -43,6 +43,28 @@ pub struct Offsets {
     pub pymalloc: Pymalloc,
     pub lines: Lines,
     pub collector: Collector,
+    pub gc_head: GcHead,
+    pub var_object: VarObject,
+    pub list: List,
+    pub tuple: Tuple,
+    pub dict: Dict,
+    pub dict_keys: DictKeys,
+    pub dict_entry: DictEntry,
+    #[serde(default)]
+    pub dict_unicode_entry: DictUnicodeEntry,
+    #[serde(default)]
+    pub dict_values: DictValues,
+    pub set: Set,
+    pub set_entry: SetEntry,
+    pub long: Long,
+    pub bytearray: ByteArray,
+    pub unicode_object: UnicodeObject,
+    pub heap_type: HeapType,
+    #[serde(default)]
+    pub deque: Deque,
+    #[serde(default)]
+    pub deque_block: DequeBlock,
+    pub instance: Instance,
 }
 
 macro_rules! group {
@@ -100,11 +122,21 @@ group!(
 );
 group!(
     /// `PyTypeObject`.
-    TypeObject { name, basicsize, itemsize, flags }
+    TypeObject { name, basicsize, itemsize, flags, base, dict }
 );
 group!(
     /// `struct _gc_runtime_state`.
-    Gc { enabled, collecting, generations, generation_stats }
+    Gc {
+        enabled,
+        collecting,
+        generations,
+        generation_stats,
+        permanent,
+        garbage,
+        debug,
+        long_lived_total,
+        long_lived_pending,
+    }
 );
 group!(
     /// `struct gc_generation`.
@@ -130,6 +162,102 @@ group!(
     /// Constants of pymalloc, bytes; `class_shift` is log2 of the spacing of size classes.
     Pymalloc { class_shift, small_max, pool_size, arena_size }
 );
+
+group!(
+    /// `PyGC_Head`, which lies right before a collected object.
+    GcHead { size, next, prev }
+);
+group!(
+    /// `PyVarObject`.
+    VarObject { size }
+);
+group!(
+    /// `PyListObject`.
+    List { items, allocated }
+);
+group!(
+    /// `PyTupleObject`.
+    Tuple { items }
+);
+group!(
+    /// `PyDictObject`.
+    Dict { used, keys, values }
+);
+group!(
+    /// `PyDictKeysObject`. `slots` is that of 3.8 to 3.10; from 3.11 there are `log2_slots`, `log2_index_bytes` and `kind`.
+    DictKeys { refcount, slots, log2_slots, log2_index_bytes, kind, entries, indices }
+);
+group!(
+    /// `PyDictKeyEntry`.
+    DictEntry { size, key, value }
+);
+group!(
+    /// `PyDictUnicodeEntry` (3.11 and later): of dicts whose keys are all strings.
+    DictUnicodeEntry { key, value }
+);
+group!(
+    /// `PyDictValues`; `capacity` is there from 3.13.
+    DictValues { capacity, values }
+);
+group!(
+    /// `PySetObject`.
+    Set { used, mask, table, smalltable }
+);
+group!(
+    /// `setentry`.
+    SetEntry { size, key }
+);
+group!(
+    /// `PyLongObject`; digits have 4 bytes.
+    Long { size, digits }
+);
+group!(
+    /// `PyByteArrayObject`.
+    ByteArray { alloc, bytes }
+);
+group!(
+    /// `PyUnicodeObject`: a string whose characters are elsewhere.
+    UnicodeObject { size, data }
+);
+group!(
+    /// `PyHeapTypeObject`.
+    HeapType { size, qualname, cached_keys }
+);
+group!(
+    /// `dequeobject` of `Modules/_collectionsmodule.c`.
+    Deque { leftblock, leftindex }
+);
+group!(
+    /// `BLOCK` of a deque.
+    DequeBlock { right }
+);
+
+/// How instances are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// `tp_flags` of which any puts two words before the GC head; 0 where no type has them.
+    pub preheader_flags: u32,
+    /// The one of `tp_flags` that puts the values right behind the object; 0 where no type has it.
+    pub inline_flag: u32,
+    pub values: InstanceValues,
+    /// Bits below the number of digits in [`Long::size`].
+    pub long_size_shift: u32,
+}
+
+/// Where the values of an instance's attributes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceValues {
+    /// In its dict (to 3.10).
+    Dict,
+    /// Four words before the object a pointer to them, three words before it one to the dict (3.11).
+    Pointer,
+    /// Three words before the object a pointer to the dict, or with its lowest bit set one to the byte before the values (3.12).
+    Tagged,
+    /// Behind the object; three words before it a pointer to the dict (3.13 and later).
+    Inline,
+}
 
 /// `PyObject`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
