@@ -15,6 +15,10 @@ Examples:
   leaktrace run --pid 4242                  trace until Ctrl-C, then report
   leaktrace run --pid 4242 --duration 60s --json report.json
   leaktrace run --pid 4242 --duration 5m --fail-on-growth
+  leaktrace heap --pid 4242                 what is in the heap, with no probe set
+  leaktrace heap --pid 4242 --interval 10s  what grows
+  leaktrace heap --pid 4242 --save before.json; leaktrace diff before.json after.json
+  leaktrace gc --pid 4242                   the collector: settings, generations, garbage
 ";
 
 /// Finds memory leaks in a running CPython service from outside it.
@@ -39,6 +43,15 @@ pub(crate) enum Command {
     /// Say what this kernel, these privileges and an interpreter allow, and why not
     #[command(after_long_help = help())]
     Doctor(DoctorArgs),
+    /// Say what is in the heap, and what grows, without any probe
+    #[command(after_long_help = help())]
+    Heap(HeapArgs),
+    /// Compare two censuses that `heap --save` wrote
+    #[command(after_long_help = help())]
+    Diff(DiffArgs),
+    /// Say how the garbage collector is set and how it does
+    #[command(after_long_help = help())]
+    Gc(GcArgs),
     /// Remove what a killed leaktrace leaves behind; started by `run`
     #[command(hide = true, name = leaktrace::tracer::guardian::SUBCOMMAND)]
     Guard { owner: String, tracefs: PathBuf },
@@ -83,6 +96,55 @@ pub(crate) struct DoctorArgs {
     /// Print each instruction that would be probed
     #[arg(long, requires = "pid")]
     pub(crate) plan: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HeapArgs {
+    /// The process to look at
+    #[arg(long)]
+    pub(crate) pid: u32,
+    /// Look again each time and say what grows; without it there is one look
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub(crate) interval: Option<Duration>,
+    /// How long to look (30s, 5m, 1h30m); without it until Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "interval")]
+    pub(crate) duration: Option<Duration>,
+    /// Stop the process during each look, so that the picture is exact; says for how long
+    #[arg(long)]
+    pub(crate) pause: bool,
+    /// How many rows of each table to show; the JSON has them all
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub(crate) top: usize,
+    /// Write the census as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
+    /// Keep the last census in a file, for `leaktrace diff`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The census to compare with
+    pub(crate) old: PathBuf,
+    /// The census to compare
+    pub(crate) new: PathBuf,
+    /// How many rows of each table to show; the JSON has them all
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub(crate) top: usize,
+    /// Write the comparison as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// The process to look at
+    #[arg(long)]
+    pub(crate) pid: u32,
+    /// Write what was found as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

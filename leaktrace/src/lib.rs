@@ -1,5 +1,6 @@
 //! leaktrace finds memory leaks in a running CPython service from outside it. See ARCHITECTURE.md for the rooms.
 
+pub mod census;
 pub mod cpython;
 pub mod host;
 pub mod model;

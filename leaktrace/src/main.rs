@@ -15,6 +15,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Heap(args) => commands::heap::run(&args),
+        Command::Diff(args) => commands::diff::run(&args),
+        Command::Gc(args) => commands::gc::run(&args),
         Command::Guard { owner, tracefs } => commands::guard::run(&owner, &tracefs),
     };
     let code = result.unwrap_or_else(|error| {

@@ -1,10 +1,11 @@
 //! Where results go: files are tried before the work, and a reader that went away is no error.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 
 use leaktrace::host::signals::reader_is_gone;
+use leaktrace::report::Style;
 
 use crate::cli::JsonOutput;
 use crate::exit::{ExitCode, Failure};
@@ -16,6 +17,34 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         Err(error) if !reader_is_gone(&error) => Err(failure("stdout", &error)),
         _ => Ok(()),
     }
+}
+
+/// Where the text for people goes: stdout, or stderr when stdout is taken by the JSON.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page {
+    pub(crate) to_stderr: bool,
+}
+
+impl Page {
+    pub(crate) fn style(self) -> Style {
+        style(if self.to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() })
+    }
+
+    pub(crate) fn print(self, text: &str) -> Result<(), Failure> {
+        if !self.to_stderr {
+            return print(text);
+        }
+        match io::stderr().write_all(text.as_bytes()) {
+            Err(error) if !reader_is_gone(&error) => Err(failure("stderr", &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Colours only on a terminal, and not when `NO_COLOR` is set to anything (no-color.org).
+pub(crate) fn style(terminal: bool) -> Style {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if terminal && !refused { Style::COLOUR } else { Style::PLAIN }
 }
 
 /// The place of the JSON report, proved to be writable.

@@ -162,7 +162,7 @@ fn read_text(memory: &dyn Memory, offsets: &Offsets, string: u64, code: u64) -> 
 }
 
 /// Decodes the characters of a `PyUnicode` of a kind (bytes a character); a cut last character is dropped.
-fn decode(bytes: &[u8], kind: u8) -> Option<String> {
+pub(super) fn decode(bytes: &[u8], kind: u8) -> Option<String> {
     let point = |point: u32| char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER);
     match kind {
         _ if bytes.is_empty() => Some(String::new()),

@@ -30,7 +30,7 @@ pub struct GcState {
 }
 
 /// Addresses of the collector's state: of the interpreter state at `interpreter`; 3.8 has one for all in the runtime.
-fn state_address(offsets: &Offsets, runtime: u64, interpreter: u64) -> u64 {
+pub(crate) fn state_address(offsets: &Offsets, runtime: u64, interpreter: u64) -> u64 {
     match offsets.interpreter.gc {
         ABSENT => runtime.wrapping_add(u64::from(offsets.runtime.gc)),
         offset => interpreter.wrapping_add(u64::from(offset)),
@@ -43,6 +43,19 @@ pub fn counters(offsets: &Offsets, runtime: u64, interpreter: u64) -> Option<u64
     let gc = state_address(offsets, runtime, interpreter);
     let stats = offsets.gc.generation_stats + offsets.gc_stats.collections;
     (!offsets.collector.generation_told).then(|| gc.wrapping_add(u64::from(stats)))
+}
+
+/// Addresses of the heads of the lists of tracked objects: the generations, the youngest first, and the permanent one.
+pub fn list_heads(offsets: &Offsets, runtime: u64, interpreter: u64) -> [u64; GENERATIONS + 1] {
+    let gc = state_address(offsets, runtime, interpreter);
+    std::array::from_fn(|index| {
+        let offset = if index < GENERATIONS {
+            offsets.gc.generations + index as u32 * offsets.gc_generation.size
+        } else {
+            offsets.gc.permanent
+        };
+        gc.wrapping_add(u64::from(offset))
+    })
 }
 
 impl GcState {

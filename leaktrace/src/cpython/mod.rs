@@ -4,6 +4,7 @@ pub mod code;
 pub mod discover;
 pub mod dwarf;
 pub mod gc;
+pub mod gc_lists;
 pub mod linetable;
 pub mod lnotab;
 pub mod offsets;
@@ -12,6 +13,7 @@ pub mod pymalloc;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text;
 pub mod threads;
 mod tls;
 pub mod used_set;

@@ -27,6 +27,14 @@ pub enum SnapshotError {
     Memory(#[from] MemoryError),
 }
 
+/// The blocks of a pool, whose first is behind its header. An empty pool is of no class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PoolBlocks {
+    pub(crate) class: u8,
+    pub(crate) used: u16,
+    pub(crate) capacity: usize,
+}
+
 /// A pool header and what it says of its blocks.
 #[derive(Clone, Copy)]
 struct Header {
@@ -94,6 +102,27 @@ impl PymallocState {
             }
         }
         Ok(pools)
+    }
+
+    /// The state of one pool from its bytes; `None` where they contradict each other. The bits of its free blocks are put in
+    /// `free`, whatever that held before.
+    pub(crate) fn blocks(&self, bytes: &[u8], address: u64, arena: u32, free: &mut Vec<u64>) -> Option<PoolBlocks> {
+        free.clear();
+        let pool = self.judge_pool(bytes, address, arena, free)?;
+        let size = self.block_size(pool.class.into());
+        let capacity = ((self.pool_size - u64::from(self.pool.size)) / size) as usize;
+        match pool.state {
+            PoolState::Empty => return Some(PoolBlocks { class: 0, used: 0, capacity: 0 }),
+            PoolState::Full => free.resize(capacity.div_ceil(64), 0),
+            PoolState::Partial { .. } | PoolState::Unsettled => {}
+        }
+        Some(PoolBlocks { class: pool.class, used: pool.used, capacity })
+    }
+
+    /// The arenas in use, by rising address: address, number, address of the first pool, pools carved off.
+    pub(crate) fn arenas(&self, memory: &dyn Memory) -> Result<Vec<(u64, u32, u64, usize)>, SnapshotError> {
+        let arenas = self.read_arenas(memory)?;
+        Ok(arenas.into_iter().map(|arena| (arena.address, arena.index, arena.first, arena.carved)).collect())
     }
 
     /// The arenas in use, by rising address.

@@ -4,8 +4,10 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
-use leaktrace::cpython::DiscoverError;
+use leaktrace::census::CensusError;
+use leaktrace::cpython::{DiscoverError, SnapshotError};
 use leaktrace::host::claim::ClaimError;
+use leaktrace::host::freeze::FreezeError;
 use leaktrace::host::tracefs::TracefsError;
 use leaktrace::plan::PlanError;
 use leaktrace::session::SessionError;
@@ -62,6 +64,8 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Class<'a>> {
         .or_else(|| error.downcast_ref().map(of_tracer))
         .or_else(|| error.downcast_ref().map(of_load))
         .or_else(|| error.downcast_ref().map(of_session))
+        .or_else(|| error.downcast_ref().map(of_census))
+        .or_else(|| error.downcast_ref().map(of_freeze))
 }
 
 fn of_target(error: &TargetError) -> Class<'static> {
@@ -147,6 +151,25 @@ fn of_session(error: &SessionError) -> Class<'static> {
         SessionError::Plan(error) => of_plan(error),
         SessionError::Tracer(error) => of_tracer(error),
         SessionError::Drain(_) => (ExitCode::Internal, REPORT),
+    }
+}
+
+fn of_census(error: &CensusError) -> Class<'static> {
+    match error {
+        CensusError::NoPymalloc { .. } => (ExitCode::UnsupportedPython, "start it without PYTHONMALLOC"),
+        CensusError::NoTypes { .. } | CensusError::Snapshot(SnapshotError::NoArenas) => {
+            (ExitCode::UnsupportedPython, "please report it, with the output of `leaktrace doctor --pid PID`")
+        }
+        CensusError::Snapshot(_) | CensusError::Memory(_) => (ExitCode::TargetChanged, "try again"),
+        CensusError::Target(error) => of_target(error),
+    }
+}
+
+fn of_freeze(error: &FreezeError) -> Class<'static> {
+    match error {
+        FreezeError::Refused { .. } => (ExitCode::NoPrivilege, "leave out --pause, or end the debugger first"),
+        FreezeError::Gone { .. } => (ExitCode::TargetChanged, GONE),
+        FreezeError::Busy { .. } => (ExitCode::TargetChanged, "leave out --pause, or try again"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod claim;
+pub mod freeze;
 pub mod kernel;
 pub mod memory;
 pub mod perf;

@@ -1,6 +1,8 @@
 //! The one value that every view shows, and its views.
 
 pub mod build;
+pub mod collector;
+pub mod heap;
 pub mod json;
 pub mod line;
 pub mod live;

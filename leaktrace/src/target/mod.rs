@@ -1,10 +1,12 @@
 //! One process: who it is, what it has mapped, its ELF files as it sees them, its memory. Nothing here knows Python.
 
+pub mod cache;
 pub mod elf;
 pub mod maps;
 pub mod memory;
 pub mod process;
 
+pub use cache::CachedMemory;
 pub use elf::{ElfError, ElfFile};
 pub use maps::{FileId, Mapping, Maps};
 pub use memory::{ImageMemory, Memory, MemoryError, ProcessMemory};

@@ -213,6 +213,12 @@ impl Target {
         Status::read(self.pid)?.number("VmRSS").map(|kib| kib * 1024).ok_or(TargetError::Gone { pid: self.pid })
     }
 
+    /// The text of `smaps_rollup`: what the kernel counts over all mappings.
+    pub fn memory_rollup(&self) -> Result<String, TargetError> {
+        let text = fs::read_to_string(self.proc_path("smaps_rollup"));
+        text.map_err(|e| TargetError::from_io(self.pid, "the memory use", e))
+    }
+
     /// CPU time of all threads so far, user and system.
     pub fn cpu_time(&self) -> Result<Duration, TargetError> {
         let ticks = Stat::read(self.pid)?.cpu_ticks;

@@ -4,8 +4,10 @@ use std::io::{self, IsTerminal as _, Stderr, Write as _};
 
 use leaktrace::host::signals::reader_is_gone;
 use leaktrace::report::live::LiveTable;
-use leaktrace::report::{Report, SourceReader, Style, line, text};
+use leaktrace::report::{Report, SourceReader, line, text};
 use rustix::termios::tcgetwinsize;
+
+use crate::commands::output::style;
 
 /// The view while it runs: a table that redraws on a terminal, else a line for each look. Both on stderr.
 pub(super) enum View {
@@ -90,10 +92,4 @@ pub(super) fn print(report: &Report, top: usize, source: &mut SourceReader, to_s
         Err(error) if reader_is_gone(&error) => Ok(()),
         other => other,
     }
-}
-
-/// Colours only on a terminal, and not when `NO_COLOR` is set to anything (no-color.org).
-fn style(terminal: bool) -> Style {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if terminal && !refused { Style::COLOUR } else { Style::PLAIN }
 }

@@ -1,0 +1,160 @@
+//! The garbage collector: how it is set, how it does, and what it could not free.
+
+use serde::Serialize;
+
+use crate::cpython::gc::{self, GcState};
+use crate::cpython::{gc_lists, threads};
+use crate::target::MemoryError;
+
+use super::Subject;
+use super::object::{self, HEAD};
+use super::types::Types;
+use super::words::u64_at;
+
+/// Name and version of the schema.
+pub const SCHEMA: &str = "leaktrace.gc/1";
+/// Objects of `gc.garbage` that are shown.
+const MAX_GARBAGE: u64 = 1000;
+/// Bytes of a text that are shown.
+const PREVIEW: u64 = 60;
+
+/// The collectors of a process.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Collector {
+    pub schema: &'static str,
+    pub pid: u32,
+    pub python: String,
+    /// The main interpreter's last, as the runtime lists them.
+    pub interpreters: Vec<InterpreterCollector>,
+}
+
+/// The collector of one interpreter.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InterpreterCollector {
+    pub id: i64,
+    pub enabled: bool,
+    /// A collection was running: the sizes may be off.
+    pub collecting: bool,
+    /// `gc.get_debug()`.
+    pub debug: u32,
+    /// The youngest first.
+    pub generations: Vec<Generation>,
+    /// `gc.get_freeze_count()`.
+    pub frozen: u64,
+    /// Objects that survived the last full collection, and those that came to the oldest generation since. A full
+    /// collection waits until there are a quarter as many new ones (`Modules/gcmodule.c`, `gc_collect_generations`).
+    pub long_lived_total: u64,
+    pub long_lived_pending: u64,
+    pub garbage: Garbage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Generation {
+    pub generation: usize,
+    pub threshold: i32,
+    pub count: i32,
+    /// Tracked objects in it.
+    pub objects: u64,
+    /// Whether its list was seen whole.
+    pub whole: bool,
+    pub collections: u64,
+    pub collected: u64,
+    pub uncollectable: u64,
+}
+
+/// `gc.garbage`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Garbage {
+    pub count: u64,
+    /// The first of them.
+    pub objects: Vec<GarbageObject>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GarbageObject {
+    #[serde(rename = "type")]
+    pub name: String,
+    pub address: u64,
+    /// As `object.__repr__` shows it; for text its beginning. No code of the process is run.
+    pub repr: String,
+}
+
+/// Looks at all interpreters of a process.
+pub fn look(subject: &Subject<'_>) -> Result<Collector, MemoryError> {
+    let interpreters = threads::interpreters(subject.memory, subject.offsets, subject.runtime)?;
+    let interpreters = interpreters.iter().map(|interpreter| one(subject, interpreter.id, interpreter.address));
+    Ok(Collector {
+        schema: SCHEMA,
+        pid: subject.pid,
+        python: subject.python.to_owned(),
+        interpreters: interpreters.collect::<Result<_, _>>()?,
+    })
+}
+
+fn one(subject: &Subject<'_>, id: i64, address: u64) -> Result<InterpreterCollector, MemoryError> {
+    let Subject { memory, offsets, runtime, .. } = *subject;
+    let state = GcState::read(memory, offsets, runtime, address)?;
+    let heads = gc::list_heads(offsets, runtime, address);
+    let walks = heads.map(|head| gc_lists::walk(memory, offsets, head, |_| ()));
+    let at = |offset: u32| gc::state_address(offsets, runtime, address).wrapping_add(offset.into());
+    let generations = state.generations.iter().zip(&walks).enumerate().map(|(number, (generation, walk))| Generation {
+        generation: number,
+        threshold: generation.threshold,
+        count: generation.count,
+        objects: walk.objects,
+        whole: walk.closed,
+        collections: generation.collections,
+        collected: generation.collected,
+        uncollectable: generation.uncollectable,
+    });
+    Ok(InterpreterCollector {
+        id,
+        enabled: state.enabled,
+        collecting: state.collecting,
+        debug: memory.u32(at(offsets.gc.debug))?,
+        generations: generations.collect(),
+        frozen: walks.last().map_or(0, |walk| walk.objects),
+        long_lived_total: memory.u64(at(offsets.gc.long_lived_total))?,
+        long_lived_pending: memory.u64(at(offsets.gc.long_lived_pending))?,
+        garbage: garbage(subject, memory.u64(at(offsets.gc.garbage))?),
+    })
+}
+
+/// The list at an address; empty where it cannot be read.
+fn garbage(subject: &Subject<'_>, list: u64) -> Garbage {
+    let Subject { memory, offsets, .. } = *subject;
+    if list == 0 {
+        return Garbage::default();
+    }
+    let word = |offset: u32| memory.u64(list.wrapping_add(offset.into())).ok();
+    let (Some(count), Some(items)) = (word(offsets.var_object.size), word(offsets.list.items)) else {
+        return Garbage::default();
+    };
+    let shown = count.min(MAX_GARBAGE) as usize;
+    let Ok(items) = memory.bytes(items, 8 * shown) else { return Garbage::default() };
+    let mut types = Types::new(memory, offsets);
+    let objects = items.as_chunks().0.iter().map(|item| {
+        let address = u64::from_le_bytes(*item);
+        let (name, repr) = describe(subject, &mut types, address);
+        GarbageObject { name, address, repr }
+    });
+    Garbage { count, objects: objects.collect() }
+}
+
+fn describe(subject: &Subject<'_>, types: &mut Types<'_>, address: u64) -> (String, String) {
+    let unknown = || ("unknown".to_owned(), format!("<object at {address:#x}>"));
+    let Ok(head) = subject.memory.bytes(address, HEAD) else { return unknown() };
+    let Some(type_) = u64_at(&head, subject.offsets.object.type_) else { return unknown() };
+    types.resolve(&mut vec![type_]);
+    let Some(of) = types.find(type_).and_then(|number| types.get(number)) else { return unknown() };
+    let name = of.qualified();
+    let content = object::content(subject.offsets, of, &head);
+    let content = content.and_then(|(at, len)| {
+        let bytes = subject.memory.bytes(address.checked_add(at)?, len.min(PREVIEW) as usize).ok()?;
+        Some(format!("{:?}", String::from_utf8_lossy(&bytes)))
+    });
+    let length = object::measure(subject.offsets, of, &head, 0).and_then(|object| object.length);
+    let length = length.map_or_else(String::new, |length| format!(" of length {length}"));
+    let repr = content.unwrap_or_else(|| format!("<{name} object{length} at {address:#x}>"));
+    (name, repr)
+}

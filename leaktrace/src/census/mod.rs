@@ -1,0 +1,48 @@
+//! The heap census: what is in the heap of a running interpreter, read from its memory without any probe.
+//!
+//! [`take`] reads; [`Census`] is the value that it gives, and that every view, [`diff`] and [`growth`] work on.
+
+pub mod collector;
+pub mod diff;
+mod duplicates;
+pub mod growth;
+mod labels;
+mod links;
+pub mod memory;
+mod native;
+pub mod object;
+mod regions;
+mod scan;
+mod take;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod types;
+mod value;
+mod words;
+
+pub use memory::ProcessMemoryUse;
+pub use regions::{Region, Regions};
+pub use take::{Subject, take};
+pub use types::{Shape, Type, Types};
+pub use value::{
+    Arenas, Census, Consistency, Container, DuplicateGroup, Duplicates, Kinds, PartCount, SCHEMA, SizeClass, Totals,
+    TypeCount,
+};
+
+use crate::cpython::SnapshotError;
+
+/// Why there is no census.
+#[derive(Debug, thiserror::Error)]
+pub enum CensusError {
+    #[error("process {pid} does not use pymalloc (PYTHONMALLOC, or a build without it): its heap cannot be listed")]
+    NoPymalloc { pid: u32 },
+    #[error("no object of process {pid} could be told: its memory is not that of the CPython it says it is")]
+    NoTypes { pid: u32 },
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Target(#[from] crate::target::TargetError),
+    #[error(transparent)]
+    Memory(#[from] crate::target::MemoryError),
+}

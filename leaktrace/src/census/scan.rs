@@ -1,0 +1,379 @@
+//! One pass over the arenas: every block gets a label.
+//!
+//! The arenas are read one at a time, in one piece, and are forgotten when they are done: what stays is two bytes a
+//! block. A block is an object if the word at the place of `ob_type` is a type and everything else fits: the reference
+//! count is one, the size that the object claims is that of the block, the collector's links are links. Dicts, lists and
+//! so on name the blocks that belong to them; these names are applied at the end, when all blocks have labels, and win
+//! over what merely looks like an object.
+
+use std::ops::Range;
+
+use crate::cpython::PymallocState;
+use crate::cpython::offsets::Offsets;
+use crate::target::{Maps, Memory};
+
+use super::duplicates::Duplicates;
+use super::labels::{Label, Labels};
+use super::links::Links;
+use super::object::{self, Object, Part, PartKind};
+use super::regions::{Region, Regions};
+use super::tally::Tally;
+use super::types::{Shape, Type, Types};
+use super::words::u64_at;
+use super::{CensusError, native::Native};
+
+/// Times that a pool is read before it is given up.
+const TRIES: usize = 4;
+/// Parts that wait for their blocks to be labelled.
+const MAX_CLAIMS: usize = 1 << 20;
+/// Keys of dicts read at once.
+const KEYS_BATCH: usize = 1024;
+
+/// All that is known while the heap is read.
+pub(super) struct Scan<'a> {
+    pub(super) memory: &'a dyn Memory,
+    pub(super) offsets: &'a Offsets,
+    pub(super) pymalloc: PymallocState,
+    pub(super) regions: Regions,
+    pub(super) types: Types<'a>,
+    pub(super) labels: Labels,
+    pub(super) tally: Tally,
+    pub(super) links: Links,
+    pub(super) native: Native,
+    pub(super) duplicates: Duplicates,
+    /// Address of an object's part that is in an arena, and its kind.
+    claims: Vec<(u64, PartKind)>,
+    keys: Vec<Keys>,
+    missing: Vec<u64>,
+}
+
+/// Keys of a dict that have not been measured.
+struct Keys {
+    address: u64,
+    owner: u16,
+    always: bool,
+}
+
+/// An arena that is being read.
+struct Window<'b> {
+    start: u64,
+    bytes: &'b [u8],
+}
+
+/// What a block looks like.
+pub(super) enum Look {
+    Object { number: u16, at: usize, object: Object, tracked: Option<(u64, u64)> },
+    /// An object that was freed and waits for its type to need it again.
+    Waiting(u16),
+    Other,
+    /// It may be an object if some addresses turn out to be types.
+    Undecided,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(
+        memory: &'a dyn Memory,
+        offsets: &'a Offsets,
+        pymalloc: PymallocState,
+        maps: &Maps,
+    ) -> Result<Self, CensusError> {
+        let arenas = pymalloc.arenas(memory)?;
+        let range = |&(address, ..): &(u64, u32, u64, usize)| address..address + pymalloc.arena_size;
+        let ranges: Vec<Range<u64>> = arenas.iter().map(range).collect();
+        Ok(Self {
+            memory,
+            offsets,
+            regions: Regions::new(maps, ranges),
+            types: Types::new(memory, offsets),
+            labels: Labels::new(&pymalloc, &arenas),
+            tally: Tally::new(),
+            links: Links::default(),
+            native: Native::default(),
+            duplicates: Duplicates::new(arenas.len() as u64 * pymalloc.arena_size),
+            pymalloc,
+            claims: Vec::new(),
+            keys: Vec::new(),
+            missing: Vec::new(),
+        })
+    }
+
+    /// Reads all arenas.
+    pub(super) fn arenas(&mut self) {
+        let mut buffer = Vec::new();
+        for arena in 0..self.labels.arenas.len() {
+            let (first, pools) = (self.labels.arenas[arena].first, self.labels.arenas[arena].pools);
+            let size = pools * self.pymalloc.pool_size as usize;
+            buffer.resize(size, 0);
+            let holes = self.memory.read_sparse(first, &mut buffer);
+            self.tally.read_bytes += size as u64;
+            self.tally.unreadable_bytes += holes.iter().map(|hole| hole.end - hole.start).sum::<u64>();
+            self.arena(arena, &mut buffer);
+        }
+        self.measure_keys(&Window { start: 0, bytes: &[] });
+    }
+
+    fn arena(&mut self, arena: usize, buffer: &mut [u8]) {
+        let (first, index) = (self.labels.arenas[arena].first, self.labels.arenas[arena].index);
+        let pool_size = self.pymalloc.pool_size as usize;
+        let mut undecided = Vec::new();
+        let mut free = Vec::new();
+        for (number, pool) in buffer.chunks_exact_mut(pool_size).enumerate() {
+            let address = first + (number * pool_size) as u64;
+            let mut blocks = self.pymalloc.blocks(pool, address, index, &mut free);
+            for _ in 1..TRIES {
+                if blocks.is_some() || self.memory.read(address, pool).is_err() {
+                    break;
+                }
+                blocks = self.pymalloc.blocks(pool, address, index, &mut free);
+            }
+            let Some(blocks) = blocks else {
+                self.tally.unsettled_pools += 1;
+                self.labels.unsettled(arena, number);
+                continue;
+            };
+            self.labels.pool(arena, number, blocks.class, blocks.capacity);
+            if blocks.used == 0 {
+                continue;
+            }
+            let size = self.pymalloc.block_size(blocks.class.into()) as usize;
+            let overhead = self.pymalloc.pool.size as usize;
+            for block in 0..blocks.capacity {
+                if free[block / 64] & (1 << (block % 64)) != 0 {
+                    continue;
+                }
+                let at = overhead + block * size;
+                let bytes = &pool[at..at + size];
+                let look = self.look(bytes, size as u64);
+                if matches!(look, Look::Undecided) {
+                    undecided.push((number, block, at, size));
+                } else {
+                    self.settle(arena, number, block, address + at as u64, bytes, look);
+                }
+            }
+        }
+        let mut missing = std::mem::take(&mut self.missing);
+        self.types.resolve(&mut missing);
+        self.missing = missing;
+        for (number, block, at, size) in undecided {
+            let pool = number * pool_size;
+            let bytes = &buffer[pool + at..pool + at + size];
+            let look = match self.look(bytes, size as u64) {
+                // Not known to be a type after it was asked: the table of types or of refusals is full.
+                Look::Undecided => Look::Other,
+                look => look,
+            };
+            self.settle(arena, number, block, first + (pool + at) as u64, bytes, look);
+        }
+        self.missing.clear();
+        self.measure_keys(&Window { start: first, bytes: buffer });
+        if self.claims.len() >= MAX_CLAIMS {
+            self.apply_claims();
+        }
+    }
+
+    /// Decides what is in a block.
+    fn look(&mut self, bytes: &[u8], size: u64) -> Look {
+        let type_at = self.offsets.object.type_;
+        let before = self.missing.len();
+        for at in [16, 32, 0] {
+            let Some(address) = u64_at(bytes, at + type_at) else { continue };
+            if address == 0 {
+                continue;
+            }
+            let Some(number) = self.types.find(address) else {
+                if self.types.may_be(address, &self.regions) {
+                    self.missing.push(address);
+                }
+                continue;
+            };
+            let Some(of) = self.types.get(number) else { continue };
+            if of.preheader != u64::from(at) {
+                continue;
+            }
+            if let Some(look) = self.is_object(number, of, bytes, at as usize, Some(size)) {
+                self.missing.truncate(before);
+                return look;
+            }
+        }
+        if self.missing.len() > before { Look::Undecided } else { Look::Other }
+    }
+
+    /// Checks an object that begins at `at`; in a block of pymalloc's `size`, or of the C allocator's.
+    pub(super) fn is_object(
+        &self,
+        number: u16,
+        of: &Type,
+        bytes: &[u8],
+        at: usize,
+        size: Option<u64>,
+    ) -> Option<Look> {
+        let object = bytes.get(at..)?;
+        let is_address = |count| self.regions.of(count) != Region::Elsewhere;
+        let count = object::refcount(self.offsets, object, is_address)?;
+        let links = if of.gc {
+            Some(object::gc_links(self.offsets, bytes.get(at.checked_sub(16)?..)?)?)
+        } else {
+            None
+        };
+        if count == 0 {
+            return Some(Look::Waiting(number));
+        }
+        let mut object = object::measure(self.offsets, of, bytes, at)?;
+        let tracked = links.filter(|(next, _)| *next != 0);
+        if let Some(size) = size {
+            let whole = of.preheader + object.own;
+            let fits = match of.shape {
+                // What stands at `ob_size` is no number of items.
+                Shape::Frame => {
+                    object.own = size - of.preheader;
+                    object.shallow = size;
+                    true
+                }
+                // Shrunk in place: pymalloc keeps a block of which three quarters are used (`pymalloc_realloc`); a
+                // number loses digits without any realloc.
+                Shape::Str | Shape::Bytes | Shape::Tuple | Shape::Int => {
+                    whole <= size && (4 * whole > 3 * size.saturating_sub(16) || of.shape == Shape::Int)
+                }
+                // A dict may be made with room for inline values, `PyType_GenericAlloc` adds an item, and times
+                // without a zone take less than their type says (`Modules/_datetimemodule.c`).
+                _ if tracked.is_some() => whole <= size + 16,
+                _ => whole <= size + 16 && whole + 16 + of.itemsize >= size || of.inline_values && whole <= size,
+            };
+            if !fits {
+                return None;
+            }
+        }
+        Some(Look::Object { number, at, object, tracked })
+    }
+
+    /// Labels a block and counts what is in it.
+    fn settle(&mut self, arena: usize, pool: usize, block: usize, address: u64, bytes: &[u8], look: Look) {
+        let label = match look {
+            Look::Object { number, at, object, tracked } => {
+                self.object(number, address + at as u64, &object, tracked);
+                let of = &self.types.all()[usize::from(number)];
+                if let Some((from, len)) = object::content(self.offsets, of, &bytes[at..])
+                    && let Some(content) = bytes.get(at + from as usize..at + (from + len) as usize)
+                {
+                    self.duplicates.add(number, address + at as u64, content, object.shallow);
+                }
+                if !is_leaf(of) {
+                    self.references(bytes);
+                }
+                Label::object(number)
+            }
+            Look::Waiting(number) => {
+                self.tally.waiting(number);
+                Label::WAITING
+            }
+            Look::Other | Look::Undecided => {
+                self.references(bytes);
+                Label::UNKNOWN
+            }
+        };
+        self.labels.set(arena, pool, block, label);
+    }
+
+    /// Counts an object, wherever it is, and remembers what belongs to it.
+    pub(super) fn object(&mut self, number: u16, address: u64, object: &Object, tracked: Option<(u64, u64)>) {
+        self.tally.object(number, address, object.shallow, object.length, tracked.is_some());
+        if let Some((next, prev)) = tracked {
+            let head = address - u64::from(self.offsets.gc_head.size);
+            self.links.add(head, next);
+            // A neighbour that pymalloc does not hold is a large object, or the head of the list.
+            for link in [next, prev] {
+                if self.regions.of(link) == Region::Native {
+                    self.native.candidate(link + u64::from(self.offsets.gc_head.size));
+                }
+            }
+        }
+        for part in [object.part, object.values].into_iter().flatten() {
+            self.part(part);
+        }
+        if object.keys != 0 {
+            self.keys.push(Keys { address: object.keys, owner: number, always: object.keys_always });
+        }
+    }
+
+    /// A block that belongs to an object.
+    pub(super) fn part(&mut self, part: Part) {
+        match self.regions.of(part.address) {
+            Region::Arena => self.claims.push((part.address, part.kind)),
+            Region::Native => self.native.part(part),
+            Region::Static | Region::Elsewhere => {}
+        }
+    }
+
+    /// Words that point at memory of the C allocator: large objects may be there.
+    pub(super) fn references(&mut self, bytes: &[u8]) {
+        for word in bytes.as_chunks().0 {
+            let word = u64::from_le_bytes(*word);
+            if word % 8 == 0 && word != 0 && self.regions.of(word) == Region::Native {
+                self.native.candidate(word);
+            }
+        }
+    }
+
+    /// Measures the keys of the dicts that were found since the last time.
+    fn measure_keys(&mut self, window: &Window<'_>) {
+        let header = self.offsets.dict_keys.indices as usize;
+        let all = std::mem::take(&mut self.keys);
+        let mut elsewhere = Vec::new();
+        for keys in all {
+            let at = usize::try_from(keys.address.wrapping_sub(window.start)).unwrap_or(usize::MAX);
+            match at.checked_add(header).and_then(|end| window.bytes.get(at..end)) {
+                Some(bytes) => self.count_keys(&keys, bytes),
+                None => elsewhere.push(keys),
+            }
+        }
+        let mut buffer = Vec::new();
+        for batch in elsewhere.chunks(KEYS_BATCH) {
+            let addresses: Vec<u64> = batch.iter().map(|keys| keys.address).collect();
+            self.memory.read_many(&addresses, header, &mut buffer);
+            for (keys, bytes) in batch.iter().zip(buffer.chunks_exact(header)) {
+                self.count_keys(keys, bytes);
+            }
+        }
+    }
+
+    fn count_keys(&mut self, keys: &Keys, header: &[u8]) {
+        let Some(size) = object::dict_keys(self.offsets, header) else { return };
+        if size.unshared || keys.always {
+            self.tally.add_bytes(keys.owner, size.bytes);
+        }
+        self.part(Part { kind: PartKind::DictKeys, address: keys.address, bytes: size.bytes });
+    }
+
+    /// Labels the parts whose blocks have been read; the others wait.
+    pub(super) fn apply_claims(&mut self) {
+        let claims = std::mem::take(&mut self.claims);
+        for (address, kind) in claims {
+            match self.labels.claim(address, kind) {
+                // Not what it looked like.
+                Some((label, size)) => {
+                    if let Some(number) = label.number() {
+                        self.tally.take_back(number, size);
+                    }
+                }
+                None if self.labels.is_unread(address) => self.claims.push((address, kind)),
+                None => {}
+            }
+        }
+    }
+
+    /// Keys and parts of large objects, which come after the arenas.
+    pub(super) fn finish_parts(&mut self) {
+        self.measure_keys(&Window { start: 0, bytes: &[] });
+        self.apply_claims();
+    }
+
+    /// Asks for the types that were missing.
+    pub(super) fn resolve(&mut self, missing: &mut Vec<u64>) {
+        self.types.resolve(missing);
+    }
+}
+
+/// Whether instances hold no references.
+pub(super) fn is_leaf(of: &Type) -> bool {
+    matches!(of.shape, Shape::Int | Shape::Str | Shape::Bytes | Shape::ByteArray) && !of.gc
+}

@@ -1,0 +1,1 @@
+//! The census of real interpreters against what they say of themselves.

@@ -1,0 +1,35 @@
+//! `leaktrace gc`: how the garbage collector is set and how it does.
+
+use anyhow::{Context as _, Result};
+use leaktrace::census::{Subject, collector};
+use leaktrace::cpython::Interpreter;
+use leaktrace::report::collector as view;
+use leaktrace::target::process::Target;
+
+use super::output::{Json, Page};
+use crate::cli::{GcArgs, JsonOutput};
+use crate::exit::ExitCode;
+
+pub(crate) fn run(args: &GcArgs) -> Result<ExitCode> {
+    let json = args.json.as_ref().map(Json::open).transpose()?;
+    let target = Target::open(args.pid)?;
+    let interpreter = Interpreter::find(&target)?;
+    let (maps, memory) = (target.maps()?, target.memory());
+    let subject = Subject {
+        pid: target.pid(),
+        process_start: target.start_time(),
+        python: &interpreter.facts.version_text,
+        memory: &memory,
+        maps: &maps,
+        offsets: &interpreter.offsets,
+        runtime: interpreter.runtime,
+        pymalloc: interpreter.facts.pymalloc,
+    };
+    let collector = collector::look(&subject).map_err(leaktrace::census::CensusError::from)?;
+    let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
+    if let Some(json) = json {
+        json.write(&(serde_json::to_string_pretty(&collector).context("what was found is not JSON")? + "\n"))?;
+    }
+    page.print(&view::page(&collector, page.style()))?;
+    Ok(ExitCode::Success)
+}
