@@ -120,6 +120,10 @@ impl Labels {
     /// Makes room for the blocks of a pool, all free until they are set.
     pub(super) fn pool(&mut self, arena: usize, pool: usize, class: u8, capacity: usize) {
         let start = self.labels.len() as u32;
+        if self.labels.capacity() < self.labels.len() + capacity {
+            // Not doubled: these are the most of what a census takes.
+            self.labels.reserve_exact(capacity + self.labels.len() / 8);
+        }
         self.labels.resize(self.labels.len() + capacity, Label::FREE);
         self.pools[self.arenas[arena].entry + pool] =
             PoolLabels { start, capacity: capacity as u16, class, state: State::Read };

@@ -52,16 +52,19 @@ pub enum Region {
 /// The writable memory of a process, arenas apart.
 #[derive(Debug)]
 pub struct Regions {
-    /// By granule: whether anything is there. Untouched pages of this table take no memory.
-    any: Vec<u8>,
+    /// By granule: what is there. Untouched pages of this table take no memory.
+    granules: Vec<u8>,
     /// By rising address.
     arenas: Vec<Range<u64>>,
     native: Vec<Range<u64>>,
     statics: Vec<Range<u64>>,
 }
 
-const ANY_ARENA: u8 = 1;
-const ANY_OTHER: u8 = 2;
+/// What the table says of a granule: nothing, wholly of one kind, or that the ranges must be asked.
+const NOTHING: u8 = 0;
+const ARENA: u8 = 1;
+const NATIVE: u8 = 2;
+const MIXED: u8 = 3;
 
 impl Regions {
     /// `arenas` by rising address, without overlap.
@@ -71,17 +74,16 @@ impl Regions {
             writable.filter(|m| wanted(m)).map(|m| m.range.clone()).collect()
         };
         let mut regions = Self {
-            any: vec![0; (END >> GRANULE_SHIFT) as usize],
+            granules: vec![NOTHING; (END >> GRANULE_SHIFT) as usize],
             arenas,
             native: ranges(|m| m.file.is_none()),
             statics: ranges(|m| m.file.is_some() && !m.shared),
         };
-        for range in regions.arenas.iter().filter(|range| range.end <= END) {
-            mark(&mut regions.any, range, ANY_ARENA);
-        }
-        for range in regions.native.iter().chain(&regions.statics) {
-            mark(&mut regions.any, range, ANY_OTHER);
-        }
+        let (granules, arenas) = (&mut regions.granules, regions.arenas.iter().filter(|range| range.end <= END));
+        // Arenas lie in native mappings: they come first, and what they cover stays theirs.
+        mark(granules, arenas, ARENA);
+        mark(granules, regions.native.iter(), NATIVE);
+        mark(granules, regions.statics.iter(), MIXED);
         regions
     }
 
@@ -90,11 +92,17 @@ impl Regions {
         if address >= END {
             return Region::Elsewhere;
         }
-        let any = self.any[(address >> GRANULE_SHIFT) as usize];
-        if any & ANY_ARENA != 0 && find(&self.arenas, address).is_some() {
+        match self.granules[(address >> GRANULE_SHIFT) as usize] {
+            NOTHING => Region::Elsewhere,
+            ARENA => Region::Arena,
+            NATIVE => Region::Native,
+            _ => self.ask(address),
+        }
+    }
+
+    fn ask(&self, address: u64) -> Region {
+        if find(&self.arenas, address).is_some() {
             Region::Arena
-        } else if any & ANY_OTHER == 0 {
-            Region::Elsewhere
         } else if find(&self.native, address).is_some() {
             Region::Native
         } else if find(&self.statics, address).is_some() {
@@ -110,10 +118,27 @@ impl Regions {
     }
 }
 
-fn mark(any: &mut [u8], range: &Range<u64>, bit: u8) {
-    let last = range.end.saturating_sub(1) >> GRANULE_SHIFT;
-    for granule in range.start >> GRANULE_SHIFT..=last {
-        any[granule as usize] |= bit;
+/// Marks the granules that ranges without overlap cover wholly as of a kind, those that they touch as mixed, and leaves
+/// what is wholly of a kind already.
+fn mark<'r>(granules: &mut [u8], ranges: impl Iterator<Item = &'r Range<u64>>, kind: u8) {
+    const SIZE: u64 = 1 << GRANULE_SHIFT;
+    // By rising address, so that the pieces of one granule follow each other.
+    let (mut last, mut covered) = (u64::MAX, 0);
+    for range in ranges {
+        for granule in range.start >> GRANULE_SHIFT..=range.end.saturating_sub(1) >> GRANULE_SHIFT {
+            let start = granule << GRANULE_SHIFT;
+            if granule != last {
+                (last, covered) = (granule, 0);
+            }
+            covered += range.end.min(start + SIZE) - range.start.max(start);
+            let entry = &mut granules[granule as usize];
+            match *entry {
+                ARENA => {}
+                NOTHING | MIXED if covered == SIZE && (*entry == NOTHING || kind == ARENA) => *entry = kind,
+                _ if covered == SIZE && kind == ARENA => *entry = kind,
+                _ => *entry = MIXED,
+            }
+        }
     }
 }
 

@@ -42,9 +42,37 @@ pub(super) struct Scan<'a> {
     pub(super) native: Native,
     pub(super) duplicates: Duplicates,
     /// Address of an object's part that is in an arena, and its kind.
-    claims: Vec<(u64, PartKind)>,
+    claims: Vec<Claim>,
     keys: Vec<Keys>,
     missing: Vec<u64>,
+}
+
+/// Address of a block, its kind in the highest byte: there are as many of these as dicts, lists and instances.
+#[derive(Clone, Copy)]
+struct Claim(u64);
+
+impl Claim {
+    const KINDS: [PartKind; 7] = [
+        PartKind::DictKeys,
+        PartKind::Values,
+        PartKind::ListItems,
+        PartKind::SetTable,
+        PartKind::Text,
+        PartKind::ByteArray,
+        PartKind::DequeBlock,
+    ];
+
+    fn new(address: u64, kind: PartKind) -> Self {
+        Self(address | (kind as u64) << 56)
+    }
+
+    fn address(self) -> u64 {
+        self.0 & ((1 << 56) - 1)
+    }
+
+    fn kind(self) -> PartKind {
+        Self::KINDS[(self.0 >> 56) as usize]
+    }
 }
 
 /// Keys of a dict that have not been measured.
@@ -298,7 +326,7 @@ impl<'a> Scan<'a> {
     /// A block that belongs to an object.
     pub(super) fn part(&mut self, part: Part) {
         match self.regions.of(part.address) {
-            Region::Arena => self.claims.push((part.address, part.kind)),
+            Region::Arena => self.claims.push(Claim::new(part.address, part.kind)),
             Region::Native => self.native.part(part),
             Region::Static | Region::Elsewhere => {}
         }
@@ -347,15 +375,16 @@ impl<'a> Scan<'a> {
     /// Labels the parts whose blocks have been read; the others wait.
     pub(super) fn apply_claims(&mut self) {
         let claims = std::mem::take(&mut self.claims);
-        for (address, kind) in claims {
-            match self.labels.claim(address, kind) {
+        for claim in claims {
+            let address = claim.address();
+            match self.labels.claim(address, claim.kind()) {
                 // Not what it looked like.
                 Some((label, size)) => {
                     if let Some(number) = label.number() {
                         self.tally.take_back(number, size);
                     }
                 }
-                None if self.labels.is_unread(address) => self.claims.push((address, kind)),
+                None if self.labels.is_unread(address) => self.claims.push(claim),
                 None => {}
             }
         }

@@ -64,15 +64,17 @@ pub fn take(subject: &Subject<'_>) -> Result<Census, CensusError> {
     }
     let threads = interpreters.iter().map(|interpreter| interpreter.threads.len() as u64).sum();
     let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-    let mut census = build(subject, &scan, &pymalloc);
+    let mut census = build(subject, &mut scan, &pymalloc);
     census.kinds.threads = threads;
     census.taken_at = taken_at;
     census.seconds = begun.elapsed().as_secs_f64();
     Ok(census)
 }
 
-fn build(subject: &Subject<'_>, scan: &Scan<'_>, pymalloc: &PymallocState) -> Census {
+fn build(subject: &Subject<'_>, scan: &mut Scan<'_>, pymalloc: &PymallocState) -> Census {
     let labels = scan.labels.totals(pymalloc.classes());
+    let duplicates = duplicates(subject, scan);
+    let scan = &*scan;
     let name = |number: u16| scan.types.get(number).map_or_else(String::new, super::Type::qualified);
     let tally = &scan.tally;
     // Two classes may have one name, as those that a function makes.
@@ -160,7 +162,7 @@ fn build(subject: &Subject<'_>, scan: &Scan<'_>, pymalloc: &PymallocState) -> Ce
         kinds,
         types,
         containers: containers.collect(),
-        duplicates: duplicates(subject, scan),
+        duplicates,
         parts: parts.to_vec(),
         size_classes: size_classes.collect(),
         arenas,
@@ -194,7 +196,7 @@ fn arenas(labels: &super::labels::LabelTotals, pymalloc: &PymallocState) -> Aren
     arenas
 }
 
-fn duplicates(subject: &Subject<'_>, scan: &Scan<'_>) -> Duplicates {
+fn duplicates(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Duplicates {
     let (groups, (objects, bytes)) = scan.duplicates.worst(DUPLICATE_GROUPS);
     let groups = groups.into_iter().filter_map(|group| {
         let of = scan.types.get(group.number)?;

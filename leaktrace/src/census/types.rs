@@ -14,6 +14,8 @@ use super::words::{i64_at, u32_at, u64_at};
 pub const MAX_TYPES: usize = 60_000;
 /// Most addresses that are remembered as being no types.
 const MAX_REFUSED: usize = 1 << 18;
+/// Words of the filter.
+const FILTER_WORDS: usize = 1024;
 /// Longest chain of metatypes, and of bases.
 const MAX_CHAIN: usize = 64;
 /// Longest name of a type or module, bytes.
@@ -89,6 +91,8 @@ pub struct Types<'a> {
     offsets: &'a Offsets,
     all: Vec<Type>,
     known: AddressMap<u16>,
+    /// A bit for each known address, by its hash: most words are no types, and this says so at once.
+    filter: Box<[u64; FILTER_WORDS]>,
     refused: HashSet<u64, BuildHasherDefault<AddressHasher>>,
     /// Address of `type`, 0 before the first proof.
     root: u64,
@@ -97,7 +101,7 @@ pub struct Types<'a> {
 impl<'a> Types<'a> {
     pub fn new(memory: &'a dyn Memory, offsets: &'a Offsets) -> Self {
         let (known, refused) = (AddressMap::default(), HashSet::default());
-        Self { memory, offsets, all: Vec::new(), known, refused, root: 0 }
+        Self { memory, offsets, all: Vec::new(), known, filter: Box::new([0; FILTER_WORDS]), refused, root: 0 }
     }
 
     pub fn all(&self) -> &[Type] {
@@ -110,6 +114,10 @@ impl<'a> Types<'a> {
 
     /// The number of the type at an address, if it is known to be one.
     pub fn find(&self, address: u64) -> Option<u16> {
+        let (word, bit) = filter_bit(address);
+        if self.filter[word] & bit == 0 {
+            return None;
+        }
         self.known.get(&address).copied()
     }
 
@@ -215,6 +223,8 @@ impl<'a> Types<'a> {
     fn add(&mut self, address: u64, bytes: &[u8]) -> bool {
         let Some(found) = self.read(address, bytes) else { return false };
         self.known.insert(address, self.all.len() as u16);
+        let (word, bit) = filter_bit(address);
+        self.filter[word] |= bit;
         self.all.push(found);
         true
     }
@@ -297,6 +307,12 @@ impl<'a> Types<'a> {
             (name == "__module__").then(|| string(self.memory, self.offsets, u64_at(bytes, value)?, MAX_NAME))?
         })
     }
+}
+
+/// Word and bit of an address in the filter.
+fn filter_bit(address: u64) -> (usize, u64) {
+    let hash = address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+    ((hash / 64) as usize % FILTER_WORDS, 1 << (hash % 64))
 }
 
 fn named(flags: u64, name: &str) -> Option<Shape> {
