@@ -62,7 +62,8 @@ impl Diff {
         };
         let classes = |census: &Census| -> BTreeMap<String, (u64, u64)> {
             let used = |class: &super::SizeClass| class.objects + class.parts + class.free_listed + class.unknown;
-            let entry = |class: &super::SizeClass| (format!("{} B", class.size), (used(class), used(class) * class.size));
+            let entry =
+                |class: &super::SizeClass| (format!("{} B", class.size), (used(class), used(class) * class.size));
             census.size_classes.iter().map(entry).collect()
         };
         let grew = new.memory.rss > old.memory.rss;
@@ -95,8 +96,6 @@ fn compare(old: &BTreeMap<String, (u64, u64)>, new: &BTreeMap<String, (u64, u64)
             Some(Difference { name: name.clone(), change, old_count, new_count, old_bytes, new_bytes })
         })
         .collect();
-    all.sort_by_key(|difference| {
-        (std::cmp::Reverse(difference.bytes_delta().unsigned_abs()), difference.name.clone())
-    });
+    all.sort_by_key(|difference| (std::cmp::Reverse(difference.bytes_delta().unsigned_abs()), difference.name.clone()));
     all
 }

@@ -43,7 +43,13 @@ impl Duplicates {
     pub(super) fn new(heap: u64) -> Self {
         let room = (heap / HEAP_PER_ENTRY).clamp(1 << 12, 1 << 20) as usize;
         let bits = (heap / HEAP_PER_BIT).clamp(1 << 16, 1 << 31).next_power_of_two();
-        Self { seen: vec![0; (bits / 64) as usize], groups: AddressMap::default(), waiting: Vec::with_capacity(BATCH), room, floor: 1 }
+        Self {
+            seen: vec![0; (bits / 64) as usize],
+            groups: AddressMap::default(),
+            waiting: Vec::with_capacity(BATCH),
+            room,
+            floor: 1,
+        }
     }
 
     pub(super) fn add(&mut self, number: u16, address: u64, content: &[u8], bytes: u64) {
@@ -130,7 +136,10 @@ mod tests {
             duplicates.add(2, i, b"x", 50);
         }
         let (worst, total) = duplicates.worst(10);
-        assert_eq!(worst.iter().map(|g| (g.number, g.count, g.bytes)).collect::<Vec<_>>(), [(1, 1000, 65), (2, 1000, 49)]);
+        assert_eq!(
+            worst.iter().map(|g| (g.number, g.count, g.bytes)).collect::<Vec<_>>(),
+            [(1, 1000, 65), (2, 1000, 49)]
+        );
         assert_eq!(total, (2 * 999, 999 * (65 + 49)));
     }
 

@@ -62,7 +62,7 @@ enum State {
 pub(super) struct Labels {
     pub(super) arenas: Vec<ArenaLabels>,
     pools: Vec<PoolLabels>,
-    labels: Vec<Label>,
+    blocks: Vec<Label>,
     pool_size: u64,
     arena_size: u64,
     header: u64,
@@ -109,7 +109,7 @@ impl Labels {
         Self {
             arenas,
             pools: vec![PoolLabels { start: 0, capacity: 0, class: 0, state: State::Unread }; entry],
-            labels: Vec::new(),
+            blocks: Vec::new(),
             pool_size: state.pool_size,
             arena_size: state.arena_size,
             header: state.pool.size.into(),
@@ -119,12 +119,12 @@ impl Labels {
 
     /// Makes room for the blocks of a pool, all free until they are set.
     pub(super) fn pool(&mut self, arena: usize, pool: usize, class: u8, capacity: usize) {
-        let start = self.labels.len() as u32;
-        if self.labels.capacity() < self.labels.len() + capacity {
+        let start = self.blocks.len() as u32;
+        if self.blocks.capacity() < self.blocks.len() + capacity {
             // Not doubled: these are the most of what a census takes.
-            self.labels.reserve_exact(capacity + self.labels.len() / 8);
+            self.blocks.reserve_exact(capacity + self.blocks.len() / 8);
         }
-        self.labels.resize(self.labels.len() + capacity, Label::FREE);
+        self.blocks.resize(self.blocks.len() + capacity, Label::FREE);
         self.pools[self.arenas[arena].entry + pool] =
             PoolLabels { start, capacity: capacity as u16, class, state: State::Read };
     }
@@ -135,7 +135,7 @@ impl Labels {
 
     pub(super) fn set(&mut self, arena: usize, pool: usize, block: usize, label: Label) {
         let pool = self.pools[self.arenas[arena].entry + pool];
-        self.labels[pool.start as usize + block] = label;
+        self.blocks[pool.start as usize + block] = label;
     }
 
     /// Labels the block that holds an address as a part; tells what it was before and its size. `None`: there is no used
@@ -147,7 +147,7 @@ impl Labels {
         if pool.state != State::Read || block >= u64::from(pool.capacity) {
             return None;
         }
-        let label = &mut self.labels[pool.start as usize + block as usize];
+        let label = &mut self.blocks[pool.start as usize + block as usize];
         let is_part = (Label::PARTS..Label::OBJECTS).contains(&label.0);
         if *label == Label::FREE || is_part {
             return None;
@@ -180,7 +180,7 @@ impl Labels {
             let mut used = 0;
             for pool in &self.pools[arena.entry..arena.entry + arena.pools] {
                 match pool.state {
-                    State::Read if pool.capacity > 0 => used += self.add(pool, &mut totals),
+                    State::Read if pool.capacity > 0 => used += self.add(*pool, &mut totals),
                     State::Read => totals.empty_pools += 1,
                     State::Unread | State::Unsettled => {
                         totals.unsettled_pools += 1;
@@ -194,12 +194,12 @@ impl Labels {
     }
 
     /// Adds a pool to the sums; tells the bytes of its blocks in use.
-    fn add(&self, pool: &PoolLabels, totals: &mut LabelTotals) -> u64 {
+    fn add(&self, pool: PoolLabels, totals: &mut LabelTotals) -> u64 {
         let size = (u64::from(pool.class) + 1) << self.class_shift;
         let class = &mut totals.classes[usize::from(pool.class)];
         class.pools += 1;
         let mut free = 0;
-        let labels = &self.labels[pool.start as usize..pool.start as usize + usize::from(pool.capacity)];
+        let labels = &self.blocks[pool.start as usize..pool.start as usize + usize::from(pool.capacity)];
         for label in labels {
             match *label {
                 Label::FREE => free += 1,

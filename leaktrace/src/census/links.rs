@@ -38,7 +38,9 @@ mod tests {
     fn a_ring_is_closed_and_a_torn_one_is_not() {
         let ring = |nodes: &[(u64, u64)]| {
             let mut links = Links::default();
-            nodes.iter().for_each(|&(node, next)| links.add(node, next));
+            for &(node, next) in nodes {
+                links.add(node, next);
+            }
             links.are_closed()
         };
         assert!(ring(&[]));

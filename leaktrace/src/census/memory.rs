@@ -70,7 +70,12 @@ impl Shares {
         let objects = census.live_bytes();
         let fragmentation = census.arenas.free();
         let arenas = census.arenas.bytes + census.large_live_bytes();
-        Self { objects, fragmentation, native: census.memory.anonymous.saturating_sub(arenas), file: census.memory.file }
+        Self {
+            objects,
+            fragmentation,
+            native: census.memory.anonymous.saturating_sub(arenas),
+            file: census.memory.file,
+        }
     }
 
     /// The largest.

@@ -110,7 +110,9 @@ impl Scan<'_> {
             return;
         };
         let of = &self.types.all()[usize::from(number)];
-        let Some(Look::Object { object, tracked, .. }) = self.is_object(number, of, bytes, BEFORE, None) else { return };
+        let Some(Look::Object { object, tracked, .. }) = self.is_object(number, of, bytes, BEFORE, None) else {
+            return;
+        };
         // What pymalloc would have served is static data of an extension or a copy, unless the collector knows it.
         let large = of.preheader + object.own > self.pymalloc.small_max;
         if !large && tracked.is_none() || object.own > self.regions.native_after(address) {

@@ -79,9 +79,9 @@ pub fn dict_keys(offsets: &Offsets, header: &[u8]) -> Option<KeysSize> {
         (_, Some(slots), Some(bytes)) if slots < 40 && bytes < 44 => (1u64 << slots, 1u64 << bytes),
         (Some(slots), ..) if slots.is_power_of_two() && slots < 1 << 40 => {
             let index = match slots {
-                ..=0xff => 1,
-                ..=0xffff => 2,
-                ..=0xffff_ffff => 4,
+                0..=0xff => 1,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xffff_ffff => 4,
                 _ => 8,
             };
             (slots, slots * index)
@@ -103,7 +103,11 @@ pub fn entry_of(offsets: &Offsets, header: &[u8]) -> (u64, u32, u32) {
     if general {
         (offsets.dict_entry.size.into(), offsets.dict_entry.key, offsets.dict_entry.value)
     } else {
-        (u64::from(offsets.dict_unicode_entry.value) + 8, offsets.dict_unicode_entry.key, offsets.dict_unicode_entry.value)
+        (
+            u64::from(offsets.dict_unicode_entry.value) + 8,
+            offsets.dict_unicode_entry.key,
+            offsets.dict_unicode_entry.value,
+        )
     }
 }
 

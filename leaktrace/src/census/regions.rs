@@ -12,11 +12,11 @@ const END: u64 = 1 << 47;
 const GRANULE_SHIFT: u32 = 20;
 
 /// A map keyed by addresses. Their low bits are alike, so one multiplication has to spread them.
-pub type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
+pub(super) type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 
 /// See [`AddressMap`].
 #[derive(Debug, Clone, Copy, Default)]
-pub struct AddressHasher(u64);
+pub(super) struct AddressHasher(u64);
 
 impl Hasher for AddressHasher {
     fn finish(&self) -> u64 {
@@ -160,7 +160,8 @@ mod tests {
               7f0000000000-7f0000200000 rw-p 00000000 00:00 0 \n\
               7f0000300000-7f0000301000 rw-s 00000000 00:01 9 /shared\n",
         );
-        let regions = Regions::new(&maps, vec![0x7f00_0000_1000..0x7f00_0010_1000]);
+        let arena = 0x7f00_0000_1000..0x7f00_0010_1000;
+        let regions = Regions::new(&maps, [arena].into());
         let cases = [
             (0, Region::Elsewhere),
             (0x40_0000, Region::Elsewhere),

@@ -90,7 +90,12 @@ struct Window<'b> {
 
 /// What a block looks like.
 pub(super) enum Look {
-    Object { number: u16, at: usize, object: Object, tracked: Option<(u64, u64)> },
+    Object {
+        number: u16,
+        at: usize,
+        object: Object,
+        tracked: Option<(u64, u64)>,
+    },
     /// An object that was freed and waits for its type to need it again.
     Waiting(u16),
     Other,
@@ -175,7 +180,7 @@ impl<'a> Scan<'a> {
                 if matches!(look, Look::Undecided) {
                     undecided.push((number, block, at, size));
                 } else {
-                    self.settle(arena, number, block, address + at as u64, bytes, look);
+                    self.settle(arena, number, block, address + at as u64, bytes, &look);
                 }
             }
         }
@@ -190,7 +195,7 @@ impl<'a> Scan<'a> {
                 Look::Undecided => Look::Other,
                 look => look,
             };
-            self.settle(arena, number, block, first + (pool + at) as u64, bytes, look);
+            self.settle(arena, number, block, first + (pool + at) as u64, bytes, &look);
         }
         self.missing.clear();
         self.measure_keys(&Window { start: first, bytes: buffer });
@@ -227,22 +232,11 @@ impl<'a> Scan<'a> {
     }
 
     /// Checks an object that begins at `at`; in a block of pymalloc's `size`, or of the C allocator's.
-    pub(super) fn is_object(
-        &self,
-        number: u16,
-        of: &Type,
-        bytes: &[u8],
-        at: usize,
-        size: Option<u64>,
-    ) -> Option<Look> {
+    pub(super) fn is_object(&self, number: u16, of: &Type, bytes: &[u8], at: usize, size: Option<u64>) -> Option<Look> {
         let object = bytes.get(at..)?;
         let is_address = |count| self.regions.of(count) != Region::Elsewhere;
         let count = object::refcount(self.offsets, object, is_address)?;
-        let links = if of.gc {
-            Some(object::gc_links(self.offsets, bytes.get(at.checked_sub(16)?..)?)?)
-        } else {
-            None
-        };
+        let links = if of.gc { Some(object::gc_links(self.offsets, bytes.get(at.checked_sub(16)?..)?)?) } else { None };
         if count == 0 {
             return Some(Look::Waiting(number));
         }
@@ -275,10 +269,10 @@ impl<'a> Scan<'a> {
     }
 
     /// Labels a block and counts what is in it.
-    fn settle(&mut self, arena: usize, pool: usize, block: usize, address: u64, bytes: &[u8], look: Look) {
-        let label = match look {
-            Look::Object { number, at, object, tracked } => {
-                self.object(number, address + at as u64, &object, tracked);
+    fn settle(&mut self, arena: usize, pool: usize, block: usize, address: u64, bytes: &[u8], look: &Look) {
+        let label = match *look {
+            Look::Object { number, at, ref object, tracked } => {
+                self.object(number, address + at as u64, object, tracked);
                 let of = &self.types.all()[usize::from(number)];
                 if let Some((from, len)) = object::content(self.offsets, of, &bytes[at..])
                     && let Some(content) = bytes.get(at + from as usize..at + (from + len) as usize)

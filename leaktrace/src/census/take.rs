@@ -105,13 +105,8 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>, pymalloc: &PymallocState) -
         if let Some(kind) = kind {
             *kind += count.count;
         }
-        let entry = by_name.entry(name.clone()).or_insert(TypeCount {
-            name,
-            count: 0,
-            bytes: 0,
-            tracked: 0,
-            free_listed: 0,
-        });
+        let entry =
+            by_name.entry(name.clone()).or_insert(TypeCount { name, count: 0, bytes: 0, tracked: 0, free_listed: 0 });
         entry.count += count.count;
         entry.bytes += count.bytes;
         entry.tracked += count.tracked;

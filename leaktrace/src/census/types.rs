@@ -11,7 +11,7 @@ use super::regions::{AddressHasher, AddressMap, Region, Regions};
 use super::words::{i64_at, u32_at, u64_at};
 
 /// Most types that are kept: their numbers must fit the labels of blocks.
-pub const MAX_TYPES: usize = 60_000;
+const MAX_TYPES: usize = 60_000;
 /// Most addresses that are remembered as being no types.
 const MAX_REFUSED: usize = 1 << 18;
 /// Words of the filter.
@@ -201,7 +201,7 @@ impl<'a> Types<'a> {
         let mut at = meta;
         for _ in 0..4 {
             let Ok(bytes) = self.memory.bytes(at, self.object_bytes()) else { return false };
-            if !self.flags(&bytes).is_some_and(|f| f & flag::TYPE != 0) {
+            if self.flags(&bytes).is_none_or(|f| f & flag::TYPE == 0) {
                 return false;
             }
             match u64_at(&bytes, self.offsets.object.type_) {

@@ -28,5 +28,9 @@ fn load(path: &Path) -> Result<Census, Failure> {
     let failure = |why: String| Failure::new(ExitCode::Usage, format!("cannot read {}: {why}", path.display()), hint);
     let text = std::fs::read_to_string(path).map_err(|error| failure(error.to_string()))?;
     let census: Census = serde_json::from_str(&text).map_err(|error| failure(format!("no census: {error}")))?;
-    if census.schema == SCHEMA { Ok(census) } else { Err(failure(format!("its schema is {:?}, not {SCHEMA}", census.schema))) }
+    if census.schema == SCHEMA {
+        Ok(census)
+    } else {
+        Err(failure(format!("its schema is {:?}, not {SCHEMA}", census.schema)))
+    }
 }

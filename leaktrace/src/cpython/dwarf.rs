@@ -213,11 +213,7 @@ const GROUPS: &[Group] = &[
             ("indices", Offset("dk_indices")),
         ],
     ),
-    (
-        "dict_entry",
-        &["PyDictKeyEntry"],
-        &[("size", Size), ("key", Offset("me_key")), ("value", Offset("me_value"))],
-    ),
+    ("dict_entry", &["PyDictKeyEntry"], &[("size", Size), ("key", Offset("me_key")), ("value", Offset("me_value"))]),
     ("dict_unicode_entry", &["PyDictUnicodeEntry"], &[("key", Maybe("me_key")), ("value", Maybe("me_value"))]),
     ("dict_values", &["_dictvalues"], &[("capacity", Maybe("capacity")), ("values", Maybe("values"))]),
     (

@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(list(&[1]), (Walk { objects: 0, closed: true }, vec![]));
         assert_eq!(list(&[3, 1, 2]), (Walk { objects: 2, closed: true }, vec![3, 2]));
         assert_eq!(list(&[2, 3, 0]).0, Walk { objects: 2, closed: false });
-        assert_eq!(list(&[2, 3, 99]).0.closed, false);
+        assert!(!list(&[2, 3, 99]).0.closed);
         let (walk, seen) = list(&[2, 3, 4, 5, 3]);
         assert!(!walk.closed && seen.len() < 20);
     }

@@ -70,7 +70,8 @@ pub fn warnings(gc: &InterpreterCollector) -> Vec<String> {
     if !gc.enabled {
         warnings.push("It is disabled: reference cycles are never freed.".to_owned());
     } else if gc.generations.first().is_some_and(|young| young.threshold == 0) {
-        warnings.push("Its first threshold is 0: it never runs by itself, reference cycles are never freed.".to_owned());
+        warnings
+            .push("Its first threshold is 0: it never runs by itself, reference cycles are never freed.".to_owned());
     }
     if gc.long_lived_pending > gc.long_lived_total && gc.long_lived_pending > 10_000 {
         warnings.push(format!(

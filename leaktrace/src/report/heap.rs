@@ -38,7 +38,11 @@ pub fn census(census: &Census, top: usize, style: Style) -> String {
     let duplicates = &census.duplicates;
     if duplicates.bytes > 0 {
         let wasted = format!("{} in {} objects", bytes(duplicates.bytes as f64), count(duplicates.objects as f64));
-        let _ = writeln!(page, "\n{}", style.dim(format!("{:>10} {:>10}  equal contents: {wasted} more than needed", "objects", "bytes each")));
+        let _ = writeln!(
+            page,
+            "\n{}",
+            style.dim(format!("{:>10} {:>10}  equal contents: {wasted} more than needed", "objects", "bytes each"))
+        );
         for group in duplicates.groups.iter().take(top.min(5)) {
             let each = bytes(group.bytes as f64);
             let what = format!("{} {:?}", group.name, group.preview);

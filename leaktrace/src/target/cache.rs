@@ -9,11 +9,14 @@ const LINE: u64 = 1 << 14;
 /// Lines that are kept: 32 MiB.
 const LINES: usize = 1 << 11;
 
+/// Its number and its bytes, once it has been read.
+type Line = Option<(u64, Box<[u8]>)>;
+
 /// A view of another memory, as it was when each line was first read. Make a new one for a new look.
 pub struct CachedMemory<'a> {
     memory: &'a dyn Memory,
     /// By the line's number modulo their count.
-    lines: RefCell<Vec<Option<(u64, Box<[u8]>)>>>,
+    lines: RefCell<Vec<Line>>,
 }
 
 impl<'a> CachedMemory<'a> {
