@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use leaktrace::census::diff::Diff;
 use leaktrace::census::{Census, SCHEMA};
 use leaktrace::report::heap;
@@ -17,7 +17,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
     let diff = Diff::of(&old, &new);
     let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
     if let Some(json) = json {
-        json.write(&(serde_json::to_string_pretty(&diff).context("the comparison is not JSON")? + "\n"))?;
+        json.write_value(&diff)?;
     }
     page.print(&heap::diff(&diff, args.top, page.style()))?;
     Ok(ExitCode::Success)

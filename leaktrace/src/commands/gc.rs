@@ -1,6 +1,6 @@
 //! `leaktrace gc`: how the garbage collector is set and how it does.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use leaktrace::census::{Subject, collector};
 use leaktrace::cpython::Interpreter;
 use leaktrace::report::collector as view;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &GcArgs) -> Result<ExitCode> {
     let collector = collector::look(&subject).map_err(leaktrace::census::CensusError::from)?;
     let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
     if let Some(json) = json {
-        json.write(&(serde_json::to_string_pretty(&collector).context("what was found is not JSON")? + "\n"))?;
+        json.write_value(&collector)?;
     }
     page.print(&view::page(&collector, page.style()))?;
     Ok(ExitCode::Success)

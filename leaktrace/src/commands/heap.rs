@@ -51,11 +51,10 @@ pub(crate) fn run(args: &HeapArgs) -> Result<ExitCode> {
         text.push_str(&heap::growth(growth, args.top, page.style()));
     }
     let document = Document { census: &last, growth };
-    let document = serde_json::to_string_pretty(&document).context("the census is not JSON")? + "\n";
     // What was asked for in several places goes to all of them, also when one cannot take it.
     let results = [
-        json.map_or(Ok(()), |json| json.write(&document)),
-        save.map_or(Ok(()), |save| save.write(&document)),
+        json.map_or(Ok(()), |json| json.write_value(&document)),
+        save.map_or(Ok(()), |save| save.write_value(&document)),
         page.print(&text),
     ];
     results.into_iter().collect::<Result<(), _>>()?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use leaktrace::host::signals::reader_is_gone;
 use leaktrace::report::Style;
+use serde::Serialize;
 
 use crate::cli::JsonOutput;
 use crate::exit::{ExitCode, Failure};
@@ -67,6 +68,14 @@ impl Json {
                 .map(|file| Self::File(file, path.clone()))
                 .map_err(|error| failure(&path.display().to_string(), &error)),
         }
+    }
+
+    /// Writes a value as indented JSON in the place of what was there.
+    pub(crate) fn write_value(self, value: &impl Serialize) -> Result<(), Failure> {
+        self.write(|out| {
+            serde_json::to_writer_pretty(&mut *out, value)?;
+            writeln!(out)
+        })
     }
 
     /// Writes the report in the place of what was there.
