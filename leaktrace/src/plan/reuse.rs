@@ -43,7 +43,7 @@ pub struct Found {
 }
 
 /// Finds the places in all code. `usedpools`: the addresses of pymalloc's table of pools. `None`: this build has no
-/// `_Py_NewReference` that tells tracemalloc by a direct call.
+/// `_Py_NewReference` that is called, and none whose inlined copies can be told.
 pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Found> {
     let new_reference = code.file.symbol("_Py_NewReference").map(|symbol| symbol.address);
     let (own, tell_tracemalloc) = match new_reference {
@@ -55,11 +55,11 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Fo
                 .filter(|i| i.flow_control() == FlowControl::Call)
                 .filter_map(|i| direct_target(&i))
                 .collect();
-            let [callee] = callees.into_iter().collect::<Vec<u64>>()[..] else { return None };
-            (own, callee)
+            // Several: what tells tracemalloc is inlined in it, as a function that is called in one place only.
+            (own, if callees.len() == 1 { callees.first().copied() } else { None })
         }
         // 3.8: always inlined.
-        None => (0..0, code.file.symbol(TELL_TRACEMALLOC)?.address),
+        None => (0..0, Some(code.file.symbol(TELL_TRACEMALLOC)?.address)),
     };
     let mut backwards = Backwards { code, sweep, factory: InstructionInfoFactory::new(), functions: HashMap::new() };
     let object = Held::in_register(reg::RDI);
@@ -69,7 +69,10 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Fo
     for call in names.flat_map(|callee| sweep.calls_of(callee)).filter_map(|call| code.decode(call)) {
         places.insert(call.ip(), (call, object));
     }
-    let tells = std::iter::once(tell_tracemalloc).chain(stubs(code, sweep, TELL_TRACEMALLOC));
+    if places.is_empty() && tell_tracemalloc.is_none() {
+        return None;
+    }
+    let tells = tell_tracemalloc.into_iter().chain(stubs(code, sweep, TELL_TRACEMALLOC));
     for call in tells.flat_map(|callee| sweep.calls_of(callee)).filter(|call| !own.contains(call)) {
         let jumps = backwards.jumps_before(call, object);
         found.unresolved += usize::from(jumps.is_empty());
