@@ -275,7 +275,7 @@ impl Interpreter<'_> {
             }
         }
         if untold > 0 {
-            builder.gap(format!("what {untold} unguarded call sites allocate for domain mem is shown under obj"));
+            builder.gap(format!("buffers that come from {untold} of the interpreter's calls show under obj, not mem"));
         }
     }
 

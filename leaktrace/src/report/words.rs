@@ -175,20 +175,28 @@ pub(super) fn cost(capture: &Capture) -> String {
 
 /// "app.py:12 handle", or what stands for a missing frame.
 pub(super) fn frame(frame: &Frame) -> String {
-    let place =
-        if frame.line == 0 { printable(&frame.file) } else { format!("{}:{}", printable(&frame.file), frame.line) };
+    let file = printable(short(&frame.file));
+    let place = if frame.line == 0 { file } else { format!("{file}:{}", frame.line) };
     format!("{place} {}", printable(&frame.function))
 }
 
-/// The line that allocates: "app.py:12 handle".
+/// A file of an installed package or of the standard library without the way there, which fills a line and tells nothing.
+fn short(file: &str) -> &str {
+    let package = ["/site-packages/", "/dist-packages/"].iter().find_map(|folder| Some(file.rsplit_once(folder)?.1));
+    let library = || file.split_once("/lib/python3.")?.1.split_once('/').map(|(_, rest)| rest);
+    package.or_else(library).filter(|rest| !rest.is_empty()).unwrap_or(file)
+}
+
+/// The line that allocates: "app.py:12 handle", with the domain where it is not that of objects.
 pub(super) fn place(line: &Line) -> String {
-    let functions = line.functions.join(", ");
-    match (line.file.is_empty() && line.function.is_empty(), line.line) {
+    let (file, functions) = (short(&line.file), line.functions.join(", "));
+    let place = match (line.file.is_empty() && line.function.is_empty(), line.line) {
         (true, _) if line.stack_lost => "(stack lost)".to_owned(),
         (true, _) => "(no Python frame)".to_owned(),
-        (false, 0) => printable(&format!("{} {functions}", line.file)),
-        (false, number) => printable(&format!("{}:{number} {functions}", line.file)),
-    }
+        (false, 0) => printable(&format!("{file} {functions}")),
+        (false, number) => printable(&format!("{file}:{number} {functions}")),
+    };
+    if line.domain == "obj" { place } else { format!("{place} ({})", line.domain) }
 }
 
 /// Text of the target without control characters: it must not steer our terminal.

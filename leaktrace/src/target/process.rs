@@ -164,6 +164,18 @@ impl Target {
         &self.cmdline
     }
 
+    /// Its children that run the same executable, as the workers of a server do.
+    pub fn children_alike(&self) -> Vec<u32> {
+        let tasks = fs::read_dir(self.proc_path("task")).into_iter().flatten().flatten();
+        let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let mut children: Vec<u32> = lists
+            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+            .filter(|&child| fs::read_link(proc_path(child, "exe")).is_ok_and(|exe| exe == self.exe))
+            .collect();
+        children.sort_unstable();
+        children
+    }
+
     /// A file below `/proc/PID`.
     pub fn proc_path(&self, name: &str) -> PathBuf {
         proc_path(self.pid, name)

@@ -81,6 +81,13 @@ fn coverage(session: &Session) -> Coverage {
 
 fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
     let mut notes = session.plan().gaps.clone();
+    let children: Vec<String> = session.target().children_alike().iter().map(ToString::to_string).collect();
+    if !children.is_empty() {
+        notes.push(format!(
+            "child processes of the same program are not traced; where they do the work (a server's workers), trace one of them: {}",
+            children.join(", ")
+        ));
+    }
     let Some(ended) = ended else { return notes };
     let what = match ended {
         Ended::Exited => "ended",
