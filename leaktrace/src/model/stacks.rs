@@ -26,7 +26,7 @@ pub struct FrameRef<'a> {
 }
 
 /// One frame as reports carry it; the texts are shared with the interner.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Frame {
     pub kind: FrameKind,
     /// Qualified name.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::units::{bytes, bytes_rate, span};
+use super::units::{bytes, bytes_rate, percent, span};
 use super::words::{self, fit, losses, place, wrap};
 use super::{Line, Report, Style};
 use crate::model::Verdict;
@@ -103,7 +103,11 @@ pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec
     lines.push(String::new());
     let capture = &report.capture;
     lines.push(style.dim(fit_start(
-        &format!("{} watched; coverage {}", span(capture.duration_seconds), words::coverage(capture)),
+        &format!(
+            "{} watched; coverage {}",
+            span(capture.duration_seconds),
+            capture.coverage.ratio.map_or_else(|| "not measured".to_owned(), percent)
+        ),
         columns,
     )));
     let lost = losses(capture);

@@ -1,9 +1,14 @@
 //! Verdicts and evidence in words, shared by the text views.
 
+use std::collections::HashMap;
+
 use super::units::{blocks_rate, bytes, bytes_rate, count, percent, span};
 use super::{Capture, Headline, Line, Memory, Outlook, Report};
 use crate::model::verdict::{CollectorTest, Evidence, Reason};
-use crate::model::{Frame, Growth, Rate, Verdict};
+use crate::model::{Frame, FrameKind, Growth, Rate, Verdict};
+
+/// Share of all growth from which on a line is said to be where it comes through.
+const MOST: f64 = 0.5;
 
 /// The verdict as one word.
 pub(super) fn verdict(verdict: Verdict) -> &'static str {
@@ -123,8 +128,28 @@ pub(super) fn headline(report: &Report) -> Vec<String> {
             end.room.basis,
         ));
     }
+    lines.extend(own_code(report));
     lines.push(memory(&report.memory));
     lines
+}
+
+/// Where most of the growth passes through the service's own code: what leaks is often allocated in a library that it calls.
+fn own_code(report: &Report) -> Option<String> {
+    let mut rates: HashMap<Frame, f64> = HashMap::new();
+    let mut total = 0.0;
+    for site in report.sites.iter().filter(|site| site.verdict == Verdict::Growing) {
+        let rate = site.growth.bytes_per_second.estimate.max(0.0);
+        total += rate;
+        let own = |frame: &Frame| {
+            frame.kind == FrameKind::Python && !frame.file.starts_with('<') && *short(&frame.file) == *frame.file
+        };
+        if let Some(frame) = site.stack.frames().find(own) {
+            *rates.entry(frame).or_default() += rate;
+        }
+    }
+    let (frame, rate) = rates.into_iter().max_by(|a, b| a.1.total_cmp(&b.1).then_with(|| b.0.cmp(&a.0)))?;
+    let worth_saying = report.headline.growing_lines > 1 && rate >= MOST * total;
+    worth_saying.then(|| format!("{} of it come through {}.", bytes_rate(rate), self::frame(&frame)))
 }
 
 fn memory(memory: &Memory) -> String {
