@@ -285,6 +285,20 @@ pub struct ProcessRecord {
     pub time_ns: u64,
 }
 
+/// Where each generation's count of collections is, youngest first: what tells the generation that was collected where the
+/// collector decides that itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct GcCounts {
+    /// Address of the count in the first of the statistics; 0: the collector's function is told the generation.
+    pub items: [u64; GENERATIONS],
+    /// Address of the byte that says which of the statistics is up to date, 0 where there is but one.
+    pub index: [u64; GENERATIONS],
+    /// Distance of one of the statistics from the next, bytes.
+    pub size: u64,
+}
+
 /// Facts about the target that the BPF programs need: single entry of an array map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -306,11 +320,7 @@ pub struct Config {
     pub task_fsbase: u32,
     /// Bytes that debug hooks put before each object, within its block.
     pub block_head: u32,
-    /// Distance of the counters of two generations, bytes.
-    pub gc_stats_size: u64,
-    /// Address of the youngest generation's count of collections, which tells what generation was collected; 0: the
-    /// collector's function is told.
-    pub gc_stats: u64,
+    pub gc: GcCounts,
     pub python: crate::walk::PythonLayout,
 }
 
@@ -325,8 +335,7 @@ impl Config {
         tgid: 0,
         task_fsbase: 0,
         block_head: 0,
-        gc_stats_size: 0,
-        gc_stats: 0,
+        gc: GcCounts { items: [0; GENERATIONS], index: [0; GENERATIONS], size: 0 },
         python: crate::walk::PythonLayout::ZERO,
     };
 }

@@ -8,7 +8,7 @@ use leaktrace_common::{
 
 use crate::{
     maps::{RING, Thread, config, count},
-    target::Target,
+    target::{Target, read},
 };
 
 #[inline(always)]
@@ -16,7 +16,7 @@ pub fn started(generation: u64, thread: &mut Thread) {
     // SAFETY: the helper has no precondition.
     thread.gc_start_ns = unsafe { bpf_ktime_get_ns() };
     thread.gc_generation = generation as u32;
-    if config().gc_stats != 0 {
+    if config().gc.items[0] != 0 {
         for generation in 0..GENERATIONS {
             thread.gc_counts[generation] = collections(generation);
         }
@@ -48,7 +48,7 @@ pub fn ended(thread: &mut Thread, tid: u32) {
 /// The generation that was collected. `None`: the collector only looked whether there was need.
 #[inline(always)]
 fn collected(thread: &Thread) -> Option<u32> {
-    if config().gc_stats == 0 {
+    if config().gc.items[0] == 0 {
         return Some(thread.gc_generation);
     }
     (0..GENERATIONS)
@@ -58,6 +58,7 @@ fn collected(thread: &Thread) -> Option<u32> {
 
 #[inline(always)]
 fn collections(generation: usize) -> u64 {
-    let at = config().gc_stats + generation as u64 * config().gc_stats_size;
-    Target.word(at).unwrap_or(0)
+    let counts = &config().gc;
+    let index = if counts.index[generation] == 0 { 0 } else { read::<u8>(counts.index[generation]).unwrap_or(0) };
+    Target.word(counts.items[generation] + u64::from(index) * counts.size).unwrap_or(0)
 }

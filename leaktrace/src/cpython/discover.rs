@@ -2,7 +2,7 @@
 
 use crate::target::{ElfError, ElfFile, FileId, Maps, Memory, MemoryError, Target, TargetError};
 
-use super::offsets::Offsets;
+use super::offsets::{Offsets, OffsetsError};
 use super::version::Version;
 use super::{Facts, pymalloc, threads, tls};
 
@@ -10,8 +10,6 @@ use super::{Facts, pymalloc, threads, tls};
 const MARKS: [&str; 4] = ["Py_Version", "_PyRuntime", "PyObject_Malloc", "Py_GetVersion"];
 /// The section of `_PyRuntime` from 3.10 (`Python/pylifecycle.c`), also in stripped files without dynamic symbols.
 const RUNTIME_SECTION: &str = ".PyRuntime";
-/// Offset of `free_threaded` in `_Py_DebugOffsets`, with which `_PyRuntime` begins (3.13, `pycore_debug_offsets.h`).
-const FREE_THREADED: u64 = 16;
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
 
@@ -87,11 +85,13 @@ impl Interpreter {
         let unsupported =
             |version: String| DiscoverError::Unsupported { pid, version, supported: Offsets::supported().join(", ") };
         let version = find_version(memory, &elf).map_err(unsupported)?;
-        let offsets = Offsets::of(version.major, version.minor, version.patch);
-        let (Some(offsets), Some(runtime)) = (offsets, runtime) else { return Err(unsupported(version.to_string())) };
-        if version.minor >= 13 && memory.u64(runtime + FREE_THREADED)? != 0 {
-            return Err(unsupported(format!("{version} (free-threaded)")));
-        }
+        let Some(runtime) = runtime else { return Err(unsupported(version.to_string())) };
+        let offsets = match Offsets::read(memory, runtime, version) {
+            Ok(Some(offsets)) => offsets,
+            Ok(None) => return Err(unsupported(version.to_string())),
+            Err(OffsetsError::Memory(error)) => return Err(error.into()),
+            Err(error) => return Err(unsupported(format!("{version} ({error})"))),
+        };
         let main = memory.u64(runtime + u64::from(offsets.runtime.interpreters_main))?;
         if main == 0 {
             return Err(DiscoverError::NotInitialised { pid, version: version.to_string() });

@@ -42,8 +42,10 @@ enum Ask {
     Bit(&'static str),
     /// Size of the struct in bytes.
     Size,
+    /// The same, of a struct that not every version has.
+    MaybeSize,
 }
-use Ask::{Bit, Maybe, Offset, Since, Size};
+use Ask::{Bit, Maybe, MaybeSize, Offset, Since, Size};
 
 /// Table of the file, structs in C of which the first that is there counts, and the keys in it.
 type Group = (&'static str, &'static [&'static str], &'static [(&'static str, Ask)]);
@@ -148,6 +150,16 @@ const GROUPS: &[Group] = &[
         ],
     ),
     (
+        "gc_ring",
+        &["gc_stats"],
+        &[
+            ("young", Maybe("young")),
+            ("old", Maybe("old")),
+        ],
+    ),
+    ("gc_young_ring", &["gc_young_stats_buffer"], &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))]),
+    ("gc_old_ring", &["gc_old_stats_buffer"], &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))]),
+    (
         "gc_generation",
         &["gc_generation"],
         &[("size", Size), ("threshold", Offset("threshold")), ("count", Offset("count"))],
@@ -243,11 +255,69 @@ const GROUPS: &[Group] = &[
     ("deque_block", &["BLOCK"], &[("right", Maybe("rightlink"))]),
 ];
 
+/// Where `_Py_DebugOffsets` (3.13 and later, `Include/internal/pycore_debug_offsets.h`) holds the offset of a field: group and key
+/// here, path there. What a target says there of itself goes before the table.
+const DEBUG_OFFSETS: &[(&str, &[(&str, &str)])] = &[
+    ("runtime", &[("interpreters_head", "runtime_state.interpreters_head")]),
+    (
+        "interpreter",
+        &[
+            ("next", "interpreter_state.next"),
+            ("id", "interpreter_state.id"),
+            ("threads_head", "interpreter_state.threads_head"),
+            ("gc", "interpreter_state.gc"),
+        ],
+    ),
+    (
+        "thread",
+        &[
+            ("next", "thread_state.next"),
+            ("interpreter", "thread_state.interp"),
+            ("thread_id", "thread_state.thread_id"),
+            ("native_thread_id", "thread_state.native_thread_id"),
+            ("frame", "thread_state.current_frame"),
+        ],
+    ),
+    (
+        "frame",
+        &[
+            ("code", "interpreter_frame.executable"),
+            ("previous", "interpreter_frame.previous"),
+            ("instr", "interpreter_frame.instr_ptr"),
+            ("owner", "interpreter_frame.owner"),
+        ],
+    ),
+    (
+        "code",
+        &[
+            ("filename", "code_object.filename"),
+            ("qualname", "code_object.qualname"),
+            ("linetable", "code_object.linetable"),
+            ("firstlineno", "code_object.firstlineno"),
+            ("instructions", "code_object.co_code_adaptive"),
+        ],
+    ),
+    ("bytes", &[("size", "bytes_object.ob_size"), ("data", "bytes_object.ob_sval")]),
+    (
+        "unicode",
+        &[
+            ("length", "unicode_object.length"),
+            ("state", "unicode_object.state"),
+            ("ascii_data", "unicode_object.asciiobject_size"),
+        ],
+    ),
+    ("object", &[("type", "pyobject.ob_type")]),
+    ("type", &[("name", "type_object.tp_name"), ("flags", "type_object.tp_flags")]),
+    ("gc", &[("collecting", "gc.collecting")]),
+];
+
 /// What debug information does not hold: macros, and how the interpreter writes a frame's position and a code object's lines.
 fn constants(minor: u8) -> String {
     // `ALIGNMENT_SHIFT`, `SMALL_REQUEST_THRESHOLD`, `POOL_BITS` and `ARENA_BITS` of `Objects/obmalloc.c`; those of 3.10 and later
     // are with `WITH_PYMALLOC_RADIX_TREE`, which 64-bit builds have.
     let (pool, arena) = if minor < 10 { (1 << 12, 1 << 18) } else { (1 << 14, 1 << 20) };
+    // `Py_TAG_BITS` of `Include/internal/pycore_stackref.h`; objects are aligned to more.
+    let tags = if minor < 14 { 0 } else { 7 };
     // `Objects/lnotab_notes.txt` and `Objects/locations.md` of each version.
     let encoding = match minor {
         ..10 => "lnotab",
@@ -269,7 +339,8 @@ fn constants(minor: u8) -> String {
          # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n\n\
          # Include/internal/pycore_object.h, Include/cpython/longintrepr.h\n[release.instance]\n\
          preheader_flags = {preheader_flags}\ninline_flag = {inline_flag}\nvalues = \"{values}\"\n\
-         long_size_shift = {long_size_shift}\n",
+         long_size_shift = {long_size_shift}\n\n\
+         # Include/internal/pycore_stackref.h\n[release.references]\ntags = {tags}\n",
         minor < 13
     )
 }
@@ -309,7 +380,7 @@ pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<(Version, Strin
     );
     for ((group, names, keys), found) in GROUPS.iter().zip(found) {
         let Some((rank, values)) = found else {
-            if keys.iter().all(|(_, ask)| matches!(ask, Maybe(_))) {
+            if keys.iter().all(|(_, ask)| matches!(ask, Maybe(_) | MaybeSize)) {
                 continue;
             }
             return Err(DwarfError::Missing(format!("struct {}", names[0])));
@@ -322,7 +393,27 @@ pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<(Version, Strin
         }
     }
     toml.push_str(&constants(version.minor));
+    toml.push_str(&debug_offsets(&dwarf)?);
     Ok((version, toml))
+}
+
+/// Where the file's `_Py_DebugOffsets` holds what; nothing in versions that do not have it.
+fn debug_offsets(dwarf: &gimli::Dwarf<Reader<'_>>) -> Result<String, DwarfError> {
+    let mut toml = String::new();
+    let mut units = dwarf.units();
+    while let Some(header) = units.next()? {
+        let structs = Structs::of(dwarf, dwarf.unit(header)?)?;
+        let Some(&offset) = structs.by_name.get("_Py_DebugOffsets") else { continue };
+        for (group, keys) in DEBUG_OFFSETS {
+            let _ = write!(toml, "\n# _Py_DebugOffsets\n[release.debug.{group}]\n");
+            for (key, path) in *keys {
+                let (at, _) = structs.member(offset, path)?.ok_or_else(|| DwarfError::Missing((*path).to_owned()))?;
+                let _ = writeln!(toml, "{key} = {at}");
+            }
+        }
+        break;
+    }
+    Ok(toml)
 }
 
 /// `Py_Version` as the file holds it (3.11 and later).
@@ -368,7 +459,7 @@ impl<'a, 'd> Structs<'a, 'd> {
     fn answer(&self, offset: UnitOffset, name: &str, ask: Ask, minor: u8) -> Result<Option<u64>, DwarfError> {
         let first = |paths: &str| paths.split('|').find_map(|path| self.member(offset, path).transpose()).transpose();
         let answer = match ask {
-            Size => self.size(offset)?,
+            Size | MaybeSize => self.size(offset)?,
             Since(from, _) if minor < from => None,
             Offset(paths) | Maybe(paths) | Since(_, paths) => first(paths)?.map(|(bytes, _)| bytes),
             Bit(paths) => first(paths)?.and_then(|(_, bit)| bit),

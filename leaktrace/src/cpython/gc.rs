@@ -4,9 +4,10 @@ use leaktrace_common::walk::ABSENT;
 
 use crate::target::{Memory, MemoryError};
 
-use super::offsets::Offsets;
+use super::offsets::{Offsets, StatsRing};
 
 pub use leaktrace_common::wire::GENERATIONS;
+use leaktrace_common::wire::GcCounts;
 
 /// One generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,12 +38,58 @@ pub(crate) fn state_address(offsets: &Offsets, runtime: u64, interpreter: u64) -
     }
 }
 
-/// Where the youngest generation's count of collections is, in versions whose collector decides itself what it collects
-/// (3.13 and later).
-pub fn counters(offsets: &Offsets, runtime: u64, interpreter: u64) -> Option<u64> {
-    let gc = state_address(offsets, runtime, interpreter);
-    let stats = offsets.gc.generation_stats + offsets.gc_stats.collections;
-    (!offsets.collector.generation_told).then(|| gc.wrapping_add(u64::from(stats)))
+/// Where a generation's counters are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Address of the first of the statistics.
+    items: u64,
+    /// Address of the byte that says which of them is up to date (3.15 keeps some of the past ones); 0: there is but one.
+    index: u64,
+}
+
+impl Counters {
+    /// Of each generation.
+    fn find(memory: &dyn Memory, offsets: &Offsets, gc: u64) -> Result<[Self; GENERATIONS], MemoryError> {
+        let stats = gc.wrapping_add(u64::from(offsets.gc.generation_stats));
+        let size = u64::from(offsets.gc_stats.size);
+        if offsets.gc_ring.young == ABSENT {
+            return Ok(std::array::from_fn(|i| Self { items: stats.wrapping_add(i as u64 * size), index: 0 }));
+        }
+        let rings = memory.u64(stats)?;
+        let of = |ring: &StatsRing, at: u64| {
+            let [items, index] = [ring.items, ring.index].map(|field| rings.wrapping_add(at).wrapping_add(u64::from(field)));
+            Self { items, index }
+        };
+        let old = u64::from(offsets.gc_ring.old);
+        Ok(std::array::from_fn(|i| match i.checked_sub(1) {
+            None => of(&offsets.gc_young_ring, u64::from(offsets.gc_ring.young)),
+            Some(i) => of(&offsets.gc_old_ring, old + i as u64 * u64::from(offsets.gc_old_ring.size)),
+        }))
+    }
+
+    /// Address of the statistics that are up to date.
+    fn current(&self, memory: &dyn Memory, size: u32) -> Result<u64, MemoryError> {
+        let mut index = [0];
+        if self.index != 0 {
+            memory.read(self.index, &mut index)?;
+        }
+        Ok(self.items.wrapping_add(u64::from(index[0]) * u64::from(size)))
+    }
+}
+
+/// For the BPF side: where the counts of collections are, in versions whose collector decides itself what it collects (3.13 and
+/// later).
+pub fn counts(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Option<GcCounts> {
+    if offsets.collector.generation_told {
+        return None;
+    }
+    let counters = Counters::find(memory, offsets, state_address(offsets, runtime, interpreter)).ok()?;
+    let collections = u64::from(offsets.gc_stats.collections);
+    Some(GcCounts {
+        items: counters.map(|counter| counter.items.wrapping_add(collections)),
+        index: counters.map(|counter| counter.index),
+        size: offsets.gc_stats.size.into(),
+    })
 }
 
 /// Addresses of the heads of the lists of tracked objects: the generations, the youngest first, and the permanent one.
@@ -68,15 +115,17 @@ impl GcState {
             collecting: memory.u32(at(offsets.gc.collecting))? != 0,
             ..Self::default()
         };
+        let counters = Counters::find(memory, offsets, gc)?;
         for (index, generation) in state.generations.iter_mut().enumerate() {
             let young = offsets.gc.generations + index as u32 * offsets.gc_generation.size;
-            let stats = offsets.gc.generation_stats + index as u32 * offsets.gc_stats.size;
+            let current = counters[index].current(memory, offsets.gc_stats.size)?;
+            let stats = |field: u32| memory.u64(current.wrapping_add(u64::from(field)));
             *generation = Generation {
                 threshold: memory.u32(at(young + offsets.gc_generation.threshold))? as i32,
                 count: memory.u32(at(young + offsets.gc_generation.count))? as i32,
-                collections: memory.u64(at(stats + offsets.gc_stats.collections))?,
-                collected: memory.u64(at(stats + offsets.gc_stats.collected))?,
-                uncollectable: memory.u64(at(stats + offsets.gc_stats.uncollectable))?,
+                collections: stats(offsets.gc_stats.collections)?,
+                collected: stats(offsets.gc_stats.collected)?,
+                uncollectable: stats(offsets.gc_stats.uncollectable)?,
             };
         }
         Ok(state)

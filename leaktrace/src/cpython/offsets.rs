@@ -1,8 +1,13 @@
 //! The tables of field offsets, one file per CPython minor version, embedded.
 
+use std::collections::BTreeMap;
+
 use leaktrace_common::walk::{ABSENT, PythonLayout};
 use leaktrace_common::wire::line_encoding;
 use serde::Deserialize;
+
+use super::version::Version;
+use crate::target::{Memory, MemoryError};
 
 /// The tables by (major, minor).
 const TABLES: &[(u8, u8, &str)] = &[
@@ -12,6 +17,8 @@ const TABLES: &[(u8, u8, &str)] = &[
     (3, 11, include_str!("../../offsets/3.11.toml")),
     (3, 12, include_str!("../../offsets/3.12.toml")),
     (3, 13, include_str!("../../offsets/3.13.toml")),
+    (3, 14, include_str!("../../offsets/3.14.toml")),
+    (3, 15, include_str!("../../offsets/3.15.toml")),
 ];
 
 /// Offsets in bytes of one CPython release. Made by [`super::dwarf`]; each group names its C struct there.
@@ -36,6 +43,12 @@ pub struct Offsets {
     pub gc: Gc,
     pub gc_generation: GcGeneration,
     pub gc_stats: GcStats,
+    #[serde(default)]
+    pub gc_ring: GcRing,
+    #[serde(default)]
+    pub gc_young_ring: StatsRing,
+    #[serde(default)]
+    pub gc_old_ring: StatsRing,
     pub pool: Pool,
     pub arena: Arena,
     #[serde(default)]
@@ -65,6 +78,10 @@ pub struct Offsets {
     #[serde(default)]
     pub deque_block: DequeBlock,
     pub instance: Instance,
+    pub references: References,
+    /// Where the target's `_Py_DebugOffsets` tells a field itself (3.13 and later), by group and key.
+    #[serde(default)]
+    pub debug: BTreeMap<String, BTreeMap<String, u32>>,
 }
 
 macro_rules! group {
@@ -145,6 +162,18 @@ group!(
 group!(
     /// `struct gc_generation_stats`.
     GcStats { size, collections, collected, uncollectable }
+);
+group!(
+    /// `struct gc_stats` (3.15): rings of statistics, one for each generation.
+    GcRing { young, old }
+);
+group!(
+    /// `struct gc_young_stats_buffer` and `struct gc_old_stats_buffer` (3.15); `index` is the item that is up to date.
+    StatsRing { size, items, index }
+);
+group!(
+    /// Low bits of the references in a frame that are not of the address.
+    References { tags }
 );
 group!(
     /// `struct pool_header`; its size is where the first block begins.
@@ -303,9 +332,53 @@ impl LineEncoding {
     }
 }
 
-#[derive(Deserialize)]
-struct Table {
-    release: Vec<Offsets>,
+
+/// Why a target's own tables cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetsError {
+    #[error("the table of offsets is malformed: {0}")]
+    Table(toml::de::Error),
+    #[error("its table of offsets (_Py_DebugOffsets) is not where it should be")]
+    NoCookie,
+    #[error("its table of offsets is of version {hex:#x}")]
+    OtherVersion { hex: u64 },
+    #[error("it is free-threaded")]
+    FreeThreaded,
+    #[error("its table of offsets says {value:#x} for {key}")]
+    Insane { key: String, value: u64 },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// First bytes of `_Py_DebugOffsets`, with which `_PyRuntime` begins (3.13 and later).
+const COOKIE: [u8; 8] = *b"xdebugpy";
+/// No structure of the interpreter is larger: the interpreter state is some hundred KiB.
+const MAX_OFFSET: u64 = 16 << 20;
+
+/// Checks cookie, version and build of the target's `_Py_DebugOffsets`.
+fn check_header(memory: &dyn Memory, runtime: u64, version: Version) -> Result<(), OffsetsError> {
+    if memory.u64(runtime)? != u64::from_le_bytes(COOKIE) {
+        return Err(OffsetsError::NoCookie);
+    }
+    let hex = memory.u64(runtime.wrapping_add(8))?;
+    let told = u32::try_from(hex).ok().and_then(Version::from_hex);
+    if told.is_none_or(|told| (told.major, told.minor) != (version.major, version.minor)) {
+        return Err(OffsetsError::OtherVersion { hex });
+    }
+    if memory.u64(runtime.wrapping_add(16))? != 0 {
+        return Err(OffsetsError::FreeThreaded);
+    }
+    Ok(())
+}
+
+/// The row for a point release in the text of a table.
+fn row(text: &str, patch: u8) -> Result<toml::Table, toml::de::Error> {
+    let rows = text.parse::<toml::Table>()?.remove("release").unwrap_or(toml::Value::Array(Vec::new()));
+    let rows: Vec<toml::Table> = rows.try_into()?;
+    let first = |row: &toml::Table| row.get("first_patch").and_then(toml::Value::as_integer).unwrap_or(0);
+    let fitting = rows.into_iter().filter(|row| first(row) <= i64::from(patch));
+    let row = fitting.max_by_key(first);
+    row.ok_or_else(|| serde::de::Error::custom(format!("no row for point release {patch}")))
 }
 
 impl Offsets {
@@ -317,9 +390,38 @@ impl Offsets {
 
     /// The row for a point release in the text of a table.
     pub fn parse(text: &str, patch: u8) -> Result<Self, toml::de::Error> {
-        let rows = toml::from_str::<Table>(text)?.release;
-        let row = rows.into_iter().filter(|row| row.first_patch <= patch).max_by_key(|row| row.first_patch);
-        row.ok_or_else(|| serde::de::Error::custom(format!("no row for point release {patch}")))
+        row(text, patch)?.try_into()
+    }
+
+    /// The row for a version, and before it what the target's own tables say: those of the interpreter whose `_PyRuntime` is at
+    /// `runtime`. `None` when there is no table for its minor version.
+    pub fn read(memory: &dyn Memory, runtime: u64, version: Version) -> Result<Option<Self>, OffsetsError> {
+        let Some((_, _, text)) = TABLES.iter().find(|t| (t.0, t.1) == (version.major, version.minor)) else {
+            return Ok(None);
+        };
+        let mut table = row(text, version.patch).map_err(OffsetsError::Table)?;
+        let own: Self = table.clone().try_into().map_err(OffsetsError::Table)?;
+        if own.debug.is_empty() {
+            return Ok(Some(own));
+        }
+        check_header(memory, runtime, version)?;
+        for (group, keys) in &own.debug {
+            for (key, at) in keys {
+                let value = memory.u64(runtime.wrapping_add(u64::from(*at)))?;
+                if value > MAX_OFFSET {
+                    return Err(OffsetsError::Insane { key: format!("{group}.{key}"), value });
+                }
+                let group = table.get_mut(group).and_then(toml::Value::as_table_mut);
+                if let Some(group) = group {
+                    group.insert(key.clone(), toml::Value::Integer(value as i64));
+                }
+            }
+        }
+        let mut told: Self = table.try_into().map_err(OffsetsError::Table)?;
+        // `main` comes right after `head` in `struct pyinterpreters`.
+        let moved = told.runtime.interpreters_head.wrapping_sub(own.runtime.interpreters_head);
+        told.runtime.interpreters_main = own.runtime.interpreters_main.wrapping_add(moved);
+        Ok(Some(told))
     }
 
     /// Minor versions that have a table, "3.11".
@@ -356,7 +458,7 @@ impl Offsets {
             frame_window: window,
             frame_window_len: end - window,
             frame_code: frame.code - window,
-            frame_code_tags: 0,
+            frame_code_tags: self.references.tags,
             frame_previous: frame.previous - window,
             frame_instr: (frame.instr & !7) - window,
             frame_instr_shift: shift(frame.instr),

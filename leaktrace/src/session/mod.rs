@@ -149,14 +149,12 @@ impl Session {
         }
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
-        let gc_stats = gc::counters(&interpreter.offsets, interpreter.runtime, main_interpreter)
-            .map(|address| (address, interpreter.offsets.gc_stats.size));
         let spec = Spec {
             pid: target.pid(),
             plan: &plan,
             layout: &interpreter.facts.layout,
             pymalloc: interpreter.facts.pymalloc.as_ref(),
-            gc_stats,
+            gc: gc::counts(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter),
             tracefs: options.tracefs,
             sizes: Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 },
             verbose: options.verbose,

@@ -28,7 +28,7 @@ use guardian::Guardian;
 use leaktrace_common::{
     site::{Site, op},
     walk::PythonLayout,
-    wire::{Block, Config, MAX_STACKS, StackTotals, counter, state},
+    wire::{Block, Config, GcCounts, MAX_STACKS, StackTotals, counter, state},
 };
 use load::{LoadError, Sizes, program};
 
@@ -58,9 +58,8 @@ pub struct Spec<'a> {
     pub layout: &'a PythonLayout,
     /// pymalloc's `usedpools` and constants; `None` when the target runs without pymalloc.
     pub pymalloc: Option<&'a crate::cpython::PymallocState>,
-    /// Address of the youngest generation's count of collections, and the distance of the next, where only they tell which
-    /// generation was collected.
-    pub gc_stats: Option<(u64, u32)>,
+    /// Where the counts of collections are, where only they tell which generation was collected.
+    pub gc: Option<GcCounts>,
     /// A mounted tracefs.
     pub tracefs: &'a Path,
     pub sizes: Sizes,
@@ -98,8 +97,7 @@ impl Tracer {
             tgid: spec.pid,
             task_fsbase: task::fsbase_offset()?,
             block_head: spec.plan.block_head,
-            gc_stats_size: spec.gc_stats.map_or(0, |(_, size)| size.into()),
-            gc_stats: spec.gc_stats.map_or(0, |(address, _)| address),
+            gc: spec.gc.unwrap_or_default(),
             python: *spec.layout,
         };
         let sites: Vec<Site> = spec
