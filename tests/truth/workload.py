@@ -24,8 +24,13 @@ try:
 except ImportError:
     numpy = None
 
+
+class Address(ctypes.c_void_p):
+    """Never an int: whether one of an address's size comes from a free list depends on the address (from 3.14 on)."""
+
+
 LIBC = ctypes.CDLL(None)
-LIBC.malloc.restype = LIBC.calloc.restype = LIBC.realloc.restype = LIBC.aligned_alloc.restype = ctypes.c_void_p
+LIBC.malloc.restype = LIBC.calloc.restype = LIBC.realloc.restype = LIBC.aligned_alloc.restype = Address
 LIBC.malloc.argtypes = [ctypes.c_size_t]
 LIBC.calloc.argtypes = LIBC.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
 LIBC.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -41,7 +46,7 @@ for domain in ("PyMem_Raw", "PyMem_", "PyObject_"):
         ("Free", [ctypes.c_void_p]),
     ):
         getattr(API, domain + name).argtypes = arguments
-        getattr(API, domain + name).restype = ctypes.c_void_p
+        getattr(API, domain + name).restype = Address
 
 Row = ctypes.c_int64 * 100
 Text = ctypes.c_char * 700
@@ -63,8 +68,8 @@ def slots(n):
 
 
 def addresses(n):
-    """Room for addresses that keeps no int objects, whose size would depend on the address."""
-    return array.array("Q", bytes(8 * n))
+    """Room for addresses."""
+    return (Address * n)()
 
 
 def size_classes(n):
@@ -188,7 +193,7 @@ def c_allocator(n):
     """Memory that only the C allocator knows: `NATIVE` is its truth."""
     m = max(n // 10, 4)
     rows = [addresses(m) for _ in range(5)]
-    address = ctypes.c_void_p()
+    address = Address()
     for i in range(m):
         rows[0][i] = native(m, 777) or LIBC.malloc(777)
     for i in range(m):
@@ -198,7 +203,7 @@ def c_allocator(n):
     for i in range(m):
         rows[3][i] = native(m, 1024) or LIBC.aligned_alloc(64, 1024)
     for i in range(m):
-        rows[4][i] = native(m, 900) or LIBC.posix_memalign(ctypes.byref(address), 128, 900) or address.value
+        rows[4][i] = native(m, 900) or LIBC.posix_memalign(ctypes.byref(address), 128, 900) or address
     for i in range(m):
         LIBC.free(LIBC.malloc(1000 + i))
     return rows
@@ -464,7 +469,7 @@ def callbacks(n):
     sorted(range(n), key=remember)
     mapped = list(map(lambda value: bytes(160 + value % 3), range(n)))
     folded = functools.reduce(lambda kept, value: kept + [bytes(170)] if value % 4 == 0 else kept, range(n), [])
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int, Address, Address)
     compared = []
 
     def compare(left, right):

@@ -149,16 +149,17 @@ const GROUPS: &[Group] = &[
             ("long_lived_pending", Offset("long_lived_pending")),
         ],
     ),
+    ("gc_ring", &["gc_stats"], &[("young", Maybe("young")), ("old", Maybe("old"))]),
     (
-        "gc_ring",
-        &["gc_stats"],
-        &[
-            ("young", Maybe("young")),
-            ("old", Maybe("old")),
-        ],
+        "gc_young_ring",
+        &["gc_young_stats_buffer"],
+        &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))],
     ),
-    ("gc_young_ring", &["gc_young_stats_buffer"], &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))]),
-    ("gc_old_ring", &["gc_old_stats_buffer"], &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))]),
+    (
+        "gc_old_ring",
+        &["gc_old_stats_buffer"],
+        &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))],
+    ),
     (
         "gc_generation",
         &["gc_generation"],

@@ -57,7 +57,8 @@ impl Counters {
         }
         let rings = memory.u64(stats)?;
         let of = |ring: &StatsRing, at: u64| {
-            let [items, index] = [ring.items, ring.index].map(|field| rings.wrapping_add(at).wrapping_add(u64::from(field)));
+            let [items, index] =
+                [ring.items, ring.index].map(|field| rings.wrapping_add(at).wrapping_add(u64::from(field)));
             Self { items, index }
         };
         let old = u64::from(offsets.gc_ring.old);

@@ -332,7 +332,6 @@ impl LineEncoding {
     }
 }
 
-
 /// Why a target's own tables cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetsError {

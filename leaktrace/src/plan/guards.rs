@@ -14,7 +14,7 @@ use super::slots::{SlotMemory, Slots};
 
 /// Instructions followed on a slow path before it is given up.
 const SLOW_PATH_STEPS: usize = 400;
-/// Passes over a block before its entry state is taken as unknown, so that hostile code cannot keep us busy.
+/// Changes of a block's entry state before that is taken as unknown, so that hostile code cannot keep us busy.
 const MAX_VISITS: u32 = 40;
 
 /// The conditional jump of one inlined copy.
@@ -171,7 +171,7 @@ impl Search<'_> {
                     None => entry.insert(next, state.clone()).is_none(),
                 };
                 let visits = visits.entry(next).or_default();
-                *visits += 1;
+                *visits += u32::from(changed);
                 if changed && *visits <= MAX_VISITS {
                     work.push(next);
                 }

@@ -50,6 +50,16 @@ impl Value {
         Some(Operand { reg, scale, deref: u8::from(deref), pad: 0, disp: i32::try_from(disp).ok()? })
     }
 
+    /// Whether the words at two addresses have bytes in common, as far as both are told by one register.
+    fn overlaps(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Place { reg, scale, disp, .. }, Self::Place { reg: base, scale: times, disp: at, .. }) => {
+                reg == base && scale == times && disp.wrapping_sub(at).unsigned_abs() < 8
+            }
+            _ => false,
+        }
+    }
+
     fn plus(self, other: Self) -> Self {
         match (self, other) {
             (
@@ -108,8 +118,9 @@ pub struct State {
     pub flags: Flags,
     /// Words stored since the starting point, by address.
     stored: Vec<(Value, Value)>,
-    /// Something was stored at an address that is not known: other memory may have changed.
-    scattered: bool,
+    /// Bits of the registers, other than the stack pointer, relative to which something was stored; all of them where the address
+    /// is not known. Memory at other registers may have changed by that.
+    scattered: u16,
 }
 
 /// Registers that a call may change (System V ABI, x86-64).
@@ -118,7 +129,7 @@ pub(super) const CALLER_SAVED: [u8; 9] = [0, 1, 2, 6, 7, 8, 9, 10, 11];
 impl State {
     /// Nothing is known.
     pub fn unknown() -> Self {
-        Self { registers: [Value::Unknown; 16], flags: Flags::Unknown, stored: Vec::new(), scattered: false }
+        Self { registers: [Value::Unknown; 16], flags: Flags::Unknown, stored: Vec::new(), scattered: 0 }
     }
 
     /// A starting point: each register holds itself.
@@ -168,7 +179,10 @@ impl State {
             return *value;
         }
         match address {
-            Value::Place { reg, scale, disp, deref: false } if !self.scattered || reg == reg::RSP => {
+            Value::Place { reg, scale, disp, deref: false }
+                if (reg == reg::RSP || self.scattered & !bit(reg) == 0)
+                    && !self.stored.iter().any(|(at, _)| at.overlaps(address)) =>
+            {
                 Value::Place { reg, scale, disp, deref: true }
             }
             _ => Value::Unknown,
@@ -176,18 +190,15 @@ impl State {
     }
 
     fn write(&mut self, address: Value, value: Value) {
-        let Value::Place { reg: base, scale, disp, deref: false } = address else {
-            self.scattered = true;
+        let Value::Place { reg: base, deref: false, .. } = address else {
+            self.scattered = u16::MAX;
             return;
         };
-        self.scattered |= base != reg::RSP;
+        if base != reg::RSP {
+            self.scattered |= bit(base);
+        }
         // A narrower or crossing store spoils what overlaps it.
-        self.stored.retain(|(at, _)| match *at {
-            Value::Place { reg, scale: times, disp: other, .. } if reg == base && times == scale => {
-                disp.wrapping_sub(other).unsigned_abs() >= 8
-            }
-            _ => true,
-        });
+        self.stored.retain(|(at, _)| !at.overlaps(address));
         self.stored.push((address, value));
     }
 
@@ -245,7 +256,7 @@ impl State {
                 for n in CALLER_SAVED {
                     self.registers[usize::from(n)] = Value::Unknown;
                 }
-                self.scattered = true;
+                self.scattered = u16::MAX;
                 None
             }
             _ => {
@@ -300,9 +311,17 @@ impl State {
             }
         }
         if info.used_memory().iter().any(|used| writes(used.access())) {
-            self.write(self.address(instruction), Value::Unknown);
+            // A vector is several words.
+            for word in (0..instruction.memory_size().size().max(1) as u64).step_by(8) {
+                self.write(self.address(instruction).plus(Value::constant(word)), Value::Unknown);
+            }
         }
     }
+}
+
+/// Of a register in a set of them.
+const fn bit(register: u8) -> u16 {
+    1 << (register & 15)
 }
 
 fn is_word(size: MemorySize) -> bool {
