@@ -4,6 +4,7 @@
 //! `leaktrace` executable ([`trace`]), and compares the report ([`report`]) with what another tool or the target itself
 //! says ([`oracle`], [`system`]). Nothing here sleeps: processes are waited for by what they print and by pidfd.
 
+pub mod census;
 pub mod oracle;
 pub mod process;
 pub mod python;

@@ -83,6 +83,22 @@ pub fn supported() -> Vec<Python> {
     found
 }
 
+/// One interpreter of each supported minor version that is here, and the distribution's: `LEAKTRACE_TEST_PYTHONS` (colon
+/// separated), or else /usr/bin/python3.11 and pyenv's.
+///
+/// # Panics
+/// When there is none.
+pub fn each_minor() -> Vec<Python> {
+    if std::env::var_os("LEAKTRACE_TEST_PYTHONS").is_some() {
+        return supported();
+    }
+    let minors = (8..=13).filter_map(|minor| pyenv(&format!("3.{minor}.")).pop());
+    let candidates = std::iter::once(PathBuf::from("/usr/bin/python3.11")).chain(minors);
+    let found: Vec<Python> = candidates.filter_map(|path| Python::new(&path).ok()).collect();
+    assert!(!found.is_empty(), "no CPython to test on: install one or set LEAKTRACE_TEST_PYTHONS");
+    found
+}
+
 /// An interpreter that leaktrace does not support: `LEAKTRACE_TEST_OLD_PYTHON`, or else pyenv's 3.7 or 3.6.
 pub fn unsupported() -> Python {
     let candidates = match std::env::var("LEAKTRACE_TEST_OLD_PYTHON") {

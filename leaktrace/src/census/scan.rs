@@ -245,10 +245,12 @@ impl<'a> Scan<'a> {
         if let Some(size) = size {
             let whole = of.preheader + object.own;
             let fits = match of.shape {
-                // What stands at `ob_size` is no number of items.
+                // What stands at `ob_size` need not be a number of items; the block is then the best measure.
                 Shape::Frame => {
-                    object.own = size - of.preheader;
-                    object.shallow = size;
+                    if of.itemsize > 0 || whole > size {
+                        object.own = size - of.preheader;
+                        object.shallow = size;
+                    }
                     true
                 }
                 // Shrunk in place: pymalloc keeps a block of which three quarters are used (`pymalloc_realloc`); a

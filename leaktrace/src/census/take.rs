@@ -46,7 +46,10 @@ pub fn take(subject: &Subject<'_>) -> Result<Census, CensusError> {
     let mut scan = Scan::new(subject.memory, subject.offsets, pymalloc, subject.maps)?;
     scan.arenas();
     let interpreters = threads::interpreters(subject.memory, subject.offsets, subject.runtime)?;
+    let mut collecting = false;
     for interpreter in &interpreters {
+        let state = gc::GcState::read(subject.memory, subject.offsets, subject.runtime, interpreter.address);
+        collecting |= state.is_ok_and(|state| state.collecting);
         for head in gc::list_heads(subject.offsets, subject.runtime, interpreter.address) {
             if let Ok(next) = subject.memory.u64(head + u64::from(subject.offsets.gc_head.next)) {
                 scan.links.add(head, next & !3);
@@ -66,6 +69,7 @@ pub fn take(subject: &Subject<'_>) -> Result<Census, CensusError> {
     let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     let mut census = build(subject, &mut scan, &pymalloc);
     census.kinds.threads = threads;
+    census.consistency.collecting = collecting;
     census.taken_at = taken_at;
     census.seconds = begun.elapsed().as_secs_f64();
     Ok(census)
@@ -151,6 +155,7 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>, pymalloc: &PymallocState) -
         totals,
         consistency: Consistency {
             lists_closed: scan.links.are_closed(),
+            collecting: false,
             unsettled_bytes: arenas.unsettled,
             unreadable_bytes: tally.unreadable_bytes,
         },

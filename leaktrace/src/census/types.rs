@@ -322,7 +322,7 @@ fn named(flags: u64, name: &str) -> Option<Shape> {
         _ if flags & flag::HEAP_TYPE != 0 => None,
         "set" | "frozenset" => Some(Shape::Set),
         "bytearray" => Some(Shape::ByteArray),
-        "frame" | "generator" | "coroutine" | "async_generator" | "code" => Some(Shape::Frame),
+        "frame" | "generator" | "coroutine" | "async_generator" => Some(Shape::Frame),
         _ => None,
     }
 }

@@ -55,6 +55,8 @@ pub struct Totals {
 pub struct Consistency {
     /// Each object that the collector tracks leads to another that was found: none is missing and none was made up.
     pub lists_closed: bool,
+    /// A collection was running: parts of the lists are then in the collector's hands.
+    pub collecting: bool,
     /// Bytes of pools that changed at each look.
     pub unsettled_bytes: u64,
     /// Bytes that could not be read.

@@ -8,7 +8,7 @@ use super::words::printable;
 use crate::census::diff::{Change, Diff, Difference};
 use crate::census::growth::{Grown, Growth};
 use crate::census::memory::{Cause, Shares};
-use crate::census::{Census, Container, TypeCount};
+use crate::census::{Census, Consistency, Container, TypeCount};
 use crate::model::Rate;
 
 /// Size classes that are named as holding free space.
@@ -87,7 +87,11 @@ fn headline(page: &mut String, census: &Census, style: Style) {
     let consistency = &census.consistency;
     let unsettled = consistency.unsettled_bytes + consistency.unreadable_bytes;
     if !consistency.lists_closed || unsettled > 0 {
-        let lists = if consistency.lists_closed { "" } else { "; objects came and went during the look" };
+        let lists = match consistency {
+            Consistency { lists_closed: true, .. } => "",
+            Consistency { collecting: true, .. } => "; a collection was running",
+            _ => "; objects came and went during the look",
+        };
         let text = format!("the heap moved: {} could not be told{lists}", bytes(unsettled as f64));
         let _ = writeln!(page, "{}", style.warning(text));
     }

@@ -1,0 +1,223 @@
+"""A process that knows what is in its heap: the truth for `leaktrace heap` and `leaktrace gc`.
+
+Prints READY, then does what each line says and answers with a line of JSON. It waits in a bare read(2): between two
+commands nothing is allocated.
+"""
+
+import collections
+import datetime
+import decimal
+import gc
+import json
+import mmap
+import os
+import sys
+import tempfile
+import threading
+
+
+class Plain:
+    def __init__(self, number):
+        self.number = number
+        self.text = "text %d" % number
+
+
+class Slots:
+    __slots__ = ("a", "b")
+
+    def __init__(self, number):
+        self.a = number
+        self.b = None
+
+
+class Mapping(dict):
+    pass
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+def generator():
+    yield 1
+
+
+def populate():
+    generators = [generator() for _ in range(300)]
+    for each in generators:
+        next(each)
+    return [
+        [Plain(i) for i in range(5000)],
+        [Slots(i) for i in range(3000)],
+        [Mapping(a=i) for i in range(1000)],
+        [Point(i, float(i)) for i in range(2000)],
+        [set(range(i % 50)) for i in range(500)],
+        [frozenset(range(i % 30)) for i in range(500)],
+        [collections.deque(range(i)) for i in range(200)],
+        [list(range(i % 300)) for i in range(1000)],
+        [{j: j for j in range(i % 100)} for i in range(500)],
+        [{"key %d" % j: j for j in range(i % 70)} for i in range(500)],
+        [tuple(range(i % 200)) for i in range(500)],
+        [lambda: i for i in range(500)],
+        generators,
+    ]
+
+
+def name(kind):
+    return kind.__qualname__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__qualname__
+
+
+def tracked():
+    """Counts and sizes of what the collector tracks."""
+    gc.collect()
+    objects = gc.get_objects()
+    counts = collections.Counter(name(type(each)) for each in objects)
+    sizes = collections.Counter()
+    for each in objects:
+        sizes[name(type(each))] += sys.getsizeof(each)
+    del objects
+    return {"counts": counts, "sizes": sizes}
+
+
+def atoms():
+    """Objects that the collector does not know, by type, none of them there before."""
+    return [
+        [float(i) + 0.5 for i in range(20000)],
+        ["a string %d" % i for i in range(20000)],
+        ["\u20ac uro %d" % i for i in range(5000)],
+        [b"some bytes %d" % i for i in range(10000)],
+        [2**40 + i for i in range(20000)],
+        [2 ** (60 * (1 + i % 40)) + i for i in range(3000)],
+        [complex(i, i) for i in range(5000)],
+        [("large %d " % i) * 200 for i in range(500)],
+        [bytes(1000 + i) for i in range(500)],
+        [bytearray(i % 900) for i in range(1000)],
+        [datetime.datetime(2020, 1, 1) + datetime.timedelta(seconds=i) for i in range(2000)],
+        [decimal.Decimal(i) / 7 for i in range(2000)],
+    ]
+
+
+def sums(groups):
+    result = {}
+    for group in groups:
+        for each in group:
+            entry = result.setdefault(name(type(each)), [0, 0])
+            entry[0] += 1
+            entry[1] += sys.getsizeof(each)
+    return result
+
+
+def collector():
+    return {
+        "enabled": gc.isenabled(),
+        "thresholds": gc.get_threshold(),
+        "sizes": [len(gc.get_objects(generation=i)) for i in range(3)],
+        "stats": gc.get_stats(),
+        "frozen": gc.get_freeze_count(),
+        "garbage": [name(type(each)) for each in gc.garbage],
+    }
+
+
+class Cycle:
+    def __init__(self):
+        self.self = self
+        self.junk = [{}, (self,), set()]
+
+
+def mutate():
+    kept = collections.deque(maxlen=2000)
+    while True:
+        for i in range(300):
+            kept.append([Cycle(), {str(i): [i] * (i % 70)}, "x" * (i * 7)])
+        kept.popleft()
+
+
+def fragment():
+    """Many small objects, of which one in a hundred stays: the arenas are pinned."""
+    filled = [bytes(40 + i % 3) for i in range(1500000)]
+    stay = filled[::100]
+    del filled
+    return stay
+
+
+def touch_file():
+    file = tempfile.TemporaryFile()
+    file.truncate(64 << 20)
+    mapped = mmap.mmap(file.fileno(), 0)
+    for page in range(0, len(mapped), 4096):
+        mapped[page] = 1
+    return file, mapped
+
+
+def touch_native():
+    mapped = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in range(0, len(mapped), 4096):
+        mapped[page] = 1
+    return mapped
+
+
+def warm_up():
+    return [[i] for i in range(400000)]
+
+
+def leak(kept, count):
+    kept.extend(Plain(i) for i in range(count))
+
+
+def say(word, value):
+    os.write(1, ("%s%s\n" % (word, json.dumps(value))).encode())
+
+
+def read_line():
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            os._exit(0)
+        line += byte
+    return line.decode().strip()
+
+
+def main():
+    gc.disable()
+    population = populate()
+    kept = []
+    leaked = []
+    for _ in range(3):
+        # What is made at the first time (encoders, caches) is there before it counts.
+        json.dumps([tracked(), sums(population[:1]), collector()])
+    say("READY ", {"pid": os.getpid()})
+    while True:
+        command = read_line()
+        if command == "tracked":
+            say("", tracked())
+        elif command == "atoms":
+            made = atoms()
+            kept.append(made)
+            say("", sums(made))
+        elif command == "collector":
+            say("", collector())
+        elif command == "garbage":
+            gc.garbage.extend([[], {}, Slots(1), "text"])
+            say("", None)
+        elif command == "freeze":
+            gc.freeze()
+            say("", None)
+        elif command == "enable":
+            gc.enable()
+            say("", None)
+        elif command == "mutate":
+            gc.enable()
+            for _ in range(3):
+                threading.Thread(target=mutate, daemon=True).start()
+            say("", None)
+        elif command.startswith("leak "):
+            leak(leaked, int(command[5:]))
+            say("", len(leaked))
+        elif command in ("fragment", "touch_file", "touch_native", "warm_up"):
+            kept.append(globals()[command]())
+            say("", None)
+        elif command == "quit":
+            os._exit(0)
+
+
+main()
