@@ -1,6 +1,7 @@
 //! `leaktrace run`: trace until the time is up, a signal comes or the target ends; then report.
 
 mod facts;
+mod heap;
 mod view;
 
 use std::io::Write as _;
@@ -20,6 +21,7 @@ use leaktrace::session::{Ended, Options, Session};
 use leaktrace::target::process::Target;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
 
+use self::heap::HeapWatch;
 use self::view::View;
 use super::output::Json;
 use crate::cli::{JsonOutput, RunArgs};
@@ -55,7 +57,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     announce(&session, begun.elapsed());
     drop(inside);
     let mut view = View::new()?;
-    let ended = runtime.block_on(watch(&mut session, args, signals, &mut view));
+    let mut heap = HeapWatch::new();
+    heap.tick(&session);
+    let ended = runtime.block_on(watch(&mut session, args, signals, &mut view, &mut heap));
     // Whatever happened: first the target gets its full speed back.
     let hurry = Hurry::new();
     session.disarm();
@@ -65,8 +69,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let ended = ended?;
     if ended.is_some() {
         session.take_rest()?;
+    } else {
+        heap.finish(&session);
     }
-    let report = build(&session, ended)?;
+    let report = build(&session, &heap, ended)?;
     // A file that cannot take the report must not cost the reader the text as well.
     let written = json.map_or(Ok(()), |json| json.write(|out| json::write(&report, out)));
     let mut source = SourceReader::new(session.target().proc_path("root"));
@@ -90,6 +96,7 @@ async fn watch(
     args: &RunArgs,
     mut signals: StopSignals,
     view: &mut View,
+    heap: &mut HeapWatch,
 ) -> Result<Option<Ended>> {
     let begin = Moment::now();
     let deadline = args.duration.map(|duration| begin + duration);
@@ -108,7 +115,8 @@ async fn watch(
                     // This look is as good as another one.
                     return Ok(session.ended());
                 }
-                view.show(&build(session, None)?)?;
+                heap.tick(session);
+                view.show(&build(session, heap, None)?)?;
                 // A report of many sites is large, and the next one is some seconds away.
                 memory::give_back();
             }
@@ -141,8 +149,10 @@ async fn until(deadline: Option<Moment>) {
     }
 }
 
-fn build(session: &Session, ended: Option<Ended>) -> Result<Report> {
-    Ok(Report::build(session.ledger(), &facts::of(session, ended)?, &Criteria::default()))
+fn build(session: &Session, heap: &HeapWatch, ended: Option<Ended>) -> Result<Report> {
+    let mut report = Report::build(session.ledger(), &facts::of(session, ended)?, &Criteria::default());
+    report.heap = heap.growth();
+    Ok(report)
 }
 
 /// One line that says that everything is armed.

@@ -93,6 +93,7 @@ impl Report {
             sites,
             lines,
             gc: collector(ledger),
+            heap: None,
             series_seconds: timeline.samples().iter().map(|t| seconds(t - timeline.start_ns())).collect(),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::units::{bytes, bytes_rate, percent, span};
+use super::units::{bytes, bytes_rate, count, percent, span};
 use super::words::{self, fit, losses, place, wrap};
 use super::{Line, Report, Style};
 use crate::model::Verdict;
@@ -12,6 +12,8 @@ use crate::model::Verdict;
 const FRAME_ROWS: usize = 8;
 /// Columns before the place, without the sparkline: live, rate, verdict.
 const FIXED_COLUMNS: usize = 10 + 1 + 11 + 1 + 8 + 1;
+/// Types named in the line of the heap.
+const TYPES: usize = 3;
 /// Columns of a sparkline.
 const SPARK: usize = 12;
 /// Terminals narrower than this get no sparklines.
@@ -99,7 +101,9 @@ pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec
         style.dim(format!("{:>10}{} {:>11} {:<8} line", "live", bars(columns, &[]), "rate", "verdict")),
     ];
     let alive = report.lines.iter().filter(|line| line.live_blocks > 0 && line.verdict != Verdict::Churn);
-    lines.extend(alive.take(rows - FRAME_ROWS - 1).map(|line| row(line, style, columns)));
+    let heap = heap(report);
+    let frame_rows = FRAME_ROWS + usize::from(heap.is_some());
+    lines.extend(alive.take(rows - frame_rows - 1).map(|line| row(line, style, columns)));
     lines.push(String::new());
     let capture = &report.capture;
     lines.push(style.dim(fit_start(
@@ -110,10 +114,21 @@ pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec
         ),
         columns,
     )));
+    if let Some(heap) = heap {
+        lines.push(style.dim(fit_start(&heap, columns)));
+    }
     let lost = losses(capture);
     let state = fit_start(&format!("lost: {lost}; cost: {}", words::cost(capture)), columns);
     lines.push(if capture.lost.total() > 0 { style.warning(state) } else { style.dim(state) });
     lines
+}
+
+/// The types that the heap has most more of than at the start.
+fn heap(report: &Report) -> Option<String> {
+    let grown = report.heap.as_ref()?.types.iter().filter(|row| row.delta() > 0).take(TYPES);
+    let grown: Vec<String> =
+        grown.map(|row| format!("+{} {}", count(row.delta() as f64), words::printable(&row.name))).collect();
+    (!grown.is_empty()).then(|| format!("in the heap: {}", grown.join(", ")))
 }
 
 fn row(line: &Line, style: Style, columns: usize) -> String {

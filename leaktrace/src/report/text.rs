@@ -12,6 +12,8 @@ const WIDTH: usize = 80;
 const FRAMES: usize = 12;
 /// Share of a line's live bytes from which on a stack of it is shown.
 const WEIGHTY: f64 = 0.05;
+/// Types shown of the heap.
+const TYPES: usize = 5;
 /// Stacks shown of a line.
 const STACKS: usize = 2;
 
@@ -54,6 +56,7 @@ pub fn write(
         writeln!(out, "\n{}", style.warning(text))?;
     }
     not_growing(&report.lines.iter().filter(quiet).collect::<Vec<_>>(), top, style, out)?;
+    heap(report, style, out)?;
     collector(report, style, out)?;
     capture(report, style, out)
 }
@@ -69,6 +72,22 @@ fn not_growing(lines: &[&Line], top: usize, style: Style, out: &mut dyn Write) -
         let live = format!("{:>10} {:>7}", bytes(line.live_bytes as f64), count(line.live_blocks as f64));
         let verdict = style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict)));
         writeln!(out, "{live}  {verdict} {}", fit(&place(line), WIDTH - 29))?;
+    }
+    Ok(())
+}
+
+/// What grew by type, as the census saw it.
+fn heap(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let Some(growth) = &report.heap else { return Ok(()) };
+    let grown: Vec<_> = growth.types.iter().filter(|row| row.delta() > 0).take(TYPES).collect();
+    if grown.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", style.bold("What there is more of in the heap than at the start"))?;
+    for row in grown {
+        let rate = format!("{}/s", count(row.rate.estimate));
+        let (more, now) = (format!("+{}", count(row.delta() as f64)), count(row.last as f64));
+        writeln!(out, "{more:>10} {now:>9} now {rate:>9}  {}", fit(&words::printable(&row.name), WIDTH - 37))?;
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub struct Report {
     /// The same merged by innermost Python line and domain, in the same order.
     pub lines: Vec<Line>,
     pub gc: Collector,
+    /// What grew in the heap since the start, by the census; `None` where there were not two to compare.
+    pub heap: Option<crate::census::growth::Growth>,
     /// Times of all series, seconds since the attach; the first is 0.
     pub series_seconds: Vec<f64>,
 }
