@@ -321,6 +321,9 @@ pub struct Config {
     /// Bytes that debug hooks put before each object, within its block.
     pub block_head: u32,
     pub gc: GcCounts,
+    /// The interpreter's code, if its own calls of the C allocator are requests of the raw domain: start and end.
+    pub raw_callers: u64,
+    pub raw_callers_end: u64,
     pub python: crate::walk::PythonLayout,
 }
 
@@ -336,6 +339,8 @@ impl Config {
         task_fsbase: 0,
         block_head: 0,
         gc: GcCounts { items: [0; GENERATIONS], index: [0; GENERATIONS], size: 0 },
+        raw_callers: 0,
+        raw_callers_end: 0,
         python: crate::walk::PythonLayout::ZERO,
     };
 }

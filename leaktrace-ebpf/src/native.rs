@@ -12,7 +12,7 @@ use leaktrace_common::{
 
 use crate::{
     blocks::{self, New},
-    maps::{BLOCKS, CCall, Thread, count},
+    maps::{BLOCKS, CCall, Thread, config, count},
     python,
     target::Target,
 };
@@ -112,7 +112,14 @@ pub fn returned(regs: *const pt_regs, thread: &mut Thread) -> Option<New> {
     let (size, domain, is_realloc) = match python {
         Some(call) => (call.size, call.domain, call.is_realloc != 0),
         None if had_old => (size, old.domain(), true),
-        None => (size, domain::NATIVE, is_realloc && old_address != 0),
+        None => (size, domain_of(caller), is_realloc && old_address != 0),
     };
     Some(New { address, size, native: caller, domain, in_pool: false, is_realloc })
+}
+
+/// Domain of a request that nothing announced: where the interpreter's own calls are all of raw, the caller tells.
+#[inline(always)]
+fn domain_of(caller: u64) -> u8 {
+    let config = config();
+    if (config.raw_callers..config.raw_callers_end).contains(&caller) { domain::RAW } else { domain::NATIVE }
 }

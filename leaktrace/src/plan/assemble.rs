@@ -115,7 +115,16 @@ impl Interpreter<'_> {
         let mut unresolved = 0;
         // While a table holds the build's own function, all that passes its guards takes the fast way.
         let live = found.guards.iter().filter(|guard| !self.slots.get(guard.function.domain).replaced());
-        let at_jump = live.map(|guard| (guard, self.module.code.decode(guard.address), [guard.a, guard.b], "guard of"));
+        let returning = |guard: &&guards::Guard| {
+            guard.function.domain == domain::RAW && libc::is_called_from(self.module.code, guard.fast)
+        };
+        let (told_by_caller, live): (Vec<_>, Vec<_>) = live.partition(returning);
+        if !told_by_caller.is_empty() {
+            builder.plan.raw_callers = self.module.code.file.executable();
+        }
+        let at_jump = live
+            .into_iter()
+            .map(|guard| (guard, self.module.code.decode(guard.address), [guard.a, guard.b], "guard of"));
         // A hook's own copy of an allocator serves several domains: only its fast way is the function's.
         let hooked = self.slots.0.iter().any(|slot| slot.layers.debug || slot.layers.tracemalloc);
         let hooks = found.hooks.iter().filter(|guard| hooked && self.reaches_default(guard.function.domain));

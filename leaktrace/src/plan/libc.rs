@@ -1,8 +1,11 @@
 //! The C allocator that the process really bound: glibc's, musl's, or one that was preloaded.
 
+use std::collections::BTreeSet;
+
+use iced_x86::{FlowControl, Instruction};
 use leaktrace_common::site::{op, reg};
 
-use super::code::Code;
+use super::code::{Code, direct_target};
 use crate::target::{ElfFile, Maps, Memory, Target};
 
 /// A function of the C allocator.
@@ -76,4 +79,47 @@ pub fn resolve(library: &ElfFile, python: &Code<'_>, memory: &dyn Memory, name: 
         Some(symbol) => Ok(symbol.address),
         None => Err(format!("{shown} has no {name}")),
     }
+}
+
+/// Most instructions between a guard and the call that it stands before.
+const STEPS: usize = 32;
+
+/// Whether all ways from `start` arrive at a *call* of the C allocator, so that it returns to this code: the caller then tells
+/// whose request it was. (Code that *jumps* there returns to whoever called it.)
+pub fn is_called_from(python: &Code<'_>, start: u64) -> bool {
+    let (mut seen, mut work) = (BTreeSet::new(), vec![start]);
+    while let Some(address) = work.pop() {
+        if !seen.insert(address) {
+            continue;
+        }
+        let Some(instruction) = python.decode(address).filter(|_| seen.len() <= STEPS) else { return false };
+        match instruction.flow_control() {
+            FlowControl::Next => work.push(instruction.next_ip()),
+            FlowControl::ConditionalBranch => {
+                work.extend(direct_target(&instruction));
+                work.push(instruction.next_ip());
+            }
+            FlowControl::UnconditionalBranch if !is_allocator(python, &instruction) => {
+                work.extend(direct_target(&instruction));
+            }
+            FlowControl::Call | FlowControl::IndirectCall if is_allocator(python, &instruction) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Whether a call or jump goes to a function of the C allocator: through a GOT entry, or a stub that jumps through one.
+fn is_allocator(python: &Code<'_>, instruction: &Instruction) -> bool {
+    let through = |i: &Instruction| {
+        let got = i.ip_rel_memory_address();
+        i.is_ip_rel_memory_operand() && FUNCTIONS.iter().any(|f| python.imports(f.name).contains(&got))
+    };
+    // A stub may begin with `endbr64`.
+    let stub = direct_target(instruction).into_iter().flat_map(|stub| {
+        let first = python.decode(stub);
+        let second = first.and_then(|i| python.decode(i.next_ip()));
+        [first, second].into_iter().flatten()
+    });
+    through(instruction) || stub.into_iter().any(|i| i.flow_control() == FlowControl::IndirectBranch && through(&i))
 }

@@ -1,5 +1,6 @@
 //! Which instructions to probe, and where the arguments are at each: a pure function of ELF bytes and interpreter facts.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use leaktrace_common::site::{Operand, op};
@@ -111,6 +112,8 @@ pub struct ProbePlan {
     pub slots: [AllocatorSlot; 3],
     /// Bytes that hooks put between the start of a block of obj and what was asked for.
     pub block_head: u32,
+    /// The interpreter's code, if guards of the raw domain were left out: what is called from there is a request of raw.
+    pub raw_callers: Range<u64>,
     /// What the plan could not cover and why, for doctor and the report.
     pub gaps: Vec<String>,
     /// "pgo-guards", "stripped", "entry-probes", ... for the report's `features`.

@@ -178,6 +178,14 @@ impl ElfFile {
         &self.segments
     }
 
+    /// Addresses from the first to the last byte that may be executed.
+    pub fn executable(&self) -> Range<u64> {
+        let code = || self.segments.iter().filter(|s| s.executable);
+        let start = code().map(|s| s.vaddr).min().unwrap_or(0);
+        let end = code().map(|s| s.vaddr.saturating_add(s.file_size)).max().unwrap_or(0);
+        self.address_of(start)..self.address_of(end)
+    }
+
     pub fn sections(&self) -> &[Section] {
         &self.sections
     }

@@ -98,6 +98,8 @@ impl Tracer {
             task_fsbase: task::fsbase_offset()?,
             block_head: spec.plan.block_head,
             gc: spec.gc.unwrap_or_default(),
+            raw_callers: spec.plan.raw_callers.start,
+            raw_callers_end: spec.plan.raw_callers.end,
             python: *spec.layout,
         };
         let sites: Vec<Site> = spec
