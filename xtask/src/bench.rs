@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what tracing costs, beside an empty BPF program and other tools.
 
 mod attach;
+mod census;
 mod contender;
 mod goals;
 mod leaktrace;
@@ -13,6 +14,7 @@ mod spread;
 mod table;
 mod target;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,9 @@ pub(crate) struct Options {
     /// Measure on this interpreter, not on every one that is found (may be repeated)
     #[arg(long)]
     python: Vec<PathBuf>,
+    /// Measure only the heap census, and write census.md and census.json
+    #[arg(long)]
+    census: bool,
     /// Folder for benchmarks.md and benchmarks.json
     #[arg(long, default_value = "docs")]
     out: PathBuf,
@@ -80,6 +85,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     if pythons.is_empty() {
         bail!("no Python that leaktrace supports is installed; name one with --python");
     }
+    if options.census {
+        return censuses(&pythons, options);
+    }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let tools = Tools {
         leaktrace: build::leaktrace(Profile::Release)?,
@@ -106,10 +114,39 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     results.machine.finish();
     let page = table::page(&results)?;
+    publish(options, &page, "benchmarks", &results)
+}
+
+/// The census alone, on each interpreter.
+fn censuses(pythons: &[PathBuf], options: &Options) -> Result<()> {
+    let leaktrace = build::leaktrace(Profile::Release)?;
+    let plain_read = build::example(Profile::Release, "plain_read")?;
+    let mut machine = Machine::look()?;
+    let mut all = Vec::new();
+    let mut page = String::from("# The heap census, measured\n\nBy `cargo xtask bench --census`.\n");
+    for python in pythons {
+        eprintln!("==> heap census on {}", python.display());
+        let with_peers = peers::with_packages(python, "census", &["objgraph", "guppy3"]).unwrap_or_else(|error| {
+            eprintln!("==> without objgraph and guppy3: {error:#}");
+            python.clone()
+        });
+        let measured = census::measure(&leaktrace, &plain_read, &with_peers, options.repeats)?;
+        let _ = write!(page, "\n{}\n\n{}", python.display(), census::table(&measured));
+        all.push(measured);
+    }
+    machine.finish();
+    let json =
+        serde_json::json!({ "schema": "leaktrace.benchmarks.census/1", "machine": machine, "interpreters": all });
+    publish(options, &page, "census", &json)
+}
+
+/// Prints a page, and writes it with its JSON.
+fn publish(options: &Options, page: &str, name: &str, json: &impl Serialize) -> Result<()> {
     writeln!(std::io::stdout(), "{page}")?;
     let out = workspace::root().join(&options.out);
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
-    for (name, text) in [("benchmarks.md", page), ("benchmarks.json", serde_json::to_string_pretty(&results)? + "\n")] {
+    let json = serde_json::to_string_pretty(json)? + "\n";
+    for (name, text) in [(format!("{name}.md"), page), (format!("{name}.json"), &json)] {
         let path = out.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("==> {}", path.display());

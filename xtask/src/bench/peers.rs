@@ -25,13 +25,21 @@ pub(crate) fn memleak() -> Option<Vec<String>> {
 /// through gdb, and must be importable in its target.
 pub(crate) fn with_memray(python: &Path) -> Result<PathBuf> {
     find_program("gdb").context("memray attaches through gdb, which is not here")?;
+    with_packages(python, "bench", &["memray"])
+}
+
+/// An interpreter like `python` in an environment for `purpose` that has packages, made once and kept under `target/`.
+pub(crate) fn with_packages(python: &Path, purpose: &str, packages: &[&str]) -> Result<PathBuf> {
     let real = fs::canonicalize(python).with_context(|| format!("cannot find {}", python.display()))?;
     let name = real.display().to_string().replace('/', "-");
-    let folder = workspace::root().join(format!("target/bench-venv{name}"));
-    if !folder.join("bin/memray").exists() {
+    let folder = workspace::root().join(format!("target/{purpose}-venv{name}"));
+    let done = folder.join("installed");
+    if !done.exists() {
         step::run("making an environment", Command::new(python).args(["-m", "venv"]).arg(&folder), &setup_log())?;
         let mut pip = Command::new(folder.join("bin/python"));
-        step::run("installing memray", pip.args(["-m", "pip", "install", "--quiet", "memray"]), &setup_log())?;
+        pip.args(["-m", "pip", "install", "--quiet"]).args(packages);
+        step::run(&format!("installing {}", packages.join(", ")), &mut pip, &setup_log())?;
+        fs::write(&done, packages.join("\n")).with_context(|| format!("cannot write {}", done.display()))?;
     }
     Ok(folder.join("bin/python"))
 }
