@@ -6,8 +6,10 @@ mod build;
 mod demo;
 mod dist;
 mod lint;
+mod matrix;
 mod offsets;
 mod python;
+mod pythons;
 mod root;
 mod run;
 mod setup;
@@ -57,9 +59,17 @@ enum Command {
         /// Only the tests that need no privilege and no BPF toolchain
         #[arg(long)]
         unprivileged: bool,
+        /// The core tests on every interpreter, those of `pythons` included; writes docs/pythons.md
+        #[arg(long, conflicts_with_all = ["unprivileged", "filter"])]
+        matrix: bool,
+        /// With --matrix: only these test programs, for example truth or stacks
+        #[arg(long, requires = "matrix")]
+        check: Vec<String>,
         /// Only tests whose names contain this
         filter: Option<String>,
     },
+    /// Get interpreters of several distribution releases to test on, into a cache ($LEAKTRACE_PYTHONS)
+    Pythons,
     /// Check formatting and clippy, the BPF programs included
     Lint,
     /// Measure what tracing costs, beside other tools: prints tables, writes docs/benchmarks.md and docs/benchmarks.json
@@ -103,7 +113,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             eprintln!("{}", build::leaktrace(profile)?.display());
         }
         Command::Run { arguments } => return run::run(&arguments),
-        Command::Test { unprivileged, filter } => test::test(unprivileged, filter.as_deref())?,
+        Command::Pythons => {
+            for python in pythons::ensure()? {
+                println!("{}", python.display());
+            }
+        }
+        Command::Test { matrix: true, check, .. } => matrix::matrix(&check)?,
+        Command::Test { unprivileged, filter, .. } => test::test(unprivileged, filter.as_deref())?,
         Command::Lint => lint::lint()?,
         Command::Bench(options) => bench::bench(&options)?,
         Command::Dist => dist::dist()?,

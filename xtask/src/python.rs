@@ -24,16 +24,22 @@ pub(crate) fn find() -> Result<PathBuf> {
 /// Every Python here of the minor version that [`find`] finds, each once.
 pub(crate) fn alike() -> Result<Vec<PathBuf>> {
     let found = find()?;
-    let supported: Vec<String> =
+    let minor: Vec<String> =
         supported()?.into_iter().filter(|minor| is_supported(&found, std::slice::from_ref(minor))).collect();
-    let mut all = Vec::new();
+    Ok(every()?.into_iter().filter(|python| is_supported(python, &minor)).collect())
+}
+
+/// Every Python here that leaktrace supports, each once.
+pub(crate) fn every() -> Result<Vec<PathBuf>> {
+    let supported = supported()?;
+    let mut every = Vec::new();
     for python in candidates(&supported).filter(|python| is_supported(python, &supported)) {
         let python = executable_of(&python)?;
-        if !all.contains(&python) {
-            all.push(python);
+        if !every.contains(&python) {
+            every.push(python);
         }
     }
-    Ok(all)
+    Ok(every)
 }
 
 /// The executable that runs in the end: a candidate may be a link, or a script of a version manager.

@@ -138,6 +138,7 @@ const GROUPS: &[Group] = &[
         "gc",
         &["_gc_runtime_state"],
         &[
+            ("size", Size),
             ("enabled", Offset("enabled")),
             ("collecting", Offset("collecting")),
             ("generations", Offset("generations")),
@@ -309,7 +310,7 @@ const DEBUG_OFFSETS: &[(&str, &[(&str, &str)])] = &[
     ),
     ("object", &[("type", "pyobject.ob_type")]),
     ("type", &[("name", "type_object.tp_name"), ("flags", "type_object.tp_flags")]),
-    ("gc", &[("collecting", "gc.collecting")]),
+    ("gc", &[("size", "gc.size"), ("collecting", "gc.collecting")]),
 ];
 
 /// What debug information does not hold: macros, and how the interpreter writes a frame's position and a code object's lines.

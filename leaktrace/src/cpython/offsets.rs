@@ -144,6 +144,7 @@ group!(
 group!(
     /// `struct _gc_runtime_state`.
     Gc {
+        size,
         enabled,
         collecting,
         generations,
@@ -341,6 +342,8 @@ pub enum OffsetsError {
     NoCookie,
     #[error("its table of offsets is of version {hex:#x}")]
     OtherVersion { hex: u64 },
+    #[error("the state of its collector has {size} bytes, {known} are known")]
+    OtherCollector { size: u32, known: u32 },
     #[error("it is free-threaded")]
     FreeThreaded,
     #[error("its table of offsets says {value:#x} for {key}")]
@@ -417,6 +420,11 @@ impl Offsets {
             }
         }
         let mut told: Self = table.try_into().map_err(OffsetsError::Table)?;
+        // Of the collector's state it tells the size alone: another one has the other fields elsewhere (3.14 to 3.14.4 collected
+        // incrementally).
+        if told.gc.size != own.gc.size {
+            return Err(OffsetsError::OtherCollector { size: told.gc.size, known: own.gc.size });
+        }
         // `main` comes right after `head` in `struct pyinterpreters`.
         let moved = told.runtime.interpreters_head.wrapping_sub(own.runtime.interpreters_head);
         told.runtime.interpreters_main = own.runtime.interpreters_main.wrapping_add(moved);
