@@ -9,25 +9,22 @@ use anyhow::{Context, Result, bail};
 use crate::build::{self, Profile, cargo};
 use crate::{python, pythons, root, workspace};
 
-/// The test programs, and what each shows.
-const CHECKS: &[(&str, &str)] = &[
-    ("truth", "live memory and events"),
-    ("stacks", "stacks"),
-    ("gc", "collections"),
-    ("verdicts", "verdicts"),
-    ("safety", "safety"),
-];
+/// The test programs of a whole run, and what each shows.
+const CORE: &[(&str, &str)] = &[("truth", "live memory and events"), ("stacks", "stacks"), ("gc", "collections")];
+/// Those that take minutes an interpreter: to be asked for.
+const LONG: &[(&str, &str)] = &[("verdicts", "verdicts"), ("safety", "safety")];
 /// Need packages from PyPI, which other releases' interpreters do not have a way to install.
 const NEED_PACKAGES: [&str; 3] = ["numpy", "flask", "gevent"];
 
-/// Runs `checks` (all if there are none) and writes `docs/pythons.md` if all were run.
+/// Runs `checks`; if there are none, the core ones, and writes `docs/pythons.md`.
 pub(crate) fn matrix(checks: &[String]) -> Result<()> {
     if !root::is_root() {
         bail!("tracing needs root: run as root");
     }
     let executable = build::leaktrace(Profile::Release)?;
+    let asked = |(name, _): &&(&str, &str)| checks.iter().any(|check| check == name);
     let wanted: Vec<_> =
-        CHECKS.iter().filter(|(name, _)| checks.is_empty() || checks.iter().any(|c| c == name)).collect();
+        if checks.is_empty() { CORE.iter().collect() } else { CORE.iter().chain(LONG).filter(asked).collect() };
     let in_roots = pythons::ensure()?;
     let mut rows = Vec::new();
     for (python, in_root) in
