@@ -18,6 +18,7 @@ mod test;
 mod toolchain;
 mod workspace;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -115,7 +116,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run { arguments } => return run::run(&arguments),
         Command::Pythons => {
             for python in pythons::ensure()? {
-                println!("{}", python.display());
+                writeln!(std::io::stdout(), "{}", python.display())?;
             }
         }
         Command::Test { matrix: true, check, .. } => matrix::matrix(&check)?,

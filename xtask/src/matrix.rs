@@ -1,6 +1,7 @@
 //! `cargo xtask test --matrix`: the core tests on every interpreter there is, and a table of what passed.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -53,7 +54,7 @@ pub(crate) fn matrix(checks: &[String]) -> Result<()> {
         rows.push(row);
     }
     let table = table(&wanted.iter().map(|(_, shows)| *shows).collect::<Vec<_>>(), &rows);
-    print!("{table}");
+    std::io::stdout().write_all(table.as_bytes())?;
     if checks.is_empty() {
         let path = workspace::root().join("docs/pythons.md");
         std::fs::write(&path, page(&table)?).with_context(|| format!("cannot write {}", path.display()))?;
