@@ -28,7 +28,7 @@ pub(crate) fn ensure() -> Result<Vec<PathBuf>> {
     for (release, versions) in RELEASES {
         let files = cache.join("roots").join(release);
         let missing = |version: &&str| !files.join(format!("usr/bin/python{version}")).exists();
-        if versions.iter().any(|version| missing(version)) {
+        if versions.iter().any(missing) {
             unpack(&cache, release, versions, &files)?;
         }
         for version in *versions {
