@@ -92,6 +92,22 @@ fn tracked_objects_are_counted_as_get_objects_lists_them() {
 }
 
 #[test]
+fn blocks_that_the_debug_hooks_wrapped_are_understood() {
+    require_privileges();
+    for python in each_minor() {
+        let mut command = std::process::Command::new(&python.executable);
+        let script = leaktrace_tests::asset("truth/census.py");
+        let mut service = Service::spawn(command.arg(script).env("PYTHONMALLOC", "debug"));
+        let truth: Tracked = ask(&mut service, "tracked");
+        let census = heap(service.pid(), &[]);
+        assert!(census.consistency.lists_closed, "{python:?}: {:?}", census.totals);
+        for name in ["__main__.Plain", "__main__.Point", "set", "collections.deque", "function"] {
+            assert_eq!(census.of(name).tracked, truth.counts[name], "{python:?} {name}");
+        }
+    }
+}
+
+#[test]
 fn untracked_objects_are_counted_as_they_are_made() {
     for python in each_minor() {
         let mut service = start(&python);

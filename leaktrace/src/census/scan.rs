@@ -175,6 +175,10 @@ impl<'a> Scan<'a> {
                     continue;
                 }
                 let at = overhead + block * size;
+                let (at, size) = match debug_size(&pool[at..at + size]) {
+                    Some(requested) => (at + DEBUG_HEADER, requested),
+                    None => (at, size),
+                };
                 let bytes = &pool[at..at + size];
                 let look = self.look(bytes, size as u64);
                 if matches!(look, Look::Undecided) {
@@ -396,6 +400,20 @@ impl<'a> Scan<'a> {
     pub(super) fn resolve(&mut self, missing: &mut Vec<u64>) {
         self.types.resolve(missing);
     }
+}
+
+/// Bytes that the debug hooks put before what was requested.
+const DEBUG_HEADER: usize = 16;
+
+/// The bytes requested of a block that the debug hooks (`PYTHONMALLOC=debug`, `-X dev`) have wrapped: their number, a letter for
+/// the domain, seven forbidden bytes, and the block (`_PyMem_DebugRawAlloc`, Objects/obmalloc.c). Nothing else looks so.
+fn debug_size(block: &[u8]) -> Option<usize> {
+    let (size, rest) = block.split_first_chunk::<8>()?;
+    let (mark, rest) = rest.split_first_chunk::<8>()?;
+    if !matches!(mark, [b'o' | b'm' | b'r', 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]) {
+        return None;
+    }
+    usize::try_from(u64::from_be_bytes(*size)).ok().filter(|&size| size <= rest.len())
 }
 
 /// Whether instances hold no references.
