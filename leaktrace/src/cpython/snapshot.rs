@@ -3,6 +3,8 @@
 //! A block is free if it is on its pool's free list or was never handed out (beyond `nextoffset`). The pool counts its
 //! used blocks, so each reading checks itself: used + free list + untouched = capacity, else it is taken again.
 
+use std::time::Duration;
+
 use crate::target::{Memory, MemoryError};
 
 use super::PymallocState;
@@ -10,7 +12,17 @@ use super::pools::{Arena, Pool, PoolState, Pools};
 use super::pymalloc::MAX_ARENAS;
 
 /// Times that a pool is read before it is given up as unsettled, and that the arenas are.
-const TRIES: usize = 6;
+const TRIES: usize = PAUSES.len();
+/// Pauses before each reading of pools that are open. The first readings find the target at work on another processor; a
+/// thread that lost its processor while it changed a pool needs some milliseconds to get it back.
+const PAUSES: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::ZERO,
+    Duration::from_micros(100),
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+];
 /// Headers read at once.
 const HEADER_BATCH: usize = 4096;
 /// Pools read at once: 1 MiB of them.
@@ -81,7 +93,13 @@ impl PymallocState {
                 pools.entries.push(pool.unwrap_or(Pool { state: PoolState::Unsettled, class: 0, used: 0 }));
             }
         }
-        for _ in 0..TRIES {
+        for pause in PAUSES {
+            if open.is_empty() {
+                break;
+            }
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
             let mut still_open = Vec::new();
             for batch in open.chunks(BATCH) {
                 let batch_addresses: Vec<u64> = batch.iter().map(|&entry| addresses[entry]).collect();
@@ -97,9 +115,6 @@ impl PymallocState {
                 }
             }
             open = still_open;
-            if open.is_empty() {
-                break;
-            }
         }
         Ok(pools)
     }
