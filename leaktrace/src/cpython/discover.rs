@@ -44,6 +44,16 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
+    /// What to tell the user when there are several interpreters in the process: from 3.12 on (PEP 684) each may have a GIL and
+    /// pools of its own, and only the main interpreter's pools are followed. `None`: all is followed.
+    #[must_use]
+    pub fn unfollowed(&self, memory: &dyn Memory) -> Option<String> {
+        let count = threads::interpreters(memory, &self.offsets, self.runtime).map_or(1, |found| found.len());
+        (count > 1 && (self.version.major, self.version.minor) >= (3, 12)).then(|| {
+            format!("{count} interpreters run in this process: small blocks of those with an allocator of their own (PEP 684) are not followed, and what their threads allocate may be missing or wrong")
+        })
+    }
+
     /// Looks through the files that the target has mapped. If several hold an interpreter, the first that is
     /// initialised is taken; the executable comes first.
     pub fn find(target: &Target) -> Result<Self, DiscoverError> {

@@ -15,6 +15,7 @@ pub(super) fn checks(target: &Target) -> (Vec<Check>, Option<ProbePlan>) {
         Err(error) => return (vec![failed("interpreter", error)], None),
     };
     let mut checks = vec![found(&interpreter), pymalloc(&interpreter)];
+    checks.extend(subinterpreters(&interpreter, target));
     match make_plan(target, &interpreter) {
         Ok(plan) => {
             checks.extend(of_plan(&plan));
@@ -31,6 +32,10 @@ fn found(interpreter: &Interpreter) -> Check {
     let features = interpreter.facts.features.join(", ");
     let path = interpreter.elf.display().display();
     Check::ok("interpreter", format!("CPython {} in {path} ({features})", interpreter.version))
+}
+
+fn subinterpreters(interpreter: &Interpreter, target: &Target) -> Option<Check> {
+    Some(Check::warn("interpreters", interpreter.unfollowed(&target.memory())?, ""))
 }
 
 fn pymalloc(interpreter: &Interpreter) -> Check {

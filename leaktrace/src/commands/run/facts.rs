@@ -81,6 +81,7 @@ fn coverage(session: &Session) -> Coverage {
 
 fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
     let mut notes = session.plan().gaps.clone();
+    notes.extend(session.interpreter().unfollowed(&session.target().memory()));
     let children: Vec<String> = session.target().children_alike().iter().map(ToString::to_string).collect();
     if !children.is_empty() {
         notes.push(format!(
