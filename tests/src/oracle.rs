@@ -15,7 +15,7 @@ use crate::{asset, cache_folder};
 /// The truth script, as `Service::start` wants it.
 pub const SCRIPT: &str = "truth/truth.py";
 /// Lines with fewer live blocks are not compared: a free list may hold one or two of them.
-pub const FEWEST_BLOCKS: u64 = 40;
+pub const FEWEST_BLOCKS: u64 = 20;
 
 /// Live memory of the truth script by line, as tracemalloc saw it in a run of its own.
 #[derive(Debug, Deserialize)]

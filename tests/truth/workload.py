@@ -49,6 +49,8 @@ for domain in ("PyMem_Raw", "PyMem_", "PyObject_"):
         getattr(API, domain + name).restype = Address
 
 Row = ctypes.c_int64 * 100
+# Made once: ctypes keeps what it knows a new array type by in a tuple, which may come from a free list.
+Addresses = Address * 200
 Text = ctypes.c_char * 700
 
 HUGE = 2**62
@@ -68,8 +70,9 @@ def slots(n):
 
 
 def addresses(n):
-    """Room for addresses."""
-    return (Address * n)()
+    """Room for `n` addresses."""
+    assert n <= Addresses._length_
+    return Addresses()
 
 
 def size_classes(n):
