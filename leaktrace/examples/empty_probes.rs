@@ -24,15 +24,7 @@ fn main() -> Result<()> {
     let memory = target.memory();
     let interpreter = Interpreter::find(&target)?;
     // As `leaktrace run` asks for it.
-    let plan = assemble::plan(&Inputs {
-        target: &target,
-        maps: &target.maps()?,
-        python: &interpreter.elf,
-        memory: &memory,
-        pymalloc: interpreter.facts.pymalloc,
-        dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
-        trace_small_frees: false,
-    })?;
+    let plan = assemble::plan(&Inputs::of(&target, &interpreter, &target.maps()?, &memory))?;
     let sizes = Sizes { blocks: 1, ring_bytes: 1 << 12 };
     let mut ebpf = load::load(object::OBJECT, &Config::ZERO, &[], sizes, false)?;
     let empty = load::uprobe(&mut ebpf, program::EMPTY)?.fd()?.as_fd();

@@ -188,6 +188,11 @@ impl Report {
         report
     }
 
+    /// Sites whose innermost Python frame is of `function`, a qualified name.
+    pub fn sites_in(&self, function: &str) -> impl Iterator<Item = &Site> {
+        self.sites.iter().filter(move |site| site.places().first().is_some_and(|place| place.function == function))
+    }
+
     /// Live memory by innermost Python line, "file:line", of the sites chosen. Sites without a Python frame are left out.
     pub fn by_line(&self, choose: impl Fn(&Site) -> bool) -> BTreeMap<String, Sum> {
         let mut lines: BTreeMap<String, Sum> = BTreeMap::new();

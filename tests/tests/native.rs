@@ -71,9 +71,8 @@ fn traced(threads: &str) -> Vec<Report> {
 
 /// Native memory by the function at the top of the stack.
 fn live(report: &Report, function: &str) -> Sum {
-    let native = report.sites.iter().filter(|site| site.domain == "native");
-    let here = native.filter(|site| site.places().first().is_some_and(|p| p.function == function));
-    here.fold(Sum::default(), |sum, site| Sum {
+    let native = report.sites_in(function).filter(|site| site.domain == "native");
+    native.fold(Sum::default(), |sum, site| Sum {
         bytes: sum.bytes + site.live_bytes,
         blocks: sum.blocks + site.live_blocks,
     })

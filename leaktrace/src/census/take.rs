@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cpython::offsets::Offsets;
-use crate::cpython::{PymallocState, gc, threads};
-use crate::target::{Maps, Memory};
+use crate::cpython::{Interpreter, PymallocState, gc, threads};
+use crate::target::{Maps, Memory, Target};
 
 use super::object::{self, PartKind};
 use super::scan::Scan;
@@ -35,6 +35,22 @@ pub struct Subject<'a> {
     /// Address of `_PyRuntime`.
     pub runtime: u64,
     pub pymalloc: Option<PymallocState>,
+}
+
+impl<'a> Subject<'a> {
+    /// The interpreter of a process, whose maps and memory are given.
+    pub fn of(target: &Target, interpreter: &'a Interpreter, maps: &'a Maps, memory: &'a dyn Memory) -> Self {
+        Self {
+            pid: target.pid(),
+            process_start: target.start_time(),
+            python: &interpreter.facts.version_text,
+            memory,
+            maps,
+            offsets: &interpreter.offsets,
+            runtime: interpreter.runtime,
+            pymalloc: interpreter.facts.pymalloc,
+        }
+    }
 }
 
 /// Reads the whole heap. The target runs on, unless the caller stopped it: what changed meanwhile is told by

@@ -15,16 +15,7 @@ pub(crate) fn run(args: &GcArgs) -> Result<ExitCode> {
     let target = Target::open(args.pid)?;
     let interpreter = Interpreter::find(&target)?;
     let (maps, memory) = (target.maps()?, target.memory());
-    let subject = Subject {
-        pid: target.pid(),
-        process_start: target.start_time(),
-        python: &interpreter.facts.version_text,
-        memory: &memory,
-        maps: &maps,
-        offsets: &interpreter.offsets,
-        runtime: interpreter.runtime,
-        pymalloc: interpreter.facts.pymalloc,
-    };
+    let subject = Subject::of(&target, &interpreter, &maps, &memory);
     let collector = collector::look(&subject).map_err(leaktrace::census::CensusError::from)?;
     let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
     if let Some(json) = json {

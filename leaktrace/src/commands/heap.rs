@@ -65,16 +65,7 @@ pub(crate) fn run(args: &HeapArgs) -> Result<ExitCode> {
 pub(super) fn look(target: &Target, interpreter: &Interpreter, pause: bool) -> Result<Census> {
     let maps = target.maps()?;
     let memory = target.memory();
-    let subject = Subject {
-        pid: target.pid(),
-        process_start: target.start_time(),
-        python: &interpreter.facts.version_text,
-        memory: &memory,
-        maps: &maps,
-        offsets: &interpreter.offsets,
-        runtime: interpreter.runtime,
-        pymalloc: interpreter.facts.pymalloc,
-    };
+    let subject = Subject::of(target, interpreter, &maps, &memory);
     let frozen = if pause { Some(Frozen::stop(target.pid())?) } else { None };
     let census = census::take(&subject);
     let pause_seconds = frozen.as_ref().map(|frozen| frozen.elapsed().as_secs_f64());

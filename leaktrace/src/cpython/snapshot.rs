@@ -197,7 +197,8 @@ impl PymallocState {
         }
         let capacity = ((self.pool_size - overhead) / size) as u32;
         let untouched = if next > last { 0 } else { ((last - next) / size + 1) as u32 };
-        (used + untouched <= capacity).then_some(Header { used, freeblock, szidx, capacity, untouched })
+        let held = used.checked_add(untouched)?;
+        (held <= capacity).then_some(Header { used, freeblock, szidx, capacity, untouched })
     }
 
     /// Decides by the header alone, where it can.
@@ -322,7 +323,8 @@ mod tests {
         );
         assert_eq!(pools.block(3 << 14), BlockState::Free, "not carved off yet");
         assert_eq!(pools.used_blocks().count(), 8);
-        for bad in [image(7, &[3, 7], 0), image(8, &[3, 3], 0), image(8, &[3, 10], 0), image(9, &[3, 7], 0)] {
+        let bad = [(7, [3, 7]), (8, [3, 3]), (8, [3, 10]), (9, [3, 7]), (u32::MAX, [3, 7])];
+        for bad in bad.map(|(used, free)| image(used, &free, 0)) {
             assert_eq!(bad.totals().unsettled_pools, 1);
             assert_eq!(bad.block((1 << 14) + 48), BlockState::Unsettled);
         }

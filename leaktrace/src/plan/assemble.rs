@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::Instruction;
 use leaktrace_common::site::{Operand, domain, op, reg};
 
-use super::code::{self, Code, Sweep};
+use super::builder::{Builder, Module};
+use super::code::{Code, Sweep};
 use super::dict_keys::Loads;
 use super::guards::{self, Found};
 use super::machine::SlotFunction;
@@ -13,8 +13,8 @@ use super::placement::{self, Place};
 use super::pymalloc::{self, Refills};
 use super::reuse::{self, Reuse};
 use super::slots::{self, DOMAINS, FUNCTIONS, Slots};
-use super::{Execution, PlanError, PlanFile, Probe, ProbePlan, ReturnProbe, gc, libc};
-use crate::cpython::PymallocState;
+use super::{Execution, PlanError, ProbePlan, gc, libc};
+use crate::cpython::{self, PymallocState};
 use crate::target::{ElfFile, Maps, Memory, Target};
 
 /// What a plan is made from.
@@ -31,6 +31,26 @@ pub struct Inputs<'a> {
     /// Probe the frees of mem and obj too. Small blocks are settled without (their address is handed out again, or the
     /// sweep finds it on a free list); only the moment of the free is lost.
     pub trace_small_frees: bool,
+}
+
+impl<'a> Inputs<'a> {
+    /// As `leaktrace run` asks for it: small frees take no probe.
+    pub fn of(
+        target: &'a Target,
+        interpreter: &'a cpython::Interpreter,
+        maps: &'a Maps,
+        memory: &'a dyn Memory,
+    ) -> Self {
+        Self {
+            target,
+            maps,
+            python: &interpreter.elf,
+            memory,
+            pymalloc: interpreter.facts.pymalloc,
+            dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
+            trace_small_frees: false,
+        }
+    }
 }
 
 /// Makes the plan. Nothing in the target is touched.
@@ -83,14 +103,6 @@ pub fn verify(plan: &ProbePlan, memory: &dyn Memory) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// A file in the plan.
-struct Module<'a> {
-    code: &'a Code<'a>,
-    sweep: &'a Sweep,
-    /// Index into [`ProbePlan::files`].
-    file: usize,
 }
 
 /// The interpreter's own part of the plan.
@@ -414,96 +426,6 @@ fn c_allocator(inputs: &Inputs<'_>, python: &Code<'_>, builder: &mut Builder) {
         if function.returns {
             builder.returning(&module, address, function.op, &what);
         }
-    }
-}
-
-/// Collects probes, one an address.
-#[derive(Default)]
-struct Builder {
-    plan: ProbePlan,
-    taken: BTreeMap<u64, String>,
-}
-
-impl Builder {
-    fn file(&mut self, code: &Code<'_>) -> usize {
-        let file = PlanFile {
-            open_path: code.file.open_path().to_owned(),
-            display: code.file.display().display().to_string(),
-        };
-        if let Some(known) = self.plan.files.iter().position(|f| *f == file) {
-            return known;
-        }
-        self.plan.files.push(file);
-        self.plan.files.len() - 1
-    }
-
-    fn gap(&mut self, gap: String) {
-        self.plan.gaps.push(gap);
-    }
-
-    fn feature(&mut self, feature: &str) {
-        if !self.plan.features.iter().any(|f| f == feature) {
-            self.plan.features.push(feature.to_owned());
-        }
-    }
-
-    fn entry(&mut self, module: &Module<'_>, place: &Place, op: u8, domain: u8, what: &str, function: u64) {
-        let why = format!("entry of {what} +{}", place.instruction.ip() - function);
-        self.probe(module, place, op, domain, why);
-    }
-
-    fn probe(&mut self, module: &Module<'_>, place: &Place, op: u8, domain: u8, why: String) {
-        let address = place.instruction.ip();
-        if let Some(other) = self.taken.get(&address) {
-            let gap = format!("{why} and {other} share the instruction at {address:#x}: only the latter is traced");
-            self.gap(gap);
-            return;
-        }
-        let Some((file_offset, bytes)) = self.instruction(module.code, &place.instruction, &why) else { return };
-        self.taken.insert(address, why.clone());
-        self.plan.probes.push(Probe {
-            file: module.file,
-            file_offset,
-            address,
-            op,
-            domain,
-            a: place.a,
-            b: place.b,
-            execution: place.execution,
-            why,
-            instruction: code::format(&place.instruction),
-            bytes,
-        });
-    }
-
-    fn returning(&mut self, module: &Module<'_>, function: u64, op: u8, what: &str) {
-        let Some((instruction, execution)) = placement::returning(module.code, module.sweep, function) else {
-            self.gap(format!("no place for a return probe on {what}"));
-            return;
-        };
-        let why = format!("return of {what}, set at +{}", instruction.ip() - function);
-        let Some((file_offset, bytes)) = self.instruction(module.code, &instruction, &why) else { return };
-        let address = instruction.ip();
-        let instruction = code::format(&instruction);
-        let file = module.file;
-        self.plan.returns.push(ReturnProbe { file, file_offset, address, op, execution, why, instruction, bytes });
-    }
-
-    /// File offset and bytes of an instruction that was proved to be one.
-    fn instruction(&mut self, code: &Code<'_>, instruction: &Instruction, why: &str) -> Option<(u64, Vec<u8>)> {
-        let bytes = code.text(instruction.ip(), instruction.len());
-        let offset = code.file.offset_of(instruction.ip());
-        if let (Some(offset), true) = (offset, bytes.len() == instruction.len() && code.is_boundary(instruction.ip())) {
-            return Some((offset, bytes.to_vec()));
-        }
-        self.gap(format!("{why}: {:#x} could not be proved to begin an instruction", instruction.ip()));
-        None
-    }
-
-    fn finish(mut self) -> ProbePlan {
-        self.plan.probes.sort_by_key(|p| (p.file, p.address));
-        self.plan.returns.sort_by_key(|r| (r.file, r.address));
-        self.plan
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter as _, GasFormatter, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter as _, GasFormatter, Instruction, Mnemonic, OpKind};
 use object::elf::{R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE};
 use object::read::elf::{Rela as _, SectionHeader as _, Sym as _};
 use object::{LittleEndian, SymbolIndex};
@@ -75,6 +75,23 @@ impl<'a> Code<'a> {
     /// Words (GOT entries) that the loader fills with the address of `symbol`.
     pub fn imports(&self, symbol: &str) -> &[u64] {
         self.imports.get(symbol).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an instruction goes through a word that the loader fills with the address of one of `symbols`.
+    pub fn goes_through(&self, instruction: &Instruction, symbols: &[&str]) -> bool {
+        let word = instruction.ip_rel_memory_address();
+        instruction.is_ip_rel_memory_operand() && symbols.iter().any(|symbol| self.imports(symbol).contains(&word))
+    }
+
+    /// Whether what lies at `stub` is an entry of the procedure linkage table that leads to one of `symbols`.
+    pub fn is_stub_of(&self, stub: u64, symbols: &[&str]) -> bool {
+        let Some(mut jump) = self.decode(stub) else { return false };
+        if jump.mnemonic() == Mnemonic::Endbr64
+            && let Some(next) = self.decode(jump.next_ip())
+        {
+            jump = next;
+        }
+        jump.flow_control() == FlowControl::IndirectBranch && self.goes_through(&jump, symbols)
     }
 
     /// The pointer that the loader put at `address`, when it is one that the loader fills in.

@@ -111,15 +111,7 @@ pub fn is_called_from(python: &Code<'_>, start: u64) -> bool {
 
 /// Whether a call or jump goes to a function of the C allocator: through a GOT entry, or a stub that jumps through one.
 fn is_allocator(python: &Code<'_>, instruction: &Instruction) -> bool {
-    let through = |i: &Instruction| {
-        let got = i.ip_rel_memory_address();
-        i.is_ip_rel_memory_operand() && FUNCTIONS.iter().any(|f| python.imports(f.name).contains(&got))
-    };
-    // A stub may begin with `endbr64`.
-    let stub = direct_target(instruction).into_iter().flat_map(|stub| {
-        let first = python.decode(stub);
-        let second = first.and_then(|i| python.decode(i.next_ip()));
-        [first, second].into_iter().flatten()
-    });
-    through(instruction) || stub.into_iter().any(|i| i.flow_control() == FlowControl::IndirectBranch && through(&i))
+    let names = FUNCTIONS.map(|function| function.name);
+    python.goes_through(instruction, &names)
+        || direct_target(instruction).is_some_and(|stub| python.is_stub_of(stub, &names))
 }

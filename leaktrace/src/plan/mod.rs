@@ -9,6 +9,7 @@ use crate::cpython::AllocatorSlot;
 use crate::target::MemoryError;
 
 pub mod assemble;
+mod builder;
 pub mod code;
 pub mod dict_keys;
 pub mod functions;

@@ -96,19 +96,10 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Fo
 
 /// Entries of the procedure linkage table that lead to a symbol, of those that are called.
 fn stubs(code: &Code<'_>, sweep: &Sweep, symbol: &str) -> Vec<u64> {
-    let imports = code.imports(symbol);
-    let leads_there = |stub: &u64| {
-        let Some(mut jump) = code.decode(*stub) else { return false };
-        if jump.mnemonic() == Mnemonic::Endbr64
-            && let Some(next) = code.decode(jump.next_ip())
-        {
-            jump = next;
-        }
-        jump.flow_control() == FlowControl::IndirectBranch
-            && jump.is_ip_rel_memory_operand()
-            && imports.contains(&jump.ip_rel_memory_address())
-    };
-    if imports.is_empty() { Vec::new() } else { sweep.callees().filter(leads_there).collect() }
+    if code.imports(symbol).is_empty() {
+        return Vec::new();
+    }
+    sweep.callees().filter(|&stub| code.is_stub_of(stub, &[symbol])).collect()
 }
 
 /// Where a value is at some instruction: what a register or a stack slot holds, plus a constant.

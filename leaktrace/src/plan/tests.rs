@@ -33,16 +33,7 @@ impl Planned {
         assert_eq!(script.line(), "ready");
         let (target, interpreter) = script.interpreter();
         let (maps, memory) = (target.maps().unwrap(), target.memory());
-        let python = &interpreter.elf;
-        let inputs = Inputs {
-            target: &target,
-            maps: &maps,
-            python,
-            memory: &memory,
-            pymalloc: interpreter.facts.pymalloc,
-            dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
-            trace_small_frees,
-        };
+        let inputs = Inputs { trace_small_frees, ..Inputs::of(&target, &interpreter, &maps, &memory) };
         let plan = plan(&inputs).unwrap();
         Self { _script: script, target, interpreter, plan }
     }

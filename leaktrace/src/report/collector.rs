@@ -30,13 +30,13 @@ fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {
         let _ = writeln!(page, "{}", style.warning(warning));
     }
     let columns = ["generation", "objects", "count", "threshold", "collections", "collected", "uncollectable"];
-    let columns: Vec<String> = columns.iter().map(|column| format!("{column:>13}")).collect();
+    let columns: Vec<String> = columns.iter().map(|column| format!("{column:>14}")).collect();
     let _ = writeln!(page, "\n{}", style.dim(columns.concat()));
     for row in &gc.generations {
         let objects = if row.whole { count(row.objects as f64) } else { format!("> {}", count(row.objects as f64)) };
         let _ = writeln!(
             page,
-            "{:>13}{objects:>13}{:>13}{:>13}{:>13}{:>13}{:>13}",
+            "{:>14}{objects:>14}{:>14}{:>14}{:>14}{:>14}{:>14}",
             row.generation, row.count, row.threshold, row.collections, row.collected, row.uncollectable,
         );
     }

@@ -135,15 +135,7 @@ impl Session {
         let memory = target.memory();
         let interpreter = Interpreter::find(target)?;
         let maps = target.maps()?;
-        let mut plan = plan::assemble::plan(&plan::assemble::Inputs {
-            target,
-            maps: &maps,
-            python: &interpreter.elf,
-            memory: &memory,
-            pymalloc: interpreter.facts.pymalloc,
-            dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
-            trace_small_frees: false,
-        })?;
+        let mut plan = plan::assemble::plan(&plan::assemble::Inputs::of(target, &interpreter, &maps, &memory))?;
         if !options.return_probes {
             plan.without_returns();
         }

@@ -349,6 +349,11 @@ impl Status {
     }
 }
 
+/// When the process with this pid started, in clock ticks since boot; `None`: there is none. A zombie still counts.
+pub fn start_time(pid: u32) -> Option<u64> {
+    Stat::read(pid).ok().map(|stat| stat.start_time)
+}
+
 fn not_there(pid: u32, e: io::Error) -> TargetError {
     match TargetError::from_io(pid, "the state", e) {
         TargetError::Gone { pid } => TargetError::NoSuchProcess { pid },

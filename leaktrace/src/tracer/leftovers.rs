@@ -22,7 +22,7 @@ use std::{
 };
 
 use super::attach::{perf_event, undefine};
-use crate::target::{Memory, ProcessMemory, maps::Maps};
+use crate::target::{Maps, Memory, ProcessMemory, process::start_time};
 
 /// Group names start with this; [`Owner`] is the rest.
 const PREFIX: &str = "leaktrace";
@@ -35,15 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     pid: u32,
-    /// Field 22 of /proc/PID/stat: clock ticks since boot.
+    /// Clock ticks since boot.
     started: u64,
 }
 
 impl Identity {
     fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-        Some(Self { pid, started })
+        Some(Self { pid, started: start_time(pid)? })
     }
 
     fn lives(self) -> bool {

@@ -53,17 +53,7 @@ fn pymalloc(interpreter: &Interpreter) -> Check {
 fn make_plan(target: &Target, interpreter: &Interpreter) -> anyhow::Result<ProbePlan> {
     let maps = target.maps()?;
     let memory = target.memory();
-    let pymalloc = interpreter.facts.pymalloc;
-    let inputs = Inputs {
-        target,
-        maps: &maps,
-        python: &interpreter.elf,
-        memory: &memory,
-        pymalloc,
-        dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
-        trace_small_frees: false,
-    };
-    let plan = plan::plan(&inputs)?;
+    let plan = plan::plan(&Inputs::of(target, interpreter, &maps, &memory))?;
     plan::verify(&plan, &memory)?;
     Ok(plan)
 }
