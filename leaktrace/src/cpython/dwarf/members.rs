@@ -1,0 +1,320 @@
+//! Which members of which structs a table of offsets is made of, by version where they differ.
+
+/// What is asked of a member. Paths go through nested structs; of alternatives (`|`) the first that is there counts,
+/// since versions name one thing differently.
+#[derive(Clone, Copy)]
+pub(super) enum Ask {
+    /// Offset in bytes from the start of the struct.
+    Offset(&'static str),
+    /// The same, of a member that not every version has.
+    Maybe(&'static str),
+    /// The same, of a member that is of use from this minor version on.
+    Since(u8, &'static str),
+    /// Offset in bits of a bit field from the start of the member that holds it.
+    Bit(&'static str),
+    /// Size of the struct in bytes.
+    Size,
+    /// The same, of a struct that not every version has.
+    MaybeSize,
+}
+use Ask::{Bit, Maybe, MaybeSize, Offset, Since, Size};
+
+/// Table of the file, structs in C of which the first that is there counts, and the keys in it.
+pub(super) type Group = (&'static str, &'static [&'static str], &'static [(&'static str, Ask)]);
+
+/// In the order and by the names of [`crate::cpython::offsets::Offsets`]. A group whose keys may all be absent may be absent.
+pub(super) const GROUPS: &[Group] = &[
+    (
+        "runtime",
+        &["pyruntimestate"],
+        &[
+            ("interpreters_head", Offset("interpreters.head")),
+            ("interpreters_main", Offset("interpreters.main")),
+            ("tstate_current", Maybe("gilstate.tstate_current")),
+            ("gc", Maybe("gc")),
+        ],
+    ),
+    (
+        "interpreter",
+        &["_is"],
+        &[
+            ("next", Offset("next")),
+            ("id", Offset("id")),
+            ("threads_head", Offset("threads.head|tstate_head")),
+            ("gc", Maybe("gc")),
+            ("dict_keys_free_list", Maybe("dict_state.keys_free_list|object_state.freelists.dictkeys.items")),
+        ],
+    ),
+    (
+        "thread",
+        &["_ts"],
+        &[
+            ("next", Offset("next")),
+            ("interpreter", Offset("interp")),
+            ("thread_id", Offset("thread_id")),
+            ("native_thread_id", Maybe("native_thread_id")),
+            ("frame", Offset("current_frame|frame|cframe")),
+        ],
+    ),
+    ("cframe", &["_PyCFrame"], &[("current_frame", Maybe("current_frame"))]),
+    (
+        "frame",
+        &["_PyInterpreterFrame", "_frame"],
+        &[
+            ("code", Offset("f_executable|f_code")),
+            ("previous", Offset("previous|f_back")),
+            ("instr", Offset("instr_ptr|prev_instr|f_lasti")),
+            ("owner", Since(12, "owner")),
+        ],
+    ),
+    (
+        "code",
+        &["PyCodeObject"],
+        &[
+            ("filename", Offset("co_filename")),
+            ("qualname", Offset("co_qualname|co_name")),
+            ("linetable", Offset("co_linetable|co_lnotab")),
+            ("firstlineno", Offset("co_firstlineno")),
+            ("firsttraceable", Maybe("_co_firsttraceable")),
+            ("instructions", Maybe("co_code_adaptive")),
+        ],
+    ),
+    ("bytes", &["PyBytesObject"], &[("size", Offset("ob_base.ob_size")), ("data", Offset("ob_sval"))]),
+    (
+        "unicode",
+        &["PyASCIIObject"],
+        &[
+            ("length", Offset("length")),
+            ("state", Offset("state")),
+            ("kind_bit", Bit("state.kind")),
+            ("compact_bit", Bit("state.compact")),
+            ("ascii_bit", Bit("state.ascii")),
+            ("ascii_data", Size),
+        ],
+    ),
+    ("compact_unicode", &["PyCompactUnicodeObject"], &[("data", Size)]),
+    ("object", &["_object"], &[("refcount", Offset("ob_refcnt")), ("type", Offset("ob_type"))]),
+    (
+        "type",
+        &["_typeobject"],
+        &[
+            ("name", Offset("tp_name")),
+            ("basicsize", Offset("tp_basicsize")),
+            ("itemsize", Offset("tp_itemsize")),
+            ("flags", Offset("tp_flags")),
+            ("base", Offset("tp_base")),
+            ("dict", Offset("tp_dict")),
+        ],
+    ),
+    (
+        "gc",
+        &["_gc_runtime_state"],
+        &[
+            ("size", Size),
+            ("enabled", Offset("enabled")),
+            ("collecting", Offset("collecting")),
+            ("generations", Offset("generations")),
+            ("generation_stats", Offset("generation_stats")),
+            ("permanent", Offset("permanent_generation")),
+            ("garbage", Offset("garbage")),
+            ("debug", Offset("debug")),
+            ("long_lived_total", Offset("long_lived_total")),
+            ("long_lived_pending", Offset("long_lived_pending")),
+        ],
+    ),
+    ("gc_ring", &["gc_stats"], &[("young", Maybe("young")), ("old", Maybe("old"))]),
+    (
+        "gc_young_ring",
+        &["gc_young_stats_buffer"],
+        &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))],
+    ),
+    (
+        "gc_old_ring",
+        &["gc_old_stats_buffer"],
+        &[("size", MaybeSize), ("items", Maybe("items")), ("index", Maybe("index"))],
+    ),
+    (
+        "gc_generation",
+        &["gc_generation"],
+        &[("size", Size), ("threshold", Offset("threshold")), ("count", Offset("count"))],
+    ),
+    (
+        "gc_stats",
+        &["gc_generation_stats"],
+        &[
+            ("size", Size),
+            ("collections", Offset("collections")),
+            ("collected", Offset("collected")),
+            ("uncollectable", Offset("uncollectable")),
+        ],
+    ),
+    (
+        "pool",
+        &["pool_header"],
+        &[
+            ("size", Size),
+            ("used", Offset("ref")),
+            ("freeblock", Offset("freeblock")),
+            ("nextpool", Offset("nextpool")),
+            ("arenaindex", Offset("arenaindex")),
+            ("szidx", Offset("szidx")),
+            ("nextoffset", Offset("nextoffset")),
+            ("maxnextoffset", Offset("maxnextoffset")),
+        ],
+    ),
+    (
+        "arena",
+        &["arena_object"],
+        &[("size", Size), ("address", Offset("address")), ("pool_address", Offset("pool_address"))],
+    ),
+    (
+        "obmalloc",
+        &["_obmalloc_state"],
+        &[
+            ("used", Maybe("pools.used")),
+            ("arenas", Maybe("mgmt.arenas")),
+            ("maxarenas", Maybe("mgmt.maxarenas")),
+            ("raw_allocated_blocks", Maybe("mgmt.raw_allocated_blocks")),
+        ],
+    ),
+    ("gc_head", &["PyGC_Head"], &[("size", Size), ("next", Offset("_gc_next")), ("prev", Offset("_gc_prev"))]),
+    ("var_object", &["PyVarObject"], &[("size", Offset("ob_size"))]),
+    ("list", &["PyListObject"], &[("items", Offset("ob_item")), ("allocated", Offset("allocated"))]),
+    ("tuple", &["PyTupleObject"], &[("items", Offset("ob_item"))]),
+    (
+        "dict",
+        &["PyDictObject"],
+        &[("used", Offset("ma_used")), ("keys", Offset("ma_keys")), ("values", Offset("ma_values"))],
+    ),
+    (
+        "dict_keys",
+        &["_dictkeysobject"],
+        &[
+            ("refcount", Offset("dk_refcnt")),
+            ("slots", Maybe("dk_size")),
+            ("log2_slots", Maybe("dk_log2_size")),
+            ("log2_index_bytes", Maybe("dk_log2_index_bytes")),
+            ("kind", Maybe("dk_kind")),
+            ("entries", Offset("dk_nentries")),
+            ("indices", Offset("dk_indices")),
+        ],
+    ),
+    ("dict_entry", &["PyDictKeyEntry"], &[("size", Size), ("key", Offset("me_key")), ("value", Offset("me_value"))]),
+    ("dict_unicode_entry", &["PyDictUnicodeEntry"], &[("key", Maybe("me_key")), ("value", Maybe("me_value"))]),
+    ("dict_values", &["_dictvalues"], &[("capacity", Maybe("capacity")), ("values", Maybe("values"))]),
+    (
+        "set",
+        &["PySetObject"],
+        &[
+            ("used", Offset("used")),
+            ("mask", Offset("mask")),
+            ("table", Offset("table")),
+            ("smalltable", Offset("smalltable")),
+        ],
+    ),
+    ("set_entry", &["setentry"], &[("size", Size), ("key", Offset("key"))]),
+    (
+        "long",
+        &["_longobject"],
+        &[("size", Offset("long_value.lv_tag|ob_base.ob_size")), ("digits", Offset("long_value.ob_digit|ob_digit"))],
+    ),
+    ("bytearray", &["PyByteArrayObject"], &[("alloc", Offset("ob_alloc")), ("bytes", Offset("ob_bytes"))]),
+    ("unicode_object", &["PyUnicodeObject"], &[("size", Size), ("data", Offset("data"))]),
+    (
+        "heap_type",
+        &["_heaptypeobject"],
+        &[("size", Size), ("qualname", Offset("ht_qualname")), ("cached_keys", Offset("ht_cached_keys"))],
+    ),
+    ("deque", &["dequeobject"], &[("leftblock", Maybe("leftblock")), ("leftindex", Maybe("leftindex"))]),
+    ("deque_block", &["BLOCK"], &[("right", Maybe("rightlink"))]),
+];
+
+/// Where `_Py_DebugOffsets` (3.13 and later, `Include/internal/pycore_debug_offsets.h`) holds the offset of a field: group and key
+/// here, path there. What a target says there of itself goes before the table.
+pub(super) const DEBUG_OFFSETS: &[(&str, &[(&str, &str)])] = &[
+    ("runtime", &[("interpreters_head", "runtime_state.interpreters_head")]),
+    (
+        "interpreter",
+        &[
+            ("next", "interpreter_state.next"),
+            ("id", "interpreter_state.id"),
+            ("threads_head", "interpreter_state.threads_head"),
+            ("gc", "interpreter_state.gc"),
+        ],
+    ),
+    (
+        "thread",
+        &[
+            ("next", "thread_state.next"),
+            ("interpreter", "thread_state.interp"),
+            ("thread_id", "thread_state.thread_id"),
+            ("native_thread_id", "thread_state.native_thread_id"),
+            ("frame", "thread_state.current_frame"),
+        ],
+    ),
+    (
+        "frame",
+        &[
+            ("code", "interpreter_frame.executable"),
+            ("previous", "interpreter_frame.previous"),
+            ("instr", "interpreter_frame.instr_ptr"),
+            ("owner", "interpreter_frame.owner"),
+        ],
+    ),
+    (
+        "code",
+        &[
+            ("filename", "code_object.filename"),
+            ("qualname", "code_object.qualname"),
+            ("linetable", "code_object.linetable"),
+            ("firstlineno", "code_object.firstlineno"),
+            ("instructions", "code_object.co_code_adaptive"),
+        ],
+    ),
+    ("bytes", &[("size", "bytes_object.ob_size"), ("data", "bytes_object.ob_sval")]),
+    (
+        "unicode",
+        &[
+            ("length", "unicode_object.length"),
+            ("state", "unicode_object.state"),
+            ("ascii_data", "unicode_object.asciiobject_size"),
+        ],
+    ),
+    ("object", &[("type", "pyobject.ob_type")]),
+    ("type", &[("name", "type_object.tp_name"), ("flags", "type_object.tp_flags")]),
+    ("gc", &[("size", "gc.size"), ("collecting", "gc.collecting")]),
+];
+
+/// What debug information does not hold: macros, and how the interpreter writes a frame's position and a code object's lines.
+pub(super) fn constants(minor: u8) -> String {
+    // `ALIGNMENT_SHIFT`, `SMALL_REQUEST_THRESHOLD`, `POOL_BITS` and `ARENA_BITS` of `Objects/obmalloc.c`; those of 3.10 and later
+    // are with `WITH_PYMALLOC_RADIX_TREE`, which 64-bit builds have.
+    let (pool, arena) = if minor < 10 { (1 << 12, 1 << 18) } else { (1 << 14, 1 << 20) };
+    // `Py_TAG_BITS` of `Include/internal/pycore_stackref.h`; objects are aligned to more.
+    let tags = if minor < 14 { 0 } else { 7 };
+    // `Objects/lnotab_notes.txt` and `Objects/locations.md` of each version.
+    let encoding = match minor {
+        ..10 => "lnotab",
+        10 => "ranges",
+        _ => "locations",
+    };
+    // `_PyType_PreHeaderSize` and `Objects/dictobject.c`: where the values of an instance's attributes are.
+    let (preheader_flags, inline_flag, values) = match minor {
+        ..11 => (0, 0, "dict"),
+        11 => (1 << 4, 0, "pointer"),
+        12 => (1 << 3 | 1 << 4, 0, "tagged"),
+        _ => (1 << 3 | 1 << 4, 1 << 2, "inline"),
+    };
+    // `Include/cpython/longintrepr.h`: from 3.12 the number of digits is above the sign and two flags.
+    let long_size_shift = if minor < 12 { 0 } else { 3 };
+    format!(
+        "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
+         # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n\n\
+         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n\n\
+         # Include/internal/pycore_object.h, Include/cpython/longintrepr.h\n[release.instance]\n\
+         preheader_flags = {preheader_flags}\ninline_flag = {inline_flag}\nvalues = \"{values}\"\n\
+         long_size_shift = {long_size_shift}\n\n\
+         # Include/internal/pycore_stackref.h\n[release.references]\ntags = {tags}\n",
+        minor < 13
+    )
+}
