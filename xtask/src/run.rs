@@ -118,7 +118,8 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         let child = std::thread::spawn(|| {
             let mut command = Command::new("sh");
-            command.args(["-c", "trap 'kill $!; exit 42' TERM; sleep 1000 & echo ready; wait"]).stdout(writer);
+            // SIGKILL: a TERM that came before the new process became `sleep` would go to the trap that it inherits.
+            command.args(["-c", "trap 'kill -9 $!; exit 42' TERM; sleep 1000 & echo ready; wait"]).stdout(writer);
             run_with_signals(&mut command).unwrap()
         });
         std::io::BufReader::new(reader).read_line(&mut String::new()).unwrap();
