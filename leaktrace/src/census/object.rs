@@ -147,7 +147,9 @@ pub fn measure(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize) -> Option<
             found.length = Some(count(offsets.var_object.size)?);
             found.own = of.basicsize;
             found.part = part(PartKind::ByteArray, word(offsets.bytearray.bytes)?, alloc);
-            found.shallow = alloc;
+            // A bytes object with its header and its last 0 (`bytearray_sizeof_impl`, Objects/bytearrayobject.c of 3.15).
+            let header = word(offsets.bytearray.bytes_object).map_or(0, |_| u64::from(offsets.bytes.data) + 1);
+            found.shallow = alloc + if alloc > 0 { header } else { 0 };
         }
         Shape::List => {
             let (length, allocated) = (count(offsets.var_object.size)?, count(offsets.list.allocated)?);
@@ -267,7 +269,7 @@ pub fn refcount(offsets: &Offsets, object: &[u8], is_address: impl Fn(u64) -> bo
 pub fn gc_links(offsets: &Offsets, head: &[u8]) -> Option<(u64, u64)> {
     // The low bits are flags while a collection runs (Include/internal/pycore_gc.h).
     let (next, prev) = (u64_at(head, offsets.gc_head.next)? & !3, u64_at(head, offsets.gc_head.prev)? & !3);
-    (next % 8 == 0 && next < 1 << 47).then_some((next, prev))
+    (next < 1 << 47).then_some((next, prev))
 }
 
 #[cfg(test)]

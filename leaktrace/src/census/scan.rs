@@ -259,7 +259,7 @@ impl<'a> Scan<'a> {
                 }
                 // Shrunk in place: pymalloc keeps a block of which three quarters are used (`pymalloc_realloc`); a
                 // number loses digits without any realloc.
-                Shape::Str | Shape::Bytes | Shape::Tuple | Shape::Int => {
+                Shape::Str | Shape::Bytes | Shape::Tuple | Shape::Int if !of.inline_values => {
                     whole <= size && (4 * whole > 3 * size.saturating_sub(16) || of.shape == Shape::Int)
                 }
                 // A dict may be made with room for inline values, `PyType_GenericAlloc` adds an item, and times

@@ -4,7 +4,7 @@ use crate::target::{ElfError, ElfFile, FileId, Maps, Memory, MemoryError, Target
 
 use super::offsets::{Offsets, OffsetsError};
 use super::version::Version;
-use super::{Facts, pymalloc, threads, tls};
+use super::{Facts, gc, pymalloc, threads, tls};
 
 /// Symbols that only a file with the interpreter in it defines. `_PyRuntime` is there from 3.7.
 const MARKS: [&str; 4] = ["Py_Version", "_PyRuntime", "PyObject_Malloc", "Py_GetVersion"];
@@ -96,7 +96,7 @@ impl Interpreter {
             |version: String| DiscoverError::Unsupported { pid, version, supported: Offsets::supported().join(", ") };
         let version = find_version(memory, &elf).map_err(unsupported)?;
         let Some(runtime) = runtime else { return Err(unsupported(version.to_string())) };
-        let offsets = match Offsets::read(memory, runtime, version) {
+        let mut offsets = match Offsets::read(memory, runtime, version) {
             Ok(Some(offsets)) => offsets,
             Ok(None) => return Err(unsupported(version.to_string())),
             Err(OffsetsError::Memory(error)) => return Err(error.into()),
@@ -106,6 +106,7 @@ impl Interpreter {
         if main == 0 {
             return Err(DiscoverError::NotInitialised { pid, version: version.to_string() });
         }
+        offsets.gc.generations = gc::generations_offset(memory, &offsets, runtime, main);
         let mut layout = offsets.layout(runtime);
         if layout.tstate_current == 0 {
             let threads = threads::interpreters(memory, &offsets, runtime)?;

@@ -106,6 +106,23 @@ pub fn list_heads(offsets: &Offsets, runtime: u64, interpreter: u64) -> [u64; GE
     })
 }
 
+/// Where the array of generations is in the collector's state of the interpreter at `interpreter`.
+///
+/// Debian builds its 3.13 with a `PyGC_Head` that is aligned to 4 bytes only (its patch for gh-127545): the array follows
+/// right behind `debug` there. The lists tell: each head is the previous of its next.
+pub(crate) fn generations_offset(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> u32 {
+    let gc = state_address(offsets, runtime, interpreter);
+    let are_lists = |at: u32| {
+        (0..GENERATIONS as u32).all(|index| {
+            let head = gc.wrapping_add(u64::from(at + index * offsets.gc_generation.size));
+            let next = memory.u64(head.wrapping_add(offsets.gc_head.next.into())).map_or(0, |next| next & !3);
+            memory.u64(next.wrapping_add(offsets.gc_head.prev.into())).is_ok_and(|prev| prev & !3 == head)
+        })
+    };
+    let (known, packed) = (offsets.gc.generations, offsets.gc.debug.wrapping_add(4));
+    if packed < known && !are_lists(known) && are_lists(packed) { packed } else { known }
+}
+
 impl GcState {
     /// Reads the collector's state of the interpreter state at `interpreter`.
     pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {

@@ -218,7 +218,11 @@ pub(super) const GROUPS: &[Group] = &[
         &["_longobject"],
         &[("size", Offset("long_value.lv_tag|ob_base.ob_size")), ("digits", Offset("long_value.ob_digit|ob_digit"))],
     ),
-    ("bytearray", &["PyByteArrayObject"], &[("alloc", Offset("ob_alloc")), ("bytes", Offset("ob_bytes"))]),
+    (
+        "bytearray",
+        &["PyByteArrayObject"],
+        &[("alloc", Offset("ob_alloc")), ("bytes", Offset("ob_bytes")), ("bytes_object", Maybe("ob_bytes_object"))],
+    ),
     ("unicode_object", &["PyUnicodeObject"], &[("size", Size), ("data", Offset("data"))]),
     (
         "heap_type",

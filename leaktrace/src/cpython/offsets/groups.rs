@@ -162,8 +162,8 @@ group!(
     Long { size, digits }
 );
 group!(
-    /// `PyByteArrayObject`.
-    ByteArray { alloc, bytes }
+    /// `PyByteArrayObject`. From 3.15 on its bytes are those of a bytes object of its own.
+    ByteArray { alloc, bytes, bytes_object }
 );
 group!(
     /// `PyUnicodeObject`: a string whose characters are elsewhere.
