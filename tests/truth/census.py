@@ -4,16 +4,19 @@ Prints READY, then does what each line says and answers with a line of JSON. It 
 commands nothing is allocated.
 """
 
+import array
 import collections
 import datetime
 import decimal
 import gc
+import io
 import json
 import mmap
 import os
 import sys
 import tempfile
 import threading
+from xml.etree import ElementTree
 
 
 class Plain:
@@ -79,7 +82,9 @@ def tracked():
 
 
 def atoms():
-    """Objects that the collector does not know, by type, none of them there before."""
+    """Objects that the collector does not know or that have memory of their own, by type, none of them there before."""
+    files = [io.BytesIO(b"content of a buffer" * (i % 90) + b"%d" % i) for i in range(1000)]
+    elements = [element(i % 12) for i in range(1000)]
     return [
         [float(i) + 0.5 for i in range(20000)],
         ["a string %d" % i for i in range(20000)],
@@ -93,16 +98,42 @@ def atoms():
         [bytearray(i % 900) for i in range(1000)],
         [datetime.datetime(2020, 1, 1) + datetime.timedelta(seconds=i) for i in range(2000)],
         [decimal.Decimal(i) / 7 for i in range(2000)],
+        [decimal.Decimal(10 ** (i % 200) + 1) for i in range(2000)],
+        [array.array("bdq"[i % 3], range(i % 100)) for i in range(2000)],
+        [array.array("d", range(1000 + i)) for i in range(100)],
+        files,
+        [Content(file) for file in files],
+        [io.BufferedReader(files[i], 1 + 40 * i) for i in range(300)],
+        [collections.OrderedDict.fromkeys(range(i % 120)) for i in range(300)],
+        elements,
+        [child for parent in elements for child in parent],
     ]
+
+
+def element(children):
+    made = ElementTree.Element("made")
+    made.extend(ElementTree.Element("child") for _ in range(children))
+    return made
+
+
+class Content:
+    """The bytes object that a BytesIO has to itself: it counts as both."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def size(self):
+        return sys.getsizeof(self.file) - sys.getsizeof(io.BytesIO())
 
 
 def sums(groups):
     result = {}
     for group in groups:
         for each in group:
-            entry = result.setdefault(name(type(each)), [0, 0])
+            content = type(each) is Content
+            entry = result.setdefault("bytes" if content else name(type(each)), [0, 0])
             entry[0] += 1
-            entry[1] += sys.getsizeof(each)
+            entry[1] += each.size() if content else sys.getsizeof(each)
     return result
 
 

@@ -85,7 +85,7 @@ pub(super) struct ClassBlocks {
 pub(super) struct LabelTotals {
     pub(super) classes: Vec<ClassBlocks>,
     /// Blocks and bytes of parts, by kind.
-    pub(super) parts: [(u64, u64); 7],
+    pub(super) parts: [(u64, u64); PartKind::ALL.len()],
     pub(super) empty_pools: u64,
     pub(super) unsettled_pools: u64,
     /// Room for pools that have not been carved off, and what the alignment of pools costs.

@@ -13,6 +13,7 @@ mod native;
 pub mod object;
 mod regions;
 mod scan;
+mod sizeof;
 mod take;
 mod tally;
 #[cfg(test)]

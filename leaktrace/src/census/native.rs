@@ -32,7 +32,7 @@ pub(super) struct Native {
     /// The same of deques, which name the next.
     deque_blocks: Vec<u64>,
     /// Blocks and bytes by kind of part.
-    pub(super) parts: [(u64, u64); 7],
+    pub(super) parts: [(u64, u64); PartKind::ALL.len()],
 }
 
 impl Native {
@@ -54,7 +54,7 @@ impl Native {
         *bytes += part.bytes;
         match part.kind {
             PartKind::DequeBlock => self.deque_blocks.push(part.address),
-            PartKind::Text | PartKind::ByteArray => {}
+            PartKind::Text | PartKind::ByteArray | PartKind::Content => {}
             _ => self.blocks.push((part.address, part.bytes)),
         }
     }
@@ -123,6 +123,7 @@ impl Scan<'_> {
         self.tally.large_objects += 1;
         self.tally.large_bytes += of.preheader + object.own;
         self.object(number, address, &object, tracked);
+        self.extent(number, address, &bytes[BEFORE..], &object);
         if let Some((at, len)) = content.filter(|(_, len)| *len <= MAX_CONTENT)
             && let Ok(content) = self.memory.bytes(address + at, len as usize)
         {

@@ -10,7 +10,7 @@ use super::words::{i64_at, u64_at};
 /// `Py_TPFLAGS_HEAPTYPE` (Include/object.h).
 pub const HEAP_TYPE: u64 = 1 << 9;
 /// Largest size that is believed.
-const MAX_BYTES: u64 = 1 << 42;
+pub(super) const MAX_BYTES: u64 = 1 << 42;
 /// Items in a block of a deque (`BLOCKLEN`, Modules/_collectionsmodule.c).
 const DEQUE_ITEMS: u64 = 64;
 /// Bytes before the first that is looked at: the GC head and the words before it.
@@ -29,6 +29,36 @@ pub enum PartKind {
     Text,
     ByteArray,
     DequeBlock,
+    /// What an array, a buffer or a number keeps elsewhere.
+    Content,
+}
+
+impl PartKind {
+    /// All of them, by their number.
+    pub const ALL: [Self; 8] = [
+        Self::DictKeys,
+        Self::Values,
+        Self::ListItems,
+        Self::SetTable,
+        Self::Text,
+        Self::ByteArray,
+        Self::DequeBlock,
+        Self::Content,
+    ];
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DictKeys => "dict keys",
+            Self::Values => "attribute values",
+            Self::ListItems => "list items",
+            Self::SetTable => "set tables",
+            Self::Text => "text",
+            Self::ByteArray => "bytearray content",
+            Self::DequeBlock => "deque blocks",
+            Self::Content => "content of arrays and buffers",
+        }
+    }
 }
 
 /// A block that belongs to an object.

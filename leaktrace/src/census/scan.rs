@@ -17,6 +17,7 @@ use super::labels::{Label, Labels};
 use super::links::Links;
 use super::object::{self, Object, Part, PartKind};
 use super::regions::{Region, Regions};
+use super::sizeof::Units;
 use super::tally::Tally;
 use super::types::{Shape, Type, Types};
 use super::words::u64_at;
@@ -45,6 +46,7 @@ pub(super) struct Scan<'a> {
     claims: Vec<Claim>,
     keys: Vec<Keys>,
     missing: Vec<u64>,
+    units: Units,
 }
 
 /// Address of a block, its kind in the highest byte: there are as many of these as dicts, lists and instances.
@@ -52,16 +54,6 @@ pub(super) struct Scan<'a> {
 struct Claim(u64);
 
 impl Claim {
-    const KINDS: [PartKind; 7] = [
-        PartKind::DictKeys,
-        PartKind::Values,
-        PartKind::ListItems,
-        PartKind::SetTable,
-        PartKind::Text,
-        PartKind::ByteArray,
-        PartKind::DequeBlock,
-    ];
-
     fn new(address: u64, kind: PartKind) -> Self {
         Self(address | (kind as u64) << 56)
     }
@@ -71,7 +63,7 @@ impl Claim {
     }
 
     fn kind(self) -> PartKind {
-        Self::KINDS[(self.0 >> 56) as usize]
+        PartKind::ALL[(self.0 >> 56) as usize]
     }
 }
 
@@ -127,6 +119,7 @@ impl<'a> Scan<'a> {
             claims: Vec::new(),
             keys: Vec::new(),
             missing: Vec::new(),
+            units: Units::default(),
         })
     }
 
@@ -279,6 +272,7 @@ impl<'a> Scan<'a> {
         let label = match *look {
             Look::Object { number, at, ref object, tracked } => {
                 self.object(number, address + at as u64, object, tracked);
+                self.extent(number, address + at as u64, &bytes[at..], object);
                 let of = &self.types.all()[usize::from(number)];
                 if let Some((from, len)) = object::content(self.offsets, of, &bytes[at..])
                     && let Some(content) = bytes.get(at + from as usize..at + (from + len) as usize)
@@ -320,6 +314,17 @@ impl<'a> Scan<'a> {
         }
         if object.keys != 0 {
             self.keys.push(Keys { address: object.keys, owner: number, always: object.keys_always });
+        }
+    }
+
+    /// What an object's `__sizeof__` counts besides, where a layout tells.
+    pub(super) fn extent(&mut self, number: u16, address: u64, bytes: &[u8], object: &Object) {
+        let Some(layout) = self.types.get(number).and_then(|of| of.extent) else { return };
+        let subject = (address, bytes, object.length.unwrap_or(0));
+        let Some(extent) = layout.measure(self.memory, self.offsets, &mut self.units, subject) else { return };
+        self.tally.add_bytes(number, extent.bytes);
+        for (address, bytes) in extent.blocks.into_iter().filter(|(address, bytes)| *address != 0 && *bytes != 0) {
+            self.part(Part { kind: PartKind::Content, address, bytes });
         }
     }
 

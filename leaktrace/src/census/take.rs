@@ -136,19 +136,10 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>, pymalloc: &PymallocState) -
     types.sort_by_key(|t| Reverse(t.bytes));
     let containers = tally.longest().into_iter();
     let containers = containers.map(|(length, address, number)| Container { name: name(number), address, length });
-    let kinds_of_parts = [
-        (PartKind::DictKeys, "dict keys"),
-        (PartKind::Values, "attribute values"),
-        (PartKind::ListItems, "list items"),
-        (PartKind::SetTable, "set tables"),
-        (PartKind::Text, "text"),
-        (PartKind::ByteArray, "bytearray content"),
-        (PartKind::DequeBlock, "deque blocks"),
-    ];
-    let parts = kinds_of_parts.map(|(kind, name)| {
+    let parts = PartKind::ALL.map(|kind| {
         let ((blocks, bytes), (large_blocks, large_bytes)) =
             (labels.parts[kind as usize], scan.native.parts[kind as usize]);
-        PartCount { kind: name.to_owned(), blocks, bytes, large_blocks, large_bytes }
+        PartCount { kind: kind.name().to_owned(), blocks, bytes, large_blocks, large_bytes }
     });
     let arenas = arenas(&labels, pymalloc);
     let size_classes = labels.classes.iter().enumerate().map(|(class, blocks)| SizeClass {

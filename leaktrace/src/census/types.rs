@@ -7,6 +7,7 @@ use crate::cpython::offsets::Offsets;
 use crate::cpython::text::{c_string, string};
 use crate::target::Memory;
 
+use super::sizeof::{self, Layout};
 use super::regions::{AddressHasher, AddressMap, Region, Regions};
 use super::words::{i64_at, u32_at, u64_at};
 
@@ -76,6 +77,8 @@ pub struct Type {
     pub inline_values: bool,
     /// Whether its instances have a pointer to their dict or values before the GC head.
     pub managed: bool,
+    /// How its instances say what memory they have besides.
+    pub(super) extent: Option<&'static Layout>,
 }
 
 impl Type {
@@ -250,9 +253,11 @@ impl<'a> Types<'a> {
         let instance = &self.offsets.instance;
         let managed = flags & u64::from(instance.preheader_flags) != 0;
         let head = u64::from(self.offsets.gc_head.size);
+        let base = u64_at(bytes, t.base)?;
         Some(Type {
             address,
-            shape: self.shape(flags, u64_at(bytes, t.base)?, &text),
+            shape: self.shape(flags, base, &text),
+            extent: self.extent(base, &module, &name),
             module,
             name,
             gc,
@@ -290,6 +295,21 @@ impl<'a> Types<'a> {
             base = u64_at(&bytes, t.base).unwrap_or(0);
         }
         found.unwrap_or(Shape::Plain)
+    }
+
+    /// The layout of a type or of the nearest of its bases that has one.
+    fn extent(&self, mut base: u64, module: &str, name: &str) -> Option<&'static Layout> {
+        let mut found = sizeof::layout(&format!("{module}.{name}"));
+        for _ in 0..MAX_CHAIN {
+            if found.is_some() || base == 0 {
+                break;
+            }
+            // Types of C have their module in their name.
+            let name = self.memory.u64(base.wrapping_add(self.offsets.type_object.name.into())).ok()?;
+            found = c_string(self.memory, name, 64).and_then(|name| sizeof::layout(&name));
+            base = self.memory.u64(base.wrapping_add(self.offsets.type_object.base.into())).ok()?;
+        }
+        found
     }
 
     /// `__module__` of the dict of a heap type.
