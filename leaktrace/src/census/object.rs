@@ -299,7 +299,9 @@ pub fn refcount(offsets: &Offsets, object: &[u8], is_address: impl Fn(u64) -> bo
 pub fn gc_links(offsets: &Offsets, head: &[u8]) -> Option<(u64, u64)> {
     // The low bits are flags while a collection runs (Include/internal/pycore_gc.h).
     let (next, prev) = (u64_at(head, offsets.gc_head.next)? & !3, u64_at(head, offsets.gc_head.prev)? & !3);
-    (next < 1 << 47).then_some((next, prev))
+    // Only heads in a collector's state that is packed lie at other addresses (`gc::generations_offset`).
+    let aligned = next % 8 == 0 || offsets.gc.generations % 8 != 0;
+    (aligned && next < 1 << 47).then_some((next, prev))
 }
 
 #[cfg(test)]

@@ -92,11 +92,12 @@ impl Layout {
         let each = length.checked_mul(self.each)?;
         let mut field = self.field;
         if let Some(unit) = self.unit_at {
-            field.unit = self.unit(memory, units, u64_at(object, unit.pointer)?.checked_add(unit.field)?)?;
+            field.unit = Self::unit(memory, units, u64_at(object, unit.pointer)?.checked_add(unit.field)?)?;
         }
-        let Some((block, bytes)) = field.block(object, address)? else {
+        let (block, bytes) = field.block(object, address)?;
+        if block == 0 {
             return Some(Extent { bytes: each.min(MAX_BYTES), ..Extent::default() });
-        };
+        }
         if self.object {
             return Self::of_bytes(memory, offsets, block);
         }
@@ -105,9 +106,7 @@ impl Layout {
         if let Some(inner) = self.block {
             let mut head = [0; BLOCK];
             memory.read(block, &mut head).ok()?;
-            if let Some(found) = inner.block(&head, block)? {
-                blocks[1] = found;
-            }
+            blocks[1] = inner.block(&head, block)?;
         }
         let bytes = blocks[0].1.checked_add(blocks[1].1)?.checked_add(each)?;
         (bytes < MAX_BYTES).then_some(Extent { bytes, blocks })
@@ -124,7 +123,7 @@ impl Layout {
         Some(Extent { bytes: u64::from(offsets.bytes.data) + length + 1, ..Extent::default() })
     }
 
-    fn unit(&self, memory: &dyn Memory, units: &mut Units, at: u64) -> Option<u64> {
+    fn unit(memory: &dyn Memory, units: &mut Units, at: u64) -> Option<u64> {
         if let Some(&unit) = units.get(&at) {
             return Some(unit);
         }
@@ -137,15 +136,15 @@ impl Layout {
 }
 
 impl Field {
-    /// Address and bytes of the block; `Some(None)`: there is none, `None`: this cannot be.
-    fn block(&self, object: &[u8], address: u64) -> Option<Option<(u64, u64)>> {
+    /// Address and bytes of the block, both 0 if there is none. `None`: this cannot be.
+    fn block(&self, object: &[u8], address: u64) -> Option<(u64, u64)> {
         let pointer = u64_at(object, self.pointer)?;
         if pointer == 0 || self.inline.is_some_and(|inline| address.checked_add(inline) == Some(pointer)) {
-            return Some(None);
+            return Some((0, 0));
         }
         let count = self.count.map_or(Some(0), |at| u64_at(object, at))?;
         let bytes = count.checked_mul(self.unit).filter(|&bytes| bytes < MAX_BYTES)?;
-        Some(Some((pointer, bytes)))
+        Some((pointer, bytes))
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
         memory.insert(0x5000, [0u32, 4].iter().flat_map(|word| word.to_le_bytes()).collect());
         let words = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
         let array = layout("array.array").unwrap();
-        let mut measure = |layout: &Layout, object: &[u64]| {
+        let measure = |layout: &Layout, object: &[u64]| {
             layout.measure(&memory, &offsets, &mut Units::default(), (0x1000, &words(object), 3))
         };
         let found = measure(array, &[1, 2, 90, 0x8000, 100, 0x5000]).unwrap();

@@ -7,8 +7,8 @@ use crate::cpython::offsets::Offsets;
 use crate::cpython::text::{c_string, string};
 use crate::target::Memory;
 
-use super::sizeof::{self, Layout};
 use super::regions::{AddressHasher, AddressMap, Region, Regions};
+use super::sizeof::{self, Layout};
 use super::words::{i64_at, u32_at, u64_at};
 
 /// Most types that are kept: their numbers must fit the labels of blocks.
