@@ -300,7 +300,7 @@ pub fn gc_links(offsets: &Offsets, head: &[u8]) -> Option<(u64, u64)> {
     // The low bits are flags while a collection runs (Include/internal/pycore_gc.h).
     let (next, prev) = (u64_at(head, offsets.gc_head.next)? & !3, u64_at(head, offsets.gc_head.prev)? & !3);
     // Only heads in a collector's state that is packed lie at other addresses (`gc::generations_offset`).
-    let aligned = next % 8 == 0 || offsets.gc.generations % 8 != 0;
+    let aligned = next.is_multiple_of(8) || !offsets.gc.generations.is_multiple_of(8);
     (aligned && next < 1 << 47).then_some((next, prev))
 }
 
