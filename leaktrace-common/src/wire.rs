@@ -32,6 +32,9 @@ pub const MAX_STACKS: u32 = 1 << 18;
 /// Once this many are told apart only the innermost frame of a new stack is kept, marked as cut: so its line stays right.
 pub const MAX_WHOLE_STACKS: u32 = MAX_STACKS / 4 * 3;
 
+/// Programs that may be in the middle of a walk on one CPU: a preempted one keeps its room.
+pub const ROOMS_OF_CPU: u32 = 4;
+
 /// Indices of the array of words that both sides write.
 pub mod state {
     /// Not 0 while user space removes dead blocks: then a block may only be replaced under its bucket's lock.
@@ -40,6 +43,9 @@ pub mod state {
     pub const STACKS: u32 = 1;
     pub const COUNT: u32 = 2;
 }
+
+/// Longest tick of a kernel: `CONFIG_HZ` is 100 at least.
+pub const TICK_NS: u64 = 10_000_000;
 
 /// A block that may be outstanding: value of the table keyed by address.
 ///
@@ -51,7 +57,8 @@ pub mod state {
 pub struct Block {
     /// Requested bytes in the low 56 bits; domain in bits 56 to 58; bit 63: lies in a pymalloc pool.
     pub size_and_kind: u64,
-    /// CLOCK_MONOTONIC, nanoseconds.
+    /// CLOCK_MONOTONIC, nanoseconds, up to [`TICK_NS`] behind: exact for the first block that a thread was handed out in a
+    /// tick of the kernel, and one more for each that follows in it.
     pub time_ns: u64,
     /// Dense stack number, an index of the table of [`StackTotals`].
     pub stack: u32,

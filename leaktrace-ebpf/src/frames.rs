@@ -5,9 +5,12 @@ use leaktrace_common::walk::{FrameWords, PythonLayout, ReadFrames, ReadTarget};
 
 use crate::target::{Target, read_into};
 
-/// Bytes fetched at once. (With the frames, an element of the map of threads stays under the 4 KiB that the kernel's BPF
-/// allocator can give.)
-const WINDOW: u64 = 1216;
+/// Most bytes fetched at once.
+const WINDOW: u64 = 4096;
+/// Bytes fetched at once where how far the frames reach is not known.
+const UNKNOWN: u64 = 1216;
+/// No piece of the interpreter's stack of frames is asked to be longer (`DATA_STACK_CHUNK_SIZE`, CPython `Python/pystate.c`).
+const CHUNK: u64 = 16 << 10;
 /// Largest part of a frame that the walk looks at.
 const FRAME: u64 = 128;
 const PAGE: u64 = 4096;
@@ -24,30 +27,75 @@ pub struct Window {
 pub struct WindowReader<'a> {
     window: &'a mut Window,
     base: u64,
-    len: u64,
-    /// Most bytes fetched at once: frames that are objects of their own are fetched one by one.
-    most: u64,
+    end: u64,
+    /// Frames lie one behind the other; else each is an object of its own.
+    contiguous: bool,
+    /// The lowest frame of the walk before this: how far frames lie one behind the other.
+    reach: u64,
+    /// The first frame seen in this window, and the last.
+    highest: u64,
+    lowest: u64,
 }
 
 impl<'a> WindowReader<'a> {
     /// An empty window: what it held belongs to an earlier event.
     #[inline(always)]
-    pub fn new(window: &'a mut Window, layout: &PythonLayout) -> Self {
-        let most = if layout.instr_is_offset == 0 { WINDOW } else { u64::from(layout.frame_window_len) };
-        Self { window, base: 0, len: 0, most }
+    pub fn new(window: &'a mut Window, layout: &PythonLayout, reach: u64) -> Self {
+        Self { window, base: 0, end: 0, contiguous: layout.instr_is_offset == 0, reach, highest: 0, lowest: 0 }
     }
 
-    /// Fetches the memory up to `end`, as far below as the window and the page reach: the callers' frames lie below, and
-    /// what shares a page with a frame is mapped.
+    /// The lowest frame of a piece of the stack of frames, for the next walk.
+    #[inline(always)]
+    pub fn reached(&self) -> u64 {
+        if self.lowest < self.highest { self.lowest } else { self.reach }
+    }
+
     #[inline(always)]
     fn fetch(&mut self, start: u64, end: u64) -> bool {
-        let page = start & !(PAGE - 1);
-        let low = if end - page > self.most { end - self.most } else { page };
-        let len = end - low;
-        self.base = low;
-        self.len = len;
-        len <= WINDOW && read_into(self.window.words.as_mut_ptr().cast(), len as u32, low)
+        self.reach = self.reached();
+        self.highest = start;
+        // SAFETY: the window is a map value.
+        self.base =
+            unsafe { fetch_below(&raw mut *self.window, start, end, if self.contiguous { self.reach } else { end }) };
+        self.end = end;
+        self.base != 0
     }
+}
+
+/// Copies the memory up to `end` into the window, from as far below as frames reached last time, else from where the frame's
+/// page begins: the callers' frames lie below. Where the copy begins, 0 when the frame at `start` cannot be read.
+///
+/// A global function: the verifier proves it once, not for each frame.
+///
+/// # Safety
+///
+/// `window` points at a map value.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn fetch_below(window: *mut Window, start: u64, end: u64, reach: u64) -> u64 {
+    // SAFETY: by the caller.
+    let Some(window) = (unsafe { window.as_mut() }) else { return 0 };
+    if reach <= start && start - reach < CHUNK {
+        let low = if end - reach > WINDOW { end - WINDOW } else { reach };
+        if copy(window, low, end) {
+            return low;
+        }
+    }
+    let page = start & !(PAGE - 1);
+    let low = if reach == end {
+        start
+    } else if end - page > UNKNOWN {
+        end - UNKNOWN
+    } else {
+        page
+    };
+    if copy(window, low, end) { low } else { 0 }
+}
+
+#[inline(always)]
+fn copy(window: &mut Window, low: u64, end: u64) -> bool {
+    let len = end - low;
+    len <= WINDOW && read_into(window.words.as_mut_ptr().cast(), len as u32, low)
 }
 
 impl ReadTarget for WindowReader<'_> {
@@ -65,7 +113,7 @@ impl ReadFrames for WindowReader<'_> {
         if address & 7 != 0 || end - start > FRAME {
             return None;
         }
-        if (start < self.base || end > self.base + self.len) && !self.fetch(start, end) {
+        if (start < self.base || end > self.end) && !self.fetch(start, end) {
             return None;
         }
         // Opaque, so that the comparison is on the very register that indexes: the verifier cannot relate two.
@@ -74,6 +122,7 @@ impl ReadFrames for WindowReader<'_> {
             return None;
         }
         let at = |offset: u32| self.window.words[(index + u64::from(offset / 8) % (FRAME / 8)) as usize];
+        self.lowest = start;
         Some(FrameWords::new(layout, at))
     }
 }

@@ -5,12 +5,16 @@ use core::arch::asm;
 use crate::frames::Window;
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::generated::bpf_get_smp_processor_id,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use leaktrace_common::{
     site::{SITE_SLOTS, Site},
-    wire::{Block, Config, GENERATIONS, MAX_FRAMES, MAX_STACKS, RawFrame, StackRecord, StackTotals, counter, state},
+    wire::{
+        Block, Config, GENERATIONS, MAX_FRAMES, MAX_STACKS, ROOMS_OF_CPU, RawFrame, StackRecord, StackTotals, counter,
+        state,
+    },
 };
 
 /// Facts about the target. User space fills it before the load and the map is frozen: the verifier knows the values.
@@ -58,6 +62,10 @@ pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 13, BP
 /// What a new thread begins with, zeroed (it does not fit the BPF stack) but for [`Thread::over`].
 #[map]
 pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
+
+/// Never holds a program: see `main::entry`.
+#[map]
+pub static NOWHERE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
@@ -134,6 +142,9 @@ pub struct Thread {
     pub raw: PyCall,
     /// Address of the block that the thread entered last.
     pub entered: u64,
+    /// When, as blocks carry it, and in which tick of the kernel.
+    pub stamp: u64,
+    pub tick: u64,
     /// Its Python thread state as it was last found, 0 for none; and when none was found.
     pub tstate: u64,
     pub searched_ns: u64,
@@ -143,11 +154,45 @@ pub struct Thread {
     pub gc_generation: u32,
     /// Not 0: the target replaced its program, and what this thread does now is another program's.
     pub over: u32,
-    /// Header and frames of the last walk, contiguous: they are sent as they lie.
+    /// The lowest frame that the last walk found on the interpreter's stack of frames: what lies between it and a frame
+    /// above is that stack.
+    pub lowest_frame: u64,
+}
+
+/// Where a walk happens. One is taken for as long as a program looks at a stack: the programs may be preempted, so one for
+/// each CPU is not enough.
+#[repr(C)]
+pub struct Room {
+    /// Not 0: in use.
+    pub taken: u64,
+    /// Header and frames of the walk, contiguous: they are sent as they lie.
     pub stack: StackRecord,
     pub frames: [RawFrame; MAX_FRAMES],
     /// The piece of the frame stack that is being walked.
     pub window: Window,
+}
+
+/// [`ROOMS_OF_CPU`] for each CPU; user space sets the size. An array of so much lies where the kernel's hardened user copy
+/// has the least to check.
+#[map]
+pub static ROOMS: Array<Room> = Array::with_max_entries(ROOMS_OF_CPU, 0);
+
+/// Takes a room of this CPU.
+#[inline(always)]
+pub fn take_room() -> Option<&'static mut Room> {
+    // SAFETY: the helper has no precondition.
+    let first = unsafe { bpf_get_smp_processor_id() } * ROOMS_OF_CPU;
+    let mut index = 0;
+    while index < ROOMS_OF_CPU {
+        let room = ROOMS.get_ptr_mut(first + index)?;
+        // SAFETY: a map value of this type.
+        if unsafe { exchange(&raw mut (*room).taken, 1) } == 0 {
+            // SAFETY: as above; whoever takes it is alone with it.
+            return Some(unsafe { &mut *room });
+        }
+        index += 1;
+    }
+    None
 }
 
 #[inline(always)]
@@ -163,6 +208,15 @@ pub fn count(index: u32) {
 pub fn add(word: *mut u64, value: u64) {
     // SAFETY: `word` points into a map value, is aligned to 8 and lives as long as the program runs.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) value) }
+}
+
+/// Puts a value in place of another at once, and gives that.
+#[inline(always)]
+pub fn exchange(word: *mut u64, value: u64) -> u64 {
+    let mut old = value;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = xchg_64({0} + 0, {1})", in(reg) word, inout(reg) old) }
+    old
 }
 
 /// As [`add`], and gives the value before.

@@ -13,7 +13,7 @@ use leaktrace_common::{
 use crate::{
     code,
     frames::WindowReader,
-    maps::{KNOWN_STACKS, KnownStack, RING, STACKS, STATE, TOTALS, Thread, config, count, fetch_add},
+    maps::{KNOWN_STACKS, KnownStack, RING, Room, STACKS, STATE, TOTALS, Thread, config, count, fetch_add, take_room},
     target::{Target, pthread_self},
 };
 
@@ -41,11 +41,19 @@ pub fn current(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
 #[inline(never)]
 unsafe extern "C" fn current_stack(thread: *mut Thread, tid: u32, domain: u32, native: u64) -> u32 {
     // SAFETY: by the caller.
-    unsafe { thread.as_mut() }.map_or(0, |thread| find(thread, tid, domain as u8, native))
+    let Some(thread) = (unsafe { thread.as_mut() }) else { return 0 };
+    let Some(room) = take_room() else {
+        count(counter::LOST_STACK);
+        return 0;
+    };
+    let number = find(thread, room, tid, domain as u8, native);
+    // SAFETY: a map value; whoever sees the 0 sees all that was written before.
+    unsafe { (&raw mut room.taken).write_volatile(0) };
+    number
 }
 
 #[inline(always)]
-fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
+fn find(thread: &mut Thread, room: &mut Room, tid: u32, domain: u8, native: u64) -> u32 {
     let layout = &config().python;
     let frame = match thread_state(thread, domain) {
         0 => 0,
@@ -55,20 +63,22 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
         Walked::default()
     } else {
         let Some(tags) = code::Tags::get() else { return 0 };
-        let mut reader = WindowReader::new(&mut thread.window, layout);
-        walk::walk(&mut reader, layout, frame, &mut thread.frames, |code| tags.of(code))
+        let mut reader = WindowReader::new(&mut room.window, layout, thread.lowest_frame);
+        let walked = walk::walk(&mut reader, layout, frame, &mut room.frames, |code| tags.of(code));
+        thread.lowest_frame = reader.reached();
+        walked
     };
     let hash;
     if walked.frames == 0 && walked.flags == 0 {
         hash = mix(mix(HASH_SEED, native), u64::from(domain));
-        thread.stack.frames = 0;
-        thread.stack.flags = STACK_NO_PYTHON;
-        thread.stack.native = native;
+        room.stack.frames = 0;
+        room.stack.flags = STACK_NO_PYTHON;
+        room.stack.native = native;
     } else {
         hash = mix(walked.hash, u64::from(domain) | u64::from(walked.flags) << 8);
-        thread.stack.frames = walked.frames as u16;
-        thread.stack.flags = walked.flags;
-        thread.stack.native = 0;
+        room.stack.frames = walked.frames as u16;
+        room.stack.flags = walked.flags;
+        room.stack.native = 0;
         if walked.flags & STACK_BROKEN != 0 {
             count(counter::LOST_STACK);
         }
@@ -85,10 +95,10 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
         thread.known[slot] = KnownStack { hash, number, pad: 0 };
         return number;
     }
-    thread.stack.domain = domain;
-    thread.stack.tid = tid;
-    // SAFETY: `thread` is a live map value.
-    match unsafe { announce(thread, hash) } {
+    room.stack.domain = domain;
+    room.stack.tid = tid;
+    // SAFETY: `room` is a live map value.
+    match unsafe { announce(room, hash) } {
         0 => {
             count(counter::LOST_STACK);
             0
@@ -103,49 +113,49 @@ fn find(thread: &mut Thread, tid: u32, domain: u8, native: u64) -> u32 {
 ///
 /// # Safety
 ///
-/// `thread` points at a map value.
+/// `room` points at a map value.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn announce(thread: *mut Thread, hash: u64) -> u32 {
+unsafe extern "C" fn announce(room: *mut Room, hash: u64) -> u32 {
     // SAFETY: by the caller.
-    unsafe { thread.as_mut() }.and_then(|thread| number_in_short(thread, hash)).unwrap_or(0)
+    unsafe { room.as_mut() }.and_then(|room| number_in_short(room, hash)).unwrap_or(0)
 }
 
 /// Where stacks have become many, the number of the innermost frame alone.
 #[inline(always)]
-fn number_in_short(thread: &mut Thread, hash: u64) -> Option<u32> {
+fn number_in_short(room: &mut Room, hash: u64) -> Option<u32> {
     // SAFETY: a map value; another CPU may count meanwhile.
     let given = unsafe { STATE.get_ptr(state::STACKS)?.read_volatile() };
-    if given < u64::from(MAX_WHOLE_STACKS) || thread.stack.frames < 2 {
-        return number(thread, hash, given);
+    if given < u64::from(MAX_WHOLE_STACKS) || room.stack.frames < 2 {
+        return number(room, hash, given);
     }
-    let frame = thread.frames[0];
-    thread.stack.frames = 1;
-    thread.stack.flags |= STACK_TRUNCATED;
+    let frame = room.frames[0];
+    room.stack.frames = 1;
+    room.stack.flags |= STACK_TRUNCATED;
     let identity = FrameWords::identity(&config().python, frame.code, frame.instr);
     let line = mix(HASH_SEED, identity ^ code::Tags::get()?.of(frame.code));
-    let hash = mix(line, u64::from(thread.stack.domain) | u64::from(thread.stack.flags) << 8);
+    let hash = mix(line, u64::from(room.stack.domain) | u64::from(room.stack.flags) << 8);
     match STACKS.get_ptr(hash) {
         // SAFETY: a map value; numbers are never changed.
         Some(number) => Some(unsafe { *number }),
-        None => number(thread, hash, given),
+        None => number(room, hash, given),
     }
 }
 
 #[inline(always)]
-fn number(thread: &mut Thread, hash: u64, given: u64) -> Option<u32> {
+fn number(room: &mut Room, hash: u64, given: u64) -> Option<u32> {
     // The count must not go on for ever, and wrap around.
     if given >= u64::from(MAX_STACKS) {
         return None;
     }
     // First all that may fail without a number, so that a full ring does not use the numbers up.
-    let frames = (thread.stack.frames as usize).min(MAX_FRAMES);
+    let frames = (room.stack.frames as usize).min(MAX_FRAMES);
     let mut index = 0;
     while index < MAX_FRAMES {
         if index >= frames {
             break;
         }
-        if code::send_if_new(thread.frames[index].code) == 0 {
+        if code::send_if_new(room.frames[index].code) == 0 {
             return None;
         }
         index += 1;
@@ -159,10 +169,10 @@ fn number(thread: &mut Thread, hash: u64, given: u64) -> Option<u32> {
         // SAFETY: a map value; numbers are never changed.
         return STACKS.get_ptr(hash).map(|number| unsafe { *number });
     }
-    thread.stack.kind = record::STACK;
-    thread.stack.stack = number;
-    // SAFETY: header and frames lie one after the other in `Thread` (repr(C)); the verifier checks the length.
-    let bytes = unsafe { core::slice::from_raw_parts((&raw const thread.stack).cast::<u8>(), len) };
+    room.stack.kind = record::STACK;
+    room.stack.stack = number;
+    // SAFETY: header and frames lie one after the other in `Room` (repr(C)); the verifier checks the length.
+    let bytes = unsafe { core::slice::from_raw_parts((&raw const room.stack).cast::<u8>(), len) };
     if RING.output::<[u8]>(bytes, 0).is_err() {
         // The next block of this stack tries again, under another number.
         let _ = STACKS.remove(hash);

@@ -17,7 +17,7 @@ use std::{
 use cost::CostMeter;
 use coverage::{Coverage, Older};
 use drain::Drain;
-use leaktrace_common::wire::StackTotals;
+use leaktrace_common::wire::{StackTotals, TICK_NS};
 use native::NativeNames;
 
 use crate::{
@@ -199,6 +199,8 @@ impl Session {
     /// Looks at everything that is outstanding now and brings the ledger up to date; not when the target has ended.
     pub fn scan(&mut self) -> Result<ScanStats, SessionError> {
         let begin_ns = now_ns();
+        // Blocks carry times that may be so much behind: none that is older than the beginning is born after this.
+        std::thread::sleep(Duration::from_nanos(TICK_NS));
         let memory = self.target.memory();
         let pools = self.interpreter.facts.pymalloc.map(|p| p.snapshot(&memory));
         let pools = match pools {

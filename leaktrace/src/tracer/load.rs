@@ -55,12 +55,14 @@ pub mod program {
 /// ends of threads are watched.
 pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbose: bool) -> Result<Ebpf, LoadError> {
     check_version(object)?;
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
     let log_level: u8 = if verbose { 4 } else { 0 };
     let mut ebpf = EbpfLoader::new()
         .override_global("CONFIG", config, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .map_max_entries("BLOCKS", sizes.blocks)
         .map_max_entries("RING", sizes.ring_bytes)
+        .map_max_entries("ROOMS", cpus * wire::ROOMS_OF_CPU)
         .load(object)?;
     let table = ebpf.map_mut("SITES").ok_or(LoadError::Missing("map SITES"))?;
     let map_error = |source| LoadError::Map { name: "SITES", source };

@@ -8,9 +8,9 @@
 //! 2. while the pass runs, the BPF side replaces blocks under the bucket's lock instead of writing in place;
 //! 3. a removal gives the value that it removed, and a newer one is put back (unless a still newer one is there).
 
-use std::io;
+use std::{collections::HashMap, io};
 
-use leaktrace_common::wire::Block;
+use leaktrace_common::wire::{Block, TICK_NS};
 
 use super::{Tracer, TracerError};
 
@@ -22,7 +22,8 @@ pub enum Fate {
     /// Free.
     Dead,
     /// At the head of its pool's free list: free, or just being handed out by a thread that stands between our probe and
-    /// the allocator's own book-keeping. That thread holds the GIL, so this can be the youngest block only.
+    /// the allocator's own book-keeping. That thread holds the GIL, so this can be its youngest block only, and none of another
+    /// thread's is younger.
     DeadUnlessYoungest,
 }
 
@@ -36,8 +37,8 @@ pub struct Swept {
 }
 
 impl Tracer {
-    /// Shows every live block to `live`. `fate` judges by the pools, which must have been read before this call, after the
-    /// moment `judged_until_ns` (CLOCK_MONOTONIC): younger blocks are not judged.
+    /// Shows every live block to `live`. `fate` judges by the pools, which must have been read before this call, and
+    /// [`TICK_NS`] or more after the moment `judged_until_ns` (CLOCK_MONOTONIC): younger blocks are not judged.
     ///
     /// Blocks handed out during the pass may or may not be shown.
     pub fn sweep(
@@ -63,12 +64,12 @@ impl Tracer {
         let table = self.blocks()?;
         let mut swept = Swept::default();
         let mut dead: Vec<(u64, Block, Fate)> = Vec::new();
-        let mut youngest = 0;
+        let mut youngest = Youngest::default();
         table
             .for_each(|&address, block| {
                 let mut judged = Fate::Live;
                 if block.in_pool() && block.time_ns < judged_until_ns {
-                    youngest = youngest.max(block.time_ns);
+                    youngest.see(block);
                     judged = fate(address, block);
                 }
                 if judged == Fate::Live {
@@ -80,7 +81,7 @@ impl Tracer {
             })
             .map_err(failed)?;
         for (address, block, judged) in dead {
-            if judged == Fate::DeadUnlessYoungest && block.time_ns == youngest {
+            if judged == Fate::DeadUnlessYoungest && youngest.may_be(&block) {
                 swept.live += 1;
                 live(address, &block);
                 continue;
@@ -96,6 +97,29 @@ impl Tracer {
             }
         }
         Ok(swept)
+    }
+}
+
+/// The youngest blocks. Between threads, times tell apart no more than ticks.
+#[derive(Default)]
+struct Youngest {
+    of_thread: HashMap<u32, u64>,
+    of_all: u64,
+}
+
+impl Youngest {
+    fn see(&mut self, block: &Block) {
+        // Few blocks come in order, so most are looked up once; almost all are far older than the youngest.
+        if block.time_ns + TICK_NS >= self.of_all {
+            let of_thread = self.of_thread.entry(block.tid).or_default();
+            *of_thread = (*of_thread).max(block.time_ns);
+            self.of_all = self.of_all.max(block.time_ns);
+        }
+    }
+
+    /// Whether no younger block is known for certain.
+    fn may_be(&self, block: &Block) -> bool {
+        block.time_ns + TICK_NS >= self.of_all && self.of_thread.get(&block.tid) == Some(&block.time_ns)
     }
 }
 
