@@ -79,8 +79,17 @@ pub struct Offsets {
     pub deque: Deque,
     #[serde(default)]
     pub deque_block: DequeBlock,
+    pub module: Module,
+    pub function: Function,
+    pub cell: Cell,
+    pub exception: Exception,
+    pub traceback: Traceback,
+    pub weakref: WeakReference,
+    pub generator: Generator,
+    pub frame_object: FrameObject,
     pub instance: Instance,
     pub references: References,
+    pub frame_state: FrameState,
     /// Where the target's `_Py_DebugOffsets` tells a field itself (3.13 and later), by group and key.
     #[serde(default)]
     pub debug: BTreeMap<String, BTreeMap<String, u32>>,

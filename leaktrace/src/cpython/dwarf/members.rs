@@ -43,6 +43,8 @@ pub(super) const GROUPS: &[Group] = &[
             ("threads_head", Offset("threads.head|tstate_head")),
             ("gc", Maybe("gc")),
             ("dict_keys_free_list", Maybe("dict_state.keys_free_list|object_state.freelists.dictkeys.items")),
+            ("size", Size),
+            ("modules", Offset("modules|imports.modules")),
         ],
     ),
     (
@@ -54,6 +56,8 @@ pub(super) const GROUPS: &[Group] = &[
             ("thread_id", Offset("thread_id")),
             ("native_thread_id", Maybe("native_thread_id")),
             ("frame", Offset("current_frame|frame|cframe")),
+            ("size", Size),
+            ("dict", Offset("dict")),
         ],
     ),
     ("cframe", &["_PyCFrame"], &[("current_frame", Maybe("current_frame"))]),
@@ -65,6 +69,12 @@ pub(super) const GROUPS: &[Group] = &[
             ("previous", Offset("previous|f_back")),
             ("instr", Offset("instr_ptr|prev_instr|f_lasti")),
             ("owner", Since(12, "owner")),
+            ("localsplus", Offset("localsplus|f_localsplus")),
+            ("function", Maybe("f_funcobj|f_func")),
+            ("locals", Offset("f_locals")),
+            ("object", Maybe("frame_obj")),
+            ("stack_pointer", Maybe("stackpointer|f_stacktop")),
+            ("stack_depth", Maybe("stacktop|f_stackdepth")),
         ],
     ),
     (
@@ -77,6 +87,12 @@ pub(super) const GROUPS: &[Group] = &[
             ("firstlineno", Offset("co_firstlineno")),
             ("firsttraceable", Maybe("_co_firsttraceable")),
             ("instructions", Maybe("co_code_adaptive")),
+            ("stacksize", Offset("co_stacksize")),
+            ("nlocalsplus", Maybe("co_nlocalsplus")),
+            ("localsplusnames", Maybe("co_localsplusnames")),
+            ("varnames", Maybe("co_varnames")),
+            ("cellvars", Maybe("co_cellvars")),
+            ("freevars", Maybe("co_freevars")),
         ],
     ),
     ("bytes", &["PyBytesObject"], &[("size", Offset("ob_base.ob_size")), ("data", Offset("ob_sval"))]),
@@ -104,6 +120,12 @@ pub(super) const GROUPS: &[Group] = &[
             ("flags", Offset("tp_flags")),
             ("base", Offset("tp_base")),
             ("dict", Offset("tp_dict")),
+            ("members", Offset("tp_members")),
+            ("dictoffset", Offset("tp_dictoffset")),
+            ("weaklistoffset", Offset("tp_weaklistoffset")),
+            ("bases", Offset("tp_bases")),
+            ("mro", Offset("tp_mro")),
+            ("cache", Offset("tp_cache")),
         ],
     ),
     (
@@ -201,7 +223,16 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     ("dict_entry", &["PyDictKeyEntry"], &[("size", Size), ("key", Offset("me_key")), ("value", Offset("me_value"))]),
     ("dict_unicode_entry", &["PyDictUnicodeEntry"], &[("key", Maybe("me_key")), ("value", Maybe("me_value"))]),
-    ("dict_values", &["_dictvalues"], &[("capacity", Maybe("capacity")), ("values", Maybe("values"))]),
+    (
+        "dict_values",
+        &["_dictvalues"],
+        &[
+            ("capacity", Maybe("capacity")),
+            ("values", Maybe("values")),
+            ("embedded", Maybe("embedded")),
+            ("valid", Maybe("valid")),
+        ],
+    ),
     (
         "set",
         &["PySetObject"],
@@ -227,10 +258,69 @@ pub(super) const GROUPS: &[Group] = &[
     (
         "heap_type",
         &["_heaptypeobject"],
-        &[("size", Size), ("qualname", Offset("ht_qualname")), ("cached_keys", Offset("ht_cached_keys"))],
+        &[
+            ("size", Size),
+            ("qualname", Offset("ht_qualname")),
+            ("cached_keys", Offset("ht_cached_keys")),
+            ("name", Offset("ht_name")),
+            ("slots", Offset("ht_slots")),
+            ("module", Maybe("ht_module")),
+        ],
     ),
     ("deque", &["dequeobject"], &[("leftblock", Maybe("leftblock")), ("leftindex", Maybe("leftindex"))]),
     ("deque_block", &["BLOCK"], &[("right", Maybe("rightlink"))]),
+    ("module", &["PyModuleObject"], &[("dict", Offset("md_dict"))]),
+    (
+        "function",
+        &["PyFunctionObject"],
+        &[
+            ("code", Offset("func_code")),
+            ("globals", Offset("func_globals")),
+            ("defaults", Offset("func_defaults")),
+            ("kwdefaults", Offset("func_kwdefaults")),
+            ("closure", Offset("func_closure")),
+            ("annotations", Offset("func_annotations")),
+            ("builtins", Maybe("func_builtins")),
+        ],
+    ),
+    ("cell", &["PyCellObject"], &[("contents", Offset("ob_ref"))]),
+    (
+        "exception",
+        &["PyBaseExceptionObject"],
+        &[
+            ("args", Offset("args")),
+            ("traceback", Offset("traceback")),
+            ("context", Offset("context")),
+            ("cause", Offset("cause")),
+            ("notes", Maybe("notes")),
+        ],
+    ),
+    ("traceback", &["_traceback"], &[("next", Offset("tb_next")), ("frame", Offset("tb_frame"))]),
+    (
+        "weakref",
+        &["_PyWeakReference"],
+        &[
+            ("object", Offset("wr_object")),
+            ("callback", Offset("wr_callback")),
+            ("previous", Offset("wr_prev")),
+            ("next", Offset("wr_next")),
+        ],
+    ),
+    (
+        "generator",
+        &["PyGenObject"],
+        &[("frame", Offset("gi_iframe|gi_frame")), ("state", Maybe("gi_frame_state")), ("code", Maybe("gi_code"))],
+    ),
+    (
+        "frame_object",
+        &["_frame"],
+        &[
+            ("back", Offset("f_back")),
+            ("frame", Maybe("f_frame")),
+            ("data", Maybe("_f_frame_data")),
+            ("code", Maybe("f_code")),
+        ],
+    ),
 ];
 
 /// Where `_Py_DebugOffsets` (3.13 and later, `Include/internal/pycore_debug_offsets.h`) holds the offset of a field: group and key
@@ -311,6 +401,8 @@ pub(super) fn constants(minor: u8) -> String {
     };
     // `Include/cpython/longintrepr.h`: from 3.12 the number of digits is above the sign and two flags.
     let long_size_shift = if minor < 12 { 0 } else { 3 };
+    // `FRAME_CLEARED` of `Include/internal/pycore_frame.h`.
+    let cleared = if minor < 15 { 4 } else { 5 };
     format!(
         "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
          # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n\n\
@@ -318,7 +410,8 @@ pub(super) fn constants(minor: u8) -> String {
          # Include/internal/pycore_object.h, Include/cpython/longintrepr.h\n[release.instance]\n\
          preheader_flags = {preheader_flags}\ninline_flag = {inline_flag}\nvalues = \"{values}\"\n\
          long_size_shift = {long_size_shift}\n\n\
-         # Include/internal/pycore_stackref.h\n[release.references]\ntags = {tags}\n",
+         # Include/internal/pycore_stackref.h\n[release.references]\ntags = {tags}\n\n\
+         # Include/internal/pycore_frame.h\n[release.frame_state]\ncleared = {cleared}\n",
         minor < 13
     )
 }

@@ -26,24 +26,38 @@ group!(
     Runtime { interpreters_head, interpreters_main, tstate_current, gc }
 );
 group!(
-    /// `PyInterpreterState`. `dict_keys_free_list`: the array of dict keys that are kept for the next dict, 3.10 and later.
-    InterpreterState { next, id, threads_head, gc, dict_keys_free_list }
+    /// `PyInterpreterState`. `dict_keys_free_list`: the array of dict keys that are kept for the next dict, 3.10 and later. `modules`: `sys.modules`.
+    InterpreterState { next, id, threads_head, gc, dict_keys_free_list, size, modules }
 );
 group!(
     /// `PyThreadState`. `frame` is the innermost frame, or the cframe that points at it.
-    ThreadState { next, interpreter, thread_id, native_thread_id, frame }
+    ThreadState { next, interpreter, thread_id, native_thread_id, frame, size, dict }
 );
 group!(
     /// `_PyCFrame` (3.11, 3.12).
     CFrame { current_frame }
 );
 group!(
-    /// `_PyInterpreterFrame`, before 3.11 `PyFrameObject`.
-    Frame { code, previous, instr, owner }
+    /// `_PyInterpreterFrame`, before 3.11 `PyFrameObject`. `stack_pointer` is the address behind the value stack's top (to 3.9, and
+    /// from 3.14 on), `stack_depth` its depth as an int (3.10; from 3.11 to 3.13 counted from `localsplus` on).
+    Frame { code, previous, instr, owner, localsplus, function, locals, object, stack_pointer, stack_depth }
 );
 group!(
-    /// `PyCodeObject`.
-    Code { filename, qualname, linetable, firstlineno, firsttraceable, instructions }
+    /// `PyCodeObject`. `varnames`, `cellvars` and `freevars` are those of 3.8 to 3.10; from 3.11 `localsplusnames` has them all.
+    Code {
+        filename,
+        qualname,
+        linetable,
+        firstlineno,
+        firsttraceable,
+        instructions,
+        stacksize,
+        nlocalsplus,
+        localsplusnames,
+        varnames,
+        cellvars,
+        freevars,
+    }
 );
 group!(
     /// `PyBytesObject`.
@@ -59,7 +73,20 @@ group!(
 );
 group!(
     /// `PyTypeObject`.
-    TypeObject { name, basicsize, itemsize, flags, base, dict }
+    TypeObject {
+        name,
+        basicsize,
+        itemsize,
+        flags,
+        base,
+        dict,
+        members,
+        dictoffset,
+        weaklistoffset,
+        bases,
+        mro,
+        cache,
+    }
 );
 group!(
     /// `struct _gc_runtime_state`.
@@ -91,6 +118,10 @@ group!(
 group!(
     /// `struct gc_young_stats_buffer` and `struct gc_old_stats_buffer` (3.15); `index` is the item that is up to date.
     StatsRing { size, items, index }
+);
+group!(
+    /// States of a generator's frame (3.11 and later): from `cleared` on it holds nothing.
+    FrameState { cleared }
 );
 group!(
     /// Low bits of the references in a frame that are not of the address.
@@ -146,8 +177,8 @@ group!(
     DictUnicodeEntry { key, value }
 );
 group!(
-    /// `PyDictValues`; `capacity` is there from 3.13.
-    DictValues { capacity, values }
+    /// `PyDictValues`; all but `values` is there from 3.13.
+    DictValues { capacity, values, embedded, valid }
 );
 group!(
     /// `PySetObject`.
@@ -171,7 +202,7 @@ group!(
 );
 group!(
     /// `PyHeapTypeObject`.
-    HeapType { size, qualname, cached_keys }
+    HeapType { size, qualname, cached_keys, name, slots, module }
 );
 group!(
     /// `dequeobject` of `Modules/_collectionsmodule.c`.
@@ -180,6 +211,38 @@ group!(
 group!(
     /// `BLOCK` of a deque.
     DequeBlock { right }
+);
+group!(
+    /// `PyModuleObject`.
+    Module { dict }
+);
+group!(
+    /// `PyFunctionObject`.
+    Function { code, globals, defaults, kwdefaults, closure, annotations, builtins }
+);
+group!(
+    /// `PyCellObject`.
+    Cell { contents }
+);
+group!(
+    /// `PyBaseExceptionObject`.
+    Exception { args, traceback, context, cause, notes }
+);
+group!(
+    /// `PyTracebackObject`.
+    Traceback { next, frame }
+);
+group!(
+    /// `PyWeakReference`.
+    WeakReference { object, callback, previous, next }
+);
+group!(
+    /// `PyGenObject`. `frame` is a pointer to the frame to 3.10, and the frame itself from 3.11 on, when there is a `state`.
+    Generator { frame, state, code }
+);
+group!(
+    /// `PyFrameObject`. From 3.11 on `frame` points at the interpreter's frame, which may be in the object, at `data`.
+    FrameObject { back, frame, data, code }
 );
 
 /// How instances are laid out.
