@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Compare two censuses that `heap --save` wrote
     #[command(after_long_help = help())]
     Diff(DiffArgs),
+    /// Say who holds objects: paths from modules, frames and the rest to those of a type, or to one
+    #[command(after_long_help = help())]
+    Refs(RefsArgs),
     /// Say how the garbage collector is set and how it does
     #[command(after_long_help = help())]
     Gc(GcArgs),
@@ -138,6 +141,31 @@ pub(crate) struct DiffArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RefsArgs {
+    /// The process to look at
+    #[arg(long)]
+    pub(crate) pid: u32,
+    /// Who holds the objects of this type: module.Class, or Class where that is unique
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "address")]
+    pub(crate) type_: Option<String>,
+    /// Who holds the object at this address, as id() and `heap` tell it
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) address: Option<u64>,
+    /// Of how many objects of the type the paths are looked for, taken at random
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) samples: usize,
+    /// Stop the process while its heap is read, so that the picture is exact; says for how long
+    #[arg(long)]
+    pub(crate) pause: bool,
+    /// How many rows of each table to show; the JSON has them all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) top: usize,
+    /// Write what was found as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// The process to look at
     #[arg(long)]
@@ -178,6 +206,12 @@ impl fmt::Display for JsonOutput {
 
 fn duration(text: &str) -> Result<Duration, String> {
     at_least(text, Duration::from_millis(1))
+}
+
+/// As `id()` gives it: decimal, or hexadecimal after 0x.
+fn address(text: &str) -> Result<u64, String> {
+    let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
+    number.map_err(|e| format!("{e}; write it as id() gives it, or in hexadecimal with 0x before it"))
 }
 
 /// Each look at the table costs the collector time in proportion to the blocks in it.

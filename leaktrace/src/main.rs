@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Heap(args) => commands::heap::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
+        Command::Refs(args) => commands::refs::run(&args),
         Command::Gc(args) => commands::gc::run(&args),
         Command::Guard { owner, tracefs } => commands::guard::run(&owner, &tracefs),
     };

@@ -169,6 +169,16 @@ impl Labels {
         (pool < arena.pools).then(|| (self.pools[arena.entry + pool], into % self.pool_size))
     }
 
+    /// The pools of an arena that have been read and are not empty: address, bytes of a block, labels of the blocks.
+    pub(super) fn pools_of<'l>(&'l self, arena: &ArenaLabels) -> impl Iterator<Item = (u64, u64, &'l [Label])> + 'l {
+        let (first, size) = (arena.first, self.pool_size);
+        let pools = self.pools[arena.entry..arena.entry + arena.pools].iter().enumerate();
+        pools.filter(|(_, pool)| pool.state == State::Read && pool.capacity > 0).map(move |(number, pool)| {
+            let labels = &self.blocks[pool.start as usize..pool.start as usize + usize::from(pool.capacity)];
+            (first + number as u64 * size, (u64::from(pool.class) + 1) << self.class_shift, labels)
+        })
+    }
+
     pub(super) fn totals(&self, classes: usize) -> LabelTotals {
         let mut totals = LabelTotals {
             classes: vec![ClassBlocks::default(); classes],

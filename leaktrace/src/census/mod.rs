@@ -8,6 +8,7 @@ mod duplicates;
 pub mod growth;
 mod labels;
 mod links;
+pub mod listing;
 pub mod memory;
 mod native;
 pub mod object;
@@ -20,10 +21,10 @@ mod tally;
 mod tests;
 mod types;
 mod value;
-mod words;
+pub(crate) mod words;
 
 pub use memory::ProcessMemoryUse;
-pub use regions::{Region, Regions};
+pub use regions::{AddressMap, Region, Regions};
 pub use take::{Subject, take};
 pub use types::{Shape, Type, Types};
 pub use value::{

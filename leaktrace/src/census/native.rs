@@ -121,6 +121,7 @@ impl Scan<'_> {
         let leaf = is_leaf(of);
         let content = super::object::content(self.offsets, of, &bytes[BEFORE..]);
         self.tally.large_objects += 1;
+        self.large.push((address, number));
         self.tally.large_bytes += of.preheader + object.own;
         self.object(number, address, &object, tracked);
         self.extent(number, address, &bytes[BEFORE..], &object);

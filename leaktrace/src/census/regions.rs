@@ -12,11 +12,11 @@ const END: u64 = 1 << 47;
 const GRANULE_SHIFT: u32 = 20;
 
 /// A map keyed by addresses. Their low bits are alike, so one multiplication has to spread them.
-pub(super) type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
+pub type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 
 /// See [`AddressMap`].
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct AddressHasher(u64);
+pub struct AddressHasher(u64);
 
 impl Hasher for AddressHasher {
     fn finish(&self) -> u64 {

@@ -42,6 +42,8 @@ pub(super) struct Scan<'a> {
     pub(super) links: Links,
     pub(super) native: Native,
     pub(super) duplicates: Duplicates,
+    /// Address and type of each large object.
+    pub(super) large: Vec<(u64, u16)>,
     /// Address of an object's part that is in an arena, and its kind.
     claims: Vec<Claim>,
     keys: Vec<Keys>,
@@ -116,6 +118,7 @@ impl<'a> Scan<'a> {
             native: Native::default(),
             duplicates: Duplicates::new(arenas.len() as u64 * pymalloc.arena_size),
             pymalloc,
+            large: Vec::new(),
             claims: Vec::new(),
             keys: Vec::new(),
             missing: Vec::new(),
@@ -408,17 +411,22 @@ impl<'a> Scan<'a> {
 }
 
 /// Bytes that the debug hooks put before what was requested.
-const DEBUG_HEADER: usize = 16;
+pub(super) const DEBUG_HEADER: usize = 16;
 
 /// The bytes requested of a block that the debug hooks (`PYTHONMALLOC=debug`, `-X dev`) have wrapped: their number, a letter for
 /// the domain, seven forbidden bytes, and the block (`_PyMem_DebugRawAlloc`, Objects/obmalloc.c). Nothing else looks so.
 fn debug_size(block: &[u8]) -> Option<usize> {
-    let (size, rest) = block.split_first_chunk::<8>()?;
-    let (mark, rest) = rest.split_first_chunk::<8>()?;
-    if !matches!(mark, [b'o' | b'm' | b'r', 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]) {
+    if !is_debug_block(block) {
         return None;
     }
+    let (size, _) = block.split_first_chunk::<8>()?;
+    let rest = &block[DEBUG_HEADER..];
     usize::try_from(u64::from_be_bytes(*size)).ok().filter(|&size| size <= rest.len())
+}
+
+/// Whether the bytes are a block with its debug header.
+pub(super) fn is_debug_block(block: &[u8]) -> bool {
+    matches!(block.get(8..DEBUG_HEADER), Some([b'o' | b'm' | b'r', 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]))
 }
 
 /// Whether instances hold no references.

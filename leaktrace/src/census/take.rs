@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cpython::offsets::Offsets;
-use crate::cpython::{Interpreter, PymallocState, gc, threads};
+use crate::cpython::threads::{self, InterpreterThreads};
+use crate::cpython::{Interpreter, PymallocState, gc};
 use crate::target::{Maps, Memory, Target};
 
 use super::object::{self, PartKind};
@@ -57,6 +58,19 @@ impl<'a> Subject<'a> {
 /// [`Consistency`]. The process's memory use is the caller's to add.
 pub fn take(subject: &Subject<'_>) -> Result<Census, CensusError> {
     let begun = Instant::now();
+    let (mut scan, interpreters, collecting) = scan(subject)?;
+    let threads = interpreters.iter().map(|interpreter| interpreter.threads.len() as u64).sum();
+    let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+    let mut census = build(subject, &mut scan);
+    census.kinds.threads = threads;
+    census.consistency.collecting = collecting;
+    census.taken_at = taken_at;
+    census.seconds = begun.elapsed().as_secs_f64();
+    Ok(census)
+}
+
+/// Every block of the arenas labelled and the large objects found; the interpreters, and whether one is collecting.
+pub(super) fn scan<'a>(subject: &Subject<'a>) -> Result<(Scan<'a>, Vec<InterpreterThreads>, bool), CensusError> {
     let pid = subject.pid;
     let pymalloc = subject.pymalloc.ok_or(CensusError::NoPymalloc { pid })?;
     let mut scan = Scan::new(subject.memory, subject.offsets, pymalloc, subject.maps)?;
@@ -81,17 +95,11 @@ pub fn take(subject: &Subject<'_>) -> Result<Census, CensusError> {
     if scan.types.all().is_empty() {
         return Err(CensusError::NoTypes { pid });
     }
-    let threads = interpreters.iter().map(|interpreter| interpreter.threads.len() as u64).sum();
-    let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-    let mut census = build(subject, &mut scan, &pymalloc);
-    census.kinds.threads = threads;
-    census.consistency.collecting = collecting;
-    census.taken_at = taken_at;
-    census.seconds = begun.elapsed().as_secs_f64();
-    Ok(census)
+    Ok((scan, interpreters, collecting))
 }
 
-fn build(subject: &Subject<'_>, scan: &mut Scan<'_>, pymalloc: &PymallocState) -> Census {
+fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
+    let pymalloc = &scan.pymalloc.clone();
     let labels = scan.labels.totals(pymalloc.classes());
     let duplicates = duplicates(subject, scan);
     let scan = &*scan;

@@ -6,4 +6,5 @@ pub(crate) mod gc;
 pub(crate) mod guard;
 pub(crate) mod heap;
 pub(crate) mod output;
+pub(crate) mod refs;
 pub(crate) mod run;

@@ -319,6 +319,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("frame", Maybe("f_frame")),
             ("data", Maybe("_f_frame_data")),
             ("code", Maybe("f_code")),
+            ("generator", Maybe("f_gen")),
         ],
     ),
 ];

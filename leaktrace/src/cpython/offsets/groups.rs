@@ -241,8 +241,9 @@ group!(
     Generator { frame, state, code }
 );
 group!(
-    /// `PyFrameObject`. From 3.11 on `frame` points at the interpreter's frame, which may be in the object, at `data`.
-    FrameObject { back, frame, data, code }
+    /// `PyFrameObject`. From 3.11 on `frame` points at the interpreter's frame, which may be in the object, at `data`;
+    /// before, `generator` is a borrowed reference.
+    FrameObject { back, frame, data, code, generator }
 );
 
 /// How instances are laid out.

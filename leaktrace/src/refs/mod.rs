@@ -1,0 +1,46 @@
+//! Who holds it: the reference graph of a running interpreter, read from its memory without any probe.
+
+mod find;
+mod frames;
+pub mod graph;
+mod layout;
+mod look;
+mod name;
+pub mod nodes;
+mod path;
+mod reach;
+mod repr;
+mod roots;
+mod slot;
+pub mod value;
+mod visit;
+
+pub use graph::{Adjacency, Graph};
+pub use look::Look;
+pub use nodes::{Node, Nodes};
+pub use slot::Slot;
+
+use crate::census::CensusError;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RefsError {
+    #[error("the heap has more objects or references than can be numbered (4 billion)")]
+    TooLarge,
+    #[error("no type {name} is in this heap{}", hint(near))]
+    NoType { name: String, near: String },
+    #[error("several types are called {name}: {candidates}")]
+    Ambiguous { name: String, candidates: String },
+    #[error("no object of type {name} is alive")]
+    NoInstances { name: String },
+    #[error("no object is at {address:#x}: it was freed, or it never was one{}", hint(near))]
+    NoObject { address: u64, near: String },
+    #[error(transparent)]
+    Census(#[from] CensusError),
+    #[error(transparent)]
+    Memory(#[from] crate::target::MemoryError),
+}
+
+fn hint(near: &str) -> String {
+    if near.is_empty() { String::new() } else { format!("; near it: {near}") }
+}
