@@ -21,6 +21,7 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
     let look = Look::take(&subject)?;
     eprintln!("look {:?} nodes {} refs {} gone {} pointed {} unknown {}", begun.elapsed(), look.graph.nodes.len(), look.graph.held.len(), look.graph.gone, look.graph.pointed_at.len(), look.graph.unknown_bytes);
     eprintln!("unreached {}", look.reach.unreached().count());
+    if std::env::var("DBG").is_ok() { debug(&look); }
     let objects = match (&args.type_, args.address) {
         (Some(name), _) => look.instances(name)?.1,
         (None, Some(address)) => vec![look.at(address)?],
@@ -30,4 +31,13 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
         eprintln!("{} {:.1}% {}\n    e.g. {}\n  {:?}", group.objects, group.share * 100.0, group.path, group.example, group.python);
     }
     Ok(ExitCode::Success)
+}
+fn debug(look: &Look) {
+    let mut kinds = std::collections::BTreeMap::<(String, String), u64>::new();
+    for n in look.reach.root_nodes() {
+        *kinds.entry((format!("{:?}", look.reach.root(n)).chars().take(13).collect(), look.graph.type_of(n).qualified())).or_default() += 1;
+    }
+    for (k, n) in kinds { if n > 0 && !k.0.contains("Module") && !k.0.contains("Frame") { eprintln!("{n} {k:?}"); } }
+    for n in look.reach.root_nodes() { if let Some(leaktrace::refs::Root::Held(g)) = look.reach.root(n) { eprintln!("held {g} {} {:#x}", look.graph.type_of(n).qualified(), look.graph.nodes.address(n)); }}
+    for n in look.reach.unreached() { eprintln!("unreached {} {:#x}", look.graph.type_of(n).qualified(), look.graph.nodes.address(n)); }
 }

@@ -22,6 +22,20 @@ impl Adjacency {
         &self.targets[self.starts[node] as usize..self.starts[node + 1] as usize]
     }
 
+    /// How many objects there are.
+    pub fn nodes(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// From pairs of who holds whom.
+    #[cfg(test)]
+    pub(super) fn from_pairs(nodes: usize, pairs: &[(Node, Node)]) -> Self {
+        let mut pairs = pairs.to_vec();
+        pairs.sort_by_key(|(from, _)| *from);
+        let starts = (0..=nodes).map(|node| pairs.partition_point(|(from, _)| (*from as usize) < node) as u32).collect();
+        Self { starts, targets: pairs.into_iter().map(|(_, to)| to).collect() }
+    }
+
     /// How many references there are.
     pub fn len(&self) -> usize {
         self.targets.len()

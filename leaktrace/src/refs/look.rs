@@ -1,17 +1,22 @@
 //! One look at who holds what.
 
 use super::RefsError;
+use super::cycles::garbage;
+use super::dominators::Dominators;
 use super::find;
 use super::graph::{Adjacency, Graph};
+use super::growth::{Before, growth};
 use super::name::Namer;
 use super::nodes::Node;
 use super::path::merge;
 use super::reach::Reach;
+use super::retained::retained;
 use super::roots::Roots;
-use super::value::{PathGroup, Referrer};
+use super::value::{Garbage, Growth, PathGroup, Referrer, Retained};
 use super::visit::Visitor;
 use crate::census::Subject;
 use crate::census::listing::Listing;
+use crate::cpython::{GcState, threads};
 
 /// The graph of a heap with its roots.
 pub struct Look {
@@ -30,7 +35,8 @@ impl Look {
         drop(listing);
         let holders = graph.held.reversed();
         let mut visitor = Visitor::new(subject.memory, subject.offsets, &graph.types);
-        let roots = Roots::read(&mut visitor, &graph.nodes, subject.maps, &interpreters, &graph.pointed_at);
+        let statics = graph.types.iter().filter(|of| !of.heap).map(|of| of.address);
+        let roots = Roots::read(&mut visitor, &graph.nodes, subject.maps, &interpreters, &graph.pointed_at, statics);
         let reach = Reach::new(&graph, &holders, &roots, subject.memory, subject.offsets);
         Ok(Self { graph, holders, reach, roots })
     }
@@ -48,7 +54,8 @@ impl Look {
     /// How objects are reached, merged by the shape of the paths.
     pub fn paths(&self, subject: &Subject<'_>, objects: &[Node]) -> Vec<PathGroup> {
         let mut visitor = Visitor::new(subject.memory, subject.offsets, &self.graph.types);
-        merge(&mut Namer::new(&mut visitor, &self.graph.nodes), &self.reach, &self.roots, objects)
+        let groups = merge(&mut Namer::new(&mut visitor, &self.graph.nodes), &self.reach, &self.roots, objects);
+        groups.into_iter().map(|(group, _)| group).collect()
     }
 
     /// The objects that hold one, at most `most`.
@@ -70,9 +77,48 @@ impl Look {
         holders.collect()
     }
 
+    /// Which object alone keeps which alive.
+    pub fn dominators(&self) -> Dominators {
+        let mut roots: Vec<Node> = self.reach.root_nodes().collect();
+        roots.sort_unstable();
+        Dominators::new(&self.graph.held, &self.holders, &roots)
+    }
+
+    /// What grew since an earlier look.
+    pub fn growth(&self, subject: &Subject<'_>, before: &Before, seconds: f64) -> Growth {
+        growth(self, subject, before, &self.dominators(), seconds)
+    }
+
+    /// What would be freed with types, modules and containers.
+    pub fn retained(&self, subject: &Subject<'_>) -> Retained {
+        retained(self, subject, &self.dominators())
+    }
+
+    /// What nothing reaches.
+    pub fn garbage(&self, subject: &Subject<'_>, before: Option<&Before>) -> Garbage {
+        let mut visitor = Visitor::new(subject.memory, subject.offsets, &self.graph.types);
+        let mut namer = Namer::new(&mut visitor, &self.graph.nodes);
+        let is_new = |node| before.is_some_and(|before| before.is_new(self.graph.nodes.address(node)));
+        let mut garbage = garbage(&self.graph, &self.reach, &mut namer, &is_new);
+        let interpreters = threads::interpreters(subject.memory, subject.offsets, subject.runtime).unwrap_or_default();
+        garbage.collector_enabled = interpreters.last().and_then(|main| {
+            let state = GcState::read(subject.memory, subject.offsets, subject.runtime, main.address);
+            Some(state.ok()?.enabled)
+        });
+        garbage
+    }
+
     /// The object's reference count now, and how many references objects have to it.
     pub fn counts(&self, subject: &Subject<'_>, object: Node) -> Option<(u32, u32)> {
         let at = self.graph.nodes.address(object).wrapping_add(subject.offsets.object.refcount.into());
         Some((subject.memory.u32(at).ok()?, self.holders.of(object).len() as u32))
     }
+}
+
+/// At most so many of some objects, taken evenly.
+pub fn evenly(objects: &[Node], most: usize) -> Vec<Node> {
+    if objects.len() <= most {
+        return objects.to_vec();
+    }
+    (0..most).map(|index| objects[(index as u128 * objects.len() as u128 / most as u128) as usize]).collect()
 }

@@ -1,8 +1,11 @@
 //! Who holds it: the reference graph of a running interpreter, read from its memory without any probe.
 
+mod cycles;
+pub mod dominators;
 mod find;
 mod frames;
 pub mod graph;
+mod growth;
 mod layout;
 mod look;
 mod name;
@@ -10,14 +13,17 @@ pub mod nodes;
 mod path;
 mod reach;
 mod repr;
+mod retained;
 mod roots;
 mod slot;
 pub mod value;
 mod visit;
 
 pub use graph::{Adjacency, Graph};
-pub use look::Look;
+pub use growth::Before;
+pub use look::{Look, evenly};
 pub use nodes::{Node, Nodes};
+pub use roots::{Root, Roots};
 pub use slot::Slot;
 
 use crate::census::CensusError;

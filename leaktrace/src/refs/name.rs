@@ -75,6 +75,12 @@ impl<'v, 'a> Namer<'v, 'a> {
         held
     }
 
+    /// The name of a type that is an object of the graph.
+    pub(super) fn type_name(&self, node: Node) -> String {
+        let of = self.visitor.type_at(self.nodes.address(node));
+        of.map_or_else(|| "a type".to_owned(), Type::qualified)
+    }
+
     fn type_of(&self, node: Node) -> &Type {
         self.visitor.type_(self.nodes.type_of(node))
     }
@@ -114,7 +120,25 @@ impl<'v, 'a> Namer<'v, 'a> {
         }
     }
 
-    fn key(&self, address: u64) -> super::repr::Literal {
+    /// The name of the type of the object at an address.
+    pub(super) fn type_name_at(&self, address: u64) -> String {
+        let memory = &self.visitor.memory;
+        let of = memory.u64(address.wrapping_add(self.visitor.offsets.object.type_.into()));
+        of.ok().and_then(|of| self.visitor.type_at(of)).map_or_else(|| "?".to_owned(), Type::qualified)
+    }
+
+    /// The dict of an instance, a module or a type.
+    pub(super) fn namespace(&mut self, node: Node) -> Option<Node> {
+        let mut dict = None;
+        self.visitor.visit(self.nodes.address(node), self.nodes.type_of(node), &mut |slot, address| {
+            if slot == Slot::Dict {
+                dict = Some(address);
+            }
+        });
+        self.nodes.find(dict?)
+    }
+
+    pub(super) fn key(&self, address: u64) -> super::repr::Literal {
         literal(&self.visitor.memory, self.visitor.offsets, &|at| self.visitor.type_at(at), address)
     }
 

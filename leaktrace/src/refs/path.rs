@@ -25,8 +25,9 @@ struct Chain {
     cut: Option<usize>,
 }
 
-/// How objects are reached: merged by shape, the most frequent first. Objects that no root leads to are in none.
-pub(super) fn merge(namer: &mut Namer<'_, '_>, reach: &Reach, roots: &Roots, objects: &[Node]) -> Vec<PathGroup> {
+/// How objects are reached: merged by shape, the most frequent first, with the objects. Those that no root
+/// leads to are in none.
+pub(super) fn merge(namer: &mut Namer<'_, '_>, reach: &Reach, roots: &Roots, objects: &[Node]) -> Vec<(PathGroup, Vec<Node>)> {
     let mut budget = MAX_STEPS;
     let mut chains = Vec::new();
     for &object in objects {
@@ -46,17 +47,17 @@ pub(super) fn merge(namer: &mut Namer<'_, '_>, reach: &Reach, roots: &Roots, obj
     let mut groups: HashMap<(String, String), Group> = HashMap::new();
     for chain in &chains {
         let Some(root) = reach.root(chain.nodes[0]) else { continue };
-        let begin = begin(namer, roots, root);
+        let begin = begin(namer, roots, chain.nodes[0], root);
         let steps = steps(namer, chain, &held);
         let shape = compressed(&steps);
         groups
             .entry((begin.text.clone(), shape.concat()))
-            .and_modify(|group| group.add(&steps))
+            .and_modify(|group| group.add(&steps, chain))
             .or_insert_with(|| Group::new(begin, steps, shape, chain));
     }
     let total = objects.len() as u64;
-    let mut merged: Vec<PathGroup> = groups.into_values().map(|group| group.finish(namer, total)).collect();
-    merged.sort_by(|a, b| (b.objects, &a.path).cmp(&(a.objects, &b.path)));
+    let mut merged: Vec<(PathGroup, Vec<Node>)> = groups.into_values().map(|group| group.finish(namer, total)).collect();
+    merged.sort_by(|(a, _), (b, _)| (b.objects, &a.path).cmp(&(a.objects, &b.path)));
     merged
 }
 
@@ -83,7 +84,7 @@ struct Begin {
     python: Option<String>,
 }
 
-fn begin(namer: &Namer<'_, '_>, roots: &Roots, root: Root) -> Begin {
+fn begin(namer: &Namer<'_, '_>, roots: &Roots, node: Node, root: Root) -> Begin {
     let begin = |kind, text: String, python| Begin { kind, text, python };
     match root {
         Root::Module(module) => {
@@ -114,6 +115,7 @@ fn begin(namer: &Namer<'_, '_>, roots: &Roots, root: Root) -> Begin {
         Root::ThreadDict(thread) => begin(RootKind::ThreadLocal, format!("the dict of thread {thread}"), None),
         Root::Thread(thread) => begin(RootKind::Thread, format!("the state of thread {thread}"), None),
         Root::Interpreter => begin(RootKind::Interpreter, "the interpreter's state".to_owned(), None),
+        Root::Type => begin(RootKind::Type, namer.type_name(node), None),
         Root::Static(file) => {
             begin(RootKind::Static, format!("a C variable of {}", roots.files[file as usize]), None)
         }
@@ -185,8 +187,7 @@ struct Group {
     shape: Vec<String>,
     /// Which steps all paths have in common; nothing when a step was written once for many.
     common: Vec<bool>,
-    objects: u64,
-    first: Node,
+    members: Vec<Node>,
     /// The object before the last.
     holder: Option<Node>,
     cut: bool,
@@ -201,21 +202,20 @@ impl Group {
             steps,
             shape,
             common,
-            objects: 1,
-            first: nodes[nodes.len() - 1],
+            members: vec![nodes[nodes.len() - 1]],
             holder: nodes.len().checked_sub(2).map(|at| nodes[at]),
             cut: chain.cut.is_some(),
         }
     }
 
-    fn add(&mut self, steps: &[Step]) {
-        self.objects += 1;
+    fn add(&mut self, steps: &[Step], chain: &Chain) {
+        self.members.extend(chain.nodes.last());
         for ((common, first), step) in self.common.iter_mut().zip(&self.steps).zip(steps) {
             *common &= first.text == step.text;
         }
     }
 
-    fn finish(self, namer: &Namer<'_, '_>, total: u64) -> PathGroup {
+    fn finish(self, namer: &Namer<'_, '_>, total: u64) -> (PathGroup, Vec<Node>) {
         let separator = if self.begin.kind == RootKind::Module { "" } else { " → " };
         let join = |steps: String| {
             // A local variable is a name already.
@@ -239,15 +239,16 @@ impl Group {
             self.steps.iter().fold(begin, |inner, step| step.python.replacen("{}", &inner, 1))
         });
         let example: String = self.steps.iter().map(|step| step.text.as_str()).collect();
-        PathGroup {
+        let group = PathGroup {
             root: self.begin.kind,
             path: join(path),
-            objects: self.objects,
-            share: if total == 0 { 0.0 } else { self.objects as f64 / total as f64 },
+            objects: self.members.len() as u64,
+            share: if total == 0 { 0.0 } else { self.members.len() as f64 / total as f64 },
             example: join(example),
-            example_address: namer.nodes.address(self.first),
+            example_address: namer.nodes.address(self.members[0]),
             holder_address: self.holder.map(|holder| namer.nodes.address(holder)),
             python,
-        }
+        };
+        (group, self.members)
     }
 }

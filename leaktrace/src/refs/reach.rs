@@ -29,8 +29,9 @@ impl Reach {
         reach.spread(graph, &roots.modules_held);
         reach.spread(graph, &roots.threads_held);
         let gaps = reach.gaps(graph, holders, memory, offsets);
-        let others: Vec<_> = roots.others.iter().copied().filter(|(node, _)| gaps.contains_key(node)).collect();
-        for rank in [Rank::Interpreter, Rank::Static, Rank::Memory] {
+        let others = roots.others.iter().copied().filter(|(node, root)| *root == Root::Type || gaps.contains_key(node));
+        let others: Vec<_> = others.collect();
+        for rank in [Rank::Interpreter, Rank::Type, Rank::Static, Rank::Memory] {
             let of_rank: Vec<_> = others.iter().copied().filter(|(_, root)| Rank::of(*root) == rank).collect();
             reach.spread(graph, &of_rank);
         }
@@ -126,6 +127,7 @@ impl Reach {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rank {
     Interpreter,
+    Type,
     Static,
     Memory,
 }
@@ -135,6 +137,7 @@ impl Rank {
         match root {
             Root::Static(_) => Self::Static,
             Root::Memory => Self::Memory,
+            Root::Type => Self::Type,
             _ => Self::Interpreter,
         }
     }

@@ -26,6 +26,8 @@ pub enum Root {
     Thread(u64),
     /// A field of the interpreter's state: codecs, atexit, interned strings, caches.
     Interpreter,
+    /// The object is a type that C code defines.
+    Type,
     /// A variable of C in a mapped file, by its place in [`Roots::files`].
     Static(u32),
     /// Memory that Python's allocator gave to C code.
@@ -53,10 +55,11 @@ impl Roots {
         maps: &Maps,
         interpreters: &[InterpreterThreads],
         pointed_at: &[Node],
+        static_types: impl IntoIterator<Item = u64>,
     ) -> Self {
         let mut roots = Self::default();
         for interpreter in interpreters {
-            roots.modules(visitor, nodes, interpreter.address);
+            roots.add_modules(visitor, nodes, interpreter.address);
         }
         let frames = Frames::read(visitor, interpreters);
         for (frame, slot, address) in frames.held {
@@ -87,12 +90,20 @@ impl Roots {
             let mapping_len = mapping.len();
             roots.words(&visitor.memory, nodes, mapping.range.start, mapping_len, Root::Static(file as u32));
         }
+        let statics = static_types.into_iter().filter_map(|address| Some((nodes.find(address)?, Root::Type)));
+        roots.others.extend(statics);
         roots.others.extend(pointed_at.iter().map(|&node| (node, Root::Memory)));
         roots
     }
 
+    /// Modules and their names.
+    pub(super) fn modules(&self) -> impl Iterator<Item = (Node, &str)> {
+        let of = |root| if let Root::Module(at) = root { self.modules.get(at as usize) } else { None };
+        self.modules_held.iter().filter_map(move |&(node, root)| Some((node, of(root)?.as_str())))
+    }
+
     /// The modules of an interpreter, those of `sys.modules`.
-    fn modules(&mut self, visitor: &mut Visitor<'_>, nodes: &Nodes, interpreter: u64) {
+    fn add_modules(&mut self, visitor: &mut Visitor<'_>, nodes: &Nodes, interpreter: u64) {
         let offsets = visitor.offsets;
         let Ok(dict) = visitor.memory.u64(interpreter.wrapping_add(offsets.interpreter.modules.into())) else { return };
         let word = |offset: u32| visitor.memory.u64(dict.wrapping_add(offset.into())).unwrap_or(0);

@@ -15,6 +15,7 @@ pub enum RootKind {
     ThreadLocal,
     Thread,
     Interpreter,
+    Type,
     Static,
     Memory,
     Held,
@@ -47,4 +48,118 @@ pub struct Referrer {
     pub address: u64,
     /// How it holds it: ".history", "[3]".
     pub by: String,
+}
+
+/// Objects of one type.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct TypeSum {
+    #[serde(rename = "type")]
+    pub name: String,
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+/// Cycles of one shape.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CycleGroup {
+    /// `Node.children[*].parent`, which leads back to where it began.
+    pub cycle: String,
+    /// Objects in one.
+    pub length: usize,
+    /// Cycles seen: a limited number is looked at.
+    pub cycles: u64,
+    pub example_address: u64,
+}
+
+/// Objects that no root and no C code holds, and that are still there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Garbage {
+    pub objects: u64,
+    pub bytes: u64,
+    /// Of them those that are younger than the first of two looks.
+    pub new_objects: u64,
+    pub new_bytes: u64,
+    /// Whether the collector is switched on; `None` when that could not be read.
+    pub collector_enabled: Option<bool>,
+    /// By bytes.
+    pub types: Vec<TypeSum>,
+    pub cycles: Vec<CycleGroup>,
+}
+
+/// A container, or containers reached by paths of one shape, that grew from one look to the other.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Culprit {
+    pub path: String,
+    pub root: RootKind,
+    pub python: Option<String>,
+    #[serde(rename = "type")]
+    pub name: String,
+    /// Containers of this path's shape that grew.
+    pub containers: u64,
+    /// Address of that which grew most.
+    pub address: u64,
+    /// Their lengths together; `None` for what has none.
+    pub length_before: Option<u64>,
+    pub length_now: Option<u64>,
+    /// Items a second.
+    pub rate: Option<f64>,
+    /// Objects and bytes that are new and that are reached through it.
+    pub new_objects: u64,
+    pub new_bytes: u64,
+    /// The share of all that is new and reached.
+    pub share: f64,
+    /// What would be freed with it, bytes.
+    pub retained_bytes: u64,
+    pub key_types: Vec<String>,
+    pub value_types: Vec<String>,
+    /// Some keys, shortened.
+    pub sample_keys: Vec<String>,
+}
+
+/// A type of which there are more than before.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GrownType {
+    #[serde(rename = "type")]
+    pub name: String,
+    pub before: u64,
+    pub now: u64,
+    pub new_objects: u64,
+    /// Of the new objects, by `sys.getsizeof`.
+    pub new_bytes: u64,
+    pub paths: Vec<PathGroup>,
+}
+
+/// What grew between two looks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Growth {
+    pub seconds: f64,
+    pub new_objects: u64,
+    pub new_bytes: u64,
+    /// By the bytes that are new.
+    pub culprits: Vec<Culprit>,
+    pub types: Vec<GrownType>,
+}
+
+/// What is kept alive, and by what alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Retained {
+    pub types: Vec<RetainedSum>,
+    pub modules: Vec<RetainedSum>,
+    pub containers: Vec<RetainedContainer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RetainedSum {
+    pub name: String,
+    pub objects: u64,
+    pub retained_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RetainedContainer {
+    pub path: String,
+    #[serde(rename = "type")]
+    pub name: String,
+    pub address: u64,
+    pub retained_bytes: u64,
 }

@@ -81,6 +81,17 @@ impl<'a> Visitor<'a> {
         Some(seen)
     }
 
+    /// `len()` of a container.
+    pub(super) fn length(&self, address: u64, number: u16) -> Option<u64> {
+        let offset = match self.layouts.get(usize::from(number))?.shape {
+            Shape::List | Shape::Deque | Shape::Tuple => self.offsets.var_object.size,
+            Shape::Dict => self.offsets.dict.used,
+            Shape::Set => self.offsets.set.used,
+            _ => return None,
+        };
+        self.memory.u64(address.wrapping_add(offset.into())).ok().filter(|&length| length <= MAX_ITEMS)
+    }
+
     /// The object's first bytes, with [`BEFORE`] before it, and what they say.
     fn look(&mut self, address: u64, number: u16, layout: &Layout) -> Option<(Seen, Vec<u8>)> {
         let mut head = std::mem::take(&mut self.head);
