@@ -18,6 +18,8 @@ Examples:
   leaktrace heap --pid 4242                 what is in the heap, with no probe set
   leaktrace heap --pid 4242 --interval 10s  what grows
   leaktrace heap --pid 4242 --save before.json; leaktrace diff before.json after.json
+  leaktrace refs --pid 4242                 which container holds what grows
+  leaktrace refs --pid 4242 --type app.Session   who holds the objects of a type
   leaktrace gc --pid 4242                   the collector: settings, generations, garbage
 ";
 
@@ -151,7 +153,16 @@ pub(crate) struct RefsArgs {
     /// Who holds the object at this address, as id() and `heap` tell it
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) address: Option<u64>,
-    /// Of how many objects of the type the paths are looked for, taken at random
+    /// Look twice and say in which containers the new objects are; so it is when nothing else is asked
+    #[arg(long)]
+    pub(crate) grown: bool,
+    /// Time from the first to the second look of --grown
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
+    pub(crate) interval: Duration,
+    /// What would be freed with each type, module and container
+    #[arg(long)]
+    pub(crate) retained: bool,
+    /// Of how many objects of the type the paths are looked for, taken evenly
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) samples: usize,
     /// Stop the process while its heap is read, so that the picture is exact; says for how long
@@ -163,6 +174,12 @@ pub(crate) struct RefsArgs {
     /// Write what was found as JSON to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<JsonOutput>,
+    /// Write the paths as a graph for graphviz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dot: Option<PathBuf>,
+    /// Draw the paths; needs graphviz (dot)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,43 +1,99 @@
 //! `leaktrace refs`: who holds it.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
 use leaktrace::census::Subject;
 use leaktrace::cpython::Interpreter;
 use leaktrace::host::freeze::Frozen;
-use leaktrace::refs::{Look, Node};
+use leaktrace::host::signals::StopSignals;
+use leaktrace::refs::value::{Answer, Coverage};
+use leaktrace::refs::{Before, Look, drawing};
+use leaktrace::report::refs;
 use leaktrace::target::process::Target;
 
 use super::output::{Json, Page};
 use crate::cli::{JsonOutput, RefsArgs};
-use crate::exit::ExitCode;
+use crate::exit::{ExitCode, Failure};
+
+/// What a second Ctrl-C says: nothing was armed, nothing is left behind.
+const FAREWELL: &str = "leaktrace: ended at once\n";
 
 pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
+    let json = args.json.as_ref().map(Json::open).transpose()?;
+    let dot = args.dot.as_ref().map(|path| Json::open(&JsonOutput::File(path.clone()))).transpose()?;
+    let svg = args.svg.as_ref().map(|path| Json::open(&JsonOutput::File(path.clone()))).transpose()?;
     let target = Target::open(args.pid)?;
     let interpreter = Interpreter::find(&target)?;
     let maps = target.maps()?;
     let memory = target.memory();
     let subject = Subject::of(&target, &interpreter, &maps, &memory);
-    let begun = std::time::Instant::now();
-    let look = Look::take(&subject)?;
-    eprintln!("look {:?} nodes {} refs {} gone {} pointed {} unknown {}", begun.elapsed(), look.graph.nodes.len(), look.graph.held.len(), look.graph.gone, look.graph.pointed_at.len(), look.graph.unknown_bytes);
-    eprintln!("unreached {}", look.reach.unreached().count());
-    if std::env::var("DBG").is_ok() { debug(&look); }
-    let objects = match (&args.type_, args.address) {
-        (Some(name), _) => look.instances(name)?.1,
-        (None, Some(address)) => vec![look.at(address)?],
-        _ => vec![],
-    };
-    for group in look.paths(&subject, &objects) {
-        eprintln!("{} {:.1}% {}\n    e.g. {}\n  {:?}", group.objects, group.share * 100.0, group.path, group.example, group.python);
+    let grown = args.type_.is_none() && args.address.is_none() && !args.retained;
+    let before = if grown || args.grown { Some(first(&subject, &target, args)?) } else { None };
+    // The memory map of now: what was mapped since the first look counts too.
+    let maps = target.maps()?;
+    let subject = Subject { maps: &maps, ..subject };
+    let begun = Instant::now();
+    let frozen = if args.pause { Some(Frozen::stop(target.pid())?) } else { None };
+    let answer = answer(&subject, args, before.as_ref());
+    let pause_seconds = frozen.as_ref().map(|frozen| frozen.elapsed().as_secs_f64());
+    drop(frozen);
+    let mut answer = answer?;
+    answer.pause_seconds = pause_seconds;
+    answer.seconds = begun.elapsed().as_secs_f64();
+    let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
+    let picture = drawing::dot(&answer);
+    let results = [
+        json.map_or(Ok(()), |json| json.write_value(&answer)),
+        dot.map_or(Ok(()), |dot| dot.write(|out| out.write_all(picture.as_bytes()))),
+        page.print(&refs::page(&answer, args.top, page.style())),
+    ];
+    results.into_iter().collect::<Result<(), _>>()?;
+    if let Some(svg) = svg {
+        let drawn = drawing::svg(&picture).map_err(|error| {
+            Failure::new(ExitCode::Output, format!("cannot draw: {error}"), "install graphviz, or use --dot")
+        })?;
+        svg.write(|out| out.write_all(&drawn))?;
     }
     Ok(ExitCode::Success)
 }
-fn debug(look: &Look) {
-    let mut kinds = std::collections::BTreeMap::<(String, String), u64>::new();
-    for n in look.reach.root_nodes() {
-        *kinds.entry((format!("{:?}", look.reach.root(n)).chars().take(13).collect(), look.graph.type_of(n).qualified())).or_default() += 1;
+
+/// The first of two looks, and the wait for the second. A signal ends the wait.
+fn first(subject: &Subject<'_>, target: &Target, args: &RefsArgs) -> Result<Before> {
+    let frozen = if args.pause { Some(Frozen::stop(target.pid())?) } else { None };
+    let before = Before::take(subject);
+    drop(frozen);
+    let before = before?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    runtime.block_on(async {
+        let mut signals = StopSignals::new(FAREWELL).context("cannot catch signals")?;
+        let rest = args.interval.saturating_sub(before.taken().elapsed()).max(Duration::from_millis(1));
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            _ = signals.recv() => {}
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(before)
+}
+
+fn answer(subject: &Subject<'_>, args: &RefsArgs, before: Option<&Before>) -> Result<Answer> {
+    let now = Instant::now();
+    let look = Look::take(subject)?;
+    let mut answer = Answer::new(subject.pid, subject.process_start, subject.python, Coverage::of(&look));
+    if let Some(name) = &args.type_ {
+        answer.objects = Some(look.of_type(subject, name, args.samples)?);
     }
-    for (k, n) in kinds { if n > 0 && !k.0.contains("Module") && !k.0.contains("Frame") { eprintln!("{n} {k:?}"); } }
-    for n in look.reach.root_nodes() { if let Some(leaktrace::refs::Root::Held(g)) = look.reach.root(n) { eprintln!("held {g} {} {:#x}", look.graph.type_of(n).qualified(), look.graph.nodes.address(n)); }}
-    for n in look.reach.unreached() { eprintln!("unreached {} {:#x}", look.graph.type_of(n).qualified(), look.graph.nodes.address(n)); }
+    if let Some(address) = args.address {
+        answer.object = Some(look.of_object(subject, address)?);
+    }
+    if let Some(before) = before {
+        let seconds = now.duration_since(before.taken()).as_secs_f64();
+        answer.growth = Some(look.growth(subject, before, seconds));
+    }
+    if args.retained {
+        answer.retained = Some(look.retained(subject));
+    }
+    answer.unreachable = look.garbage(subject, before);
+    Ok(answer)
 }

@@ -10,6 +10,7 @@ use leaktrace::host::claim::ClaimError;
 use leaktrace::host::freeze::FreezeError;
 use leaktrace::host::tracefs::TracefsError;
 use leaktrace::plan::PlanError;
+use leaktrace::refs::RefsError;
 use leaktrace::session::SessionError;
 use leaktrace::target::{ElfError, TargetError};
 use leaktrace::tracer::TracerError;
@@ -65,6 +66,7 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Class<'a>> {
         .or_else(|| error.downcast_ref().map(of_load))
         .or_else(|| error.downcast_ref().map(of_session))
         .or_else(|| error.downcast_ref().map(of_census))
+        .or_else(|| error.downcast_ref().map(of_refs))
         .or_else(|| error.downcast_ref().map(of_freeze))
 }
 
@@ -162,6 +164,19 @@ fn of_census(error: &CensusError) -> Class<'static> {
         }
         CensusError::Snapshot(_) | CensusError::Memory(_) => (ExitCode::TargetChanged, "try again"),
         CensusError::Target(error) => of_target(error),
+    }
+}
+
+fn of_refs(error: &RefsError) -> Class<'static> {
+    match error {
+        RefsError::NoType { .. } | RefsError::NoInstances { .. } => {
+            (ExitCode::Usage, "`leaktrace heap --pid PID` lists the types")
+        }
+        RefsError::Ambiguous { .. } => (ExitCode::Usage, "say which, with its module"),
+        RefsError::NoObject { .. } => (ExitCode::Usage, ""),
+        RefsError::TooLarge => (ExitCode::UnsupportedProcess, ""),
+        RefsError::Census(error) => of_census(error),
+        RefsError::Memory(_) => (ExitCode::TargetChanged, "try again"),
     }
 }
 

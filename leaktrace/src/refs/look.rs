@@ -9,14 +9,18 @@ use super::growth::{Before, growth};
 use super::name::Namer;
 use super::nodes::Node;
 use super::path::merge;
-use super::reach::Reach;
+use super::reach::{IMMORTAL, Reach};
 use super::retained::retained;
-use super::roots::Roots;
-use super::value::{Garbage, Growth, PathGroup, Referrer, Retained};
+use super::roots::{Root, Roots};
+use super::slot::Slot;
+use super::value::{Garbage, Objects, OneObject, Growth, PathGroup, Referrer, Retained};
 use super::visit::Visitor;
 use crate::census::Subject;
 use crate::census::listing::Listing;
 use crate::cpython::{GcState, threads};
+
+/// Most holders of one object that are named.
+const MAX_REFERRERS: usize = 1000;
 
 /// The graph of a heap with its roots.
 pub struct Look {
@@ -24,6 +28,8 @@ pub struct Look {
     pub holders: Adjacency,
     pub reach: Reach,
     pub roots: Roots,
+    /// A collection ran while the heap was read.
+    pub collecting: bool,
 }
 
 impl Look {
@@ -32,13 +38,48 @@ impl Look {
         let listing = Listing::take(subject)?;
         let graph = Graph::read(subject.memory, subject.offsets, &listing)?;
         let interpreters = listing.interpreters.clone();
+        let collecting = listing.collecting;
         drop(listing);
         let holders = graph.held.reversed();
         let mut visitor = Visitor::new(subject.memory, subject.offsets, &graph.types);
         let statics = graph.types.iter().filter(|of| !of.heap).map(|of| of.address);
         let roots = Roots::read(&mut visitor, &graph.nodes, subject.maps, &interpreters, &graph.pointed_at, statics);
         let reach = Reach::new(&graph, &holders, &roots, subject.memory, subject.offsets);
-        Ok(Self { graph, holders, reach, roots })
+        Ok(Self { graph, holders, reach, roots, collecting })
+    }
+
+    /// Who holds the objects of a type; the paths of at most `samples` of them are looked for.
+    pub fn of_type(&self, subject: &Subject<'_>, name: &str, samples: usize) -> Result<Objects, RefsError> {
+        let (name, objects) = self.instances(name)?;
+        let sampled = evenly(&objects, samples);
+        Ok(Objects {
+            name,
+            count: objects.len() as u64,
+            sampled: sampled.len() as u64,
+            unreachable: sampled.iter().filter(|&&object| !self.reach.is_reached(object)).count() as u64,
+            paths: self.paths(subject, &sampled),
+        })
+    }
+
+    /// Who holds the object at an address.
+    pub fn of_object(&self, subject: &Subject<'_>, address: u64) -> Result<OneObject, RefsError> {
+        let object = self.at(address)?;
+        let at = address.wrapping_add(subject.offsets.object.refcount.into());
+        let count = subject.memory.u32(at).ok().filter(|&count| count < IMMORTAL);
+        let in_frames = self.roots.threads_held.iter().filter(|(node, root)| {
+            // What only passes through a frame may be borrowed.
+            *node == object && matches!(root, Root::Frame(_, Slot::Local(_)))
+        });
+        Ok(OneObject {
+            address,
+            name: self.graph.type_of(object).qualified(),
+            bytes: self.graph.sizes[object as usize].into(),
+            reference_count: count.map(u64::from),
+            references_found: (self.holders.of(object).len() + in_frames.count()) as u64,
+            retained_bytes: self.dominators().retained(&self.graph.sizes)[object as usize],
+            path: self.paths(subject, &[object]).pop(),
+            referrers: self.referrers(subject, object, MAX_REFERRERS),
+        })
     }
 
     /// The objects of a type by its name, and its whole name.
@@ -106,12 +147,6 @@ impl Look {
             Some(state.ok()?.enabled)
         });
         garbage
-    }
-
-    /// The object's reference count now, and how many references objects have to it.
-    pub fn counts(&self, subject: &Subject<'_>, object: Node) -> Option<(u32, u32)> {
-        let at = self.graph.nodes.address(object).wrapping_add(subject.offsets.object.refcount.into());
-        Some((subject.memory.u32(at).ok()?, self.holders.of(object).len() as u32))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cycles;
 pub mod dominators;
+pub mod drawing;
 mod find;
 mod frames;
 pub mod graph;

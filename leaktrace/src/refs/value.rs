@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+use super::look::Look;
+use super::roots::Root;
+
 /// The JSON schema of `leaktrace refs`.
 pub const SCHEMA: &str = "leaktrace.refs/1";
 
@@ -20,6 +23,114 @@ pub enum RootKind {
     Memory,
     Held,
     Immortal,
+}
+
+/// One answer of `leaktrace refs`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    pub schema: &'static str,
+    pub pid: u32,
+    /// Clock ticks since boot.
+    pub process_start: u64,
+    pub python: String,
+    /// Of the look, or of the second of two.
+    pub seconds: f64,
+    /// How long the process was stopped for it.
+    pub pause_seconds: Option<f64>,
+    pub coverage: Coverage,
+    /// With `--type`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Objects>,
+    /// With `--address`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<OneObject>,
+    /// With `--grown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
+    /// With `--retained`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained: Option<Retained>,
+    pub unreachable: Garbage,
+}
+
+impl Answer {
+    pub fn new(pid: u32, process_start: u64, python: &str, coverage: Coverage) -> Self {
+        Self {
+            schema: SCHEMA,
+            pid,
+            process_start,
+            python: python.to_owned(),
+            seconds: 0.0,
+            pause_seconds: None,
+            coverage,
+            objects: None,
+            object: None,
+            growth: None,
+            retained: None,
+            unreachable: Garbage::default(),
+        }
+    }
+}
+
+/// How much of the heap the graph has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    pub objects: u64,
+    pub references: u64,
+    /// Objects that became something else, or could not be read, before their references were.
+    pub gone: u64,
+    /// Objects to which more references are counted than objects have: C code holds them.
+    pub held_by_c: u64,
+    /// Bytes in arenas that are no objects and belong to none: what they point at cannot be followed by name.
+    pub unknown_bytes: u64,
+    /// A collection ran meanwhile.
+    pub collecting: bool,
+}
+
+impl Coverage {
+    pub fn of(look: &Look) -> Self {
+        let held = look.reach.root_nodes().filter(|&node| matches!(look.reach.root(node), Some(Root::Held(_))));
+        Self {
+            objects: look.graph.nodes.len() as u64,
+            references: look.graph.held.len() as u64,
+            gone: look.graph.gone,
+            held_by_c: held.count() as u64,
+            unknown_bytes: look.graph.unknown_bytes,
+            collecting: look.collecting,
+        }
+    }
+}
+
+/// The objects of one type.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Objects {
+    #[serde(rename = "type")]
+    pub name: String,
+    pub count: u64,
+    /// Of how many the paths were looked for.
+    pub sampled: u64,
+    /// Of these, how many no root leads to.
+    pub unreachable: u64,
+    pub paths: Vec<PathGroup>,
+}
+
+/// One object.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OneObject {
+    pub address: u64,
+    #[serde(rename = "type")]
+    pub name: String,
+    /// `sys.getsizeof`.
+    pub bytes: u64,
+    /// `sys.getrefcount` less its own; `None` for immortal objects and those that ended meanwhile.
+    pub reference_count: Option<u64>,
+    /// References that objects and running frames have to it.
+    pub references_found: u64,
+    /// What would be freed with it, bytes.
+    pub retained_bytes: u64,
+    /// The shortest path; `None` if no root leads there.
+    pub path: Option<PathGroup>,
+    pub referrers: Vec<Referrer>,
 }
 
 /// Paths of one shape.

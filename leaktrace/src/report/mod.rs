@@ -6,6 +6,7 @@ pub mod heap;
 pub mod json;
 pub mod line;
 pub mod live;
+pub mod refs;
 pub mod source;
 pub mod style;
 pub mod text;

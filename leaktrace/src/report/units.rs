@@ -24,6 +24,19 @@ pub fn count(value: f64) -> String {
     format!("{}G", digits(value))
 }
 
+/// A count with all its digits: "12,411".
+pub fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A span of time: "12 s", "3 min", "1 h 20 min", "4 days".
 pub fn span(seconds: f64) -> String {
     if seconds < 0.9995 {
