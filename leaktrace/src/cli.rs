@@ -150,9 +150,9 @@ pub(crate) struct RefsArgs {
     /// Who holds the objects of this type: module.Class, or Class where that is unique
     #[arg(long = "type", value_name = "TYPE", conflicts_with = "address")]
     pub(crate) type_: Option<String>,
-    /// Who holds the object at this address, as id() and `heap` tell it
+    /// Who holds the object at this address, as id() and `heap` tell it; may be given again
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    pub(crate) address: Option<u64>,
+    pub(crate) address: Vec<u64>,
     /// Look twice and say in which containers the new objects are; so it is when nothing else is asked
     #[arg(long)]
     pub(crate) grown: bool,

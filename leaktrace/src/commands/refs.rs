@@ -28,7 +28,7 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
     let maps = target.maps()?;
     let memory = target.memory();
     let subject = Subject::of(&target, &interpreter, &maps, &memory);
-    let grown = args.type_.is_none() && args.address.is_none() && !args.retained;
+    let grown = args.type_.is_none() && args.address.is_empty() && !args.retained;
     let before = if grown || args.grown { Some(first(&subject, &target, args)?) } else { None };
     // The memory map of now: what was mapped since the first look counts too.
     let maps = target.maps()?;
@@ -84,8 +84,8 @@ fn answer(subject: &Subject<'_>, args: &RefsArgs, before: Option<&Before>) -> Re
     if let Some(name) = &args.type_ {
         answer.objects = Some(look.of_type(subject, name, args.samples)?);
     }
-    if let Some(address) = args.address {
-        answer.object = Some(look.of_object(subject, address)?);
+    if !args.address.is_empty() {
+        answer.addresses = look.of_objects(subject, &args.address)?;
     }
     if let Some(before) = before {
         let seconds = now.duration_since(before.taken()).as_secs_f64();

@@ -1,6 +1,6 @@
 //! What nothing reaches and what was not collected: reference cycles of a collector that is switched off, late, or held up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::graph::Graph;
 use super::name::Namer;
@@ -16,12 +16,17 @@ const MAX_CYCLES: usize = 2000;
 const MAX_SEARCH: usize = 2000;
 
 /// The unreachable objects, summed up, and the shapes of the cycles among them.
-pub(super) fn garbage(graph: &Graph, reach: &Reach, namer: &mut Namer<'_, '_>, is_new: &dyn Fn(Node) -> bool) -> Garbage {
+pub(super) fn garbage(
+    graph: &Graph,
+    reach: &Reach,
+    namer: &mut Namer<'_, '_>,
+    is_new: &dyn Fn(Node) -> bool,
+) -> Garbage {
     let mut garbage = Garbage::default();
     let mut types: HashMap<u16, TypeSum> = HashMap::new();
     let mut groups: HashMap<String, CycleGroup> = HashMap::new();
     let mut looked = 0;
-    let mut done: HashMap<Node, ()> = HashMap::new();
+    let mut done: HashSet<Node> = HashSet::new();
     for node in reach.unreached() {
         let bytes = u64::from(graph.sizes[node as usize]);
         garbage.objects += 1;
@@ -31,17 +36,16 @@ pub(super) fn garbage(graph: &Graph, reach: &Reach, namer: &mut Namer<'_, '_>, i
             garbage.new_bytes += bytes;
         }
         let name = || graph.type_of(node).qualified();
-        let sum = types.entry(graph.nodes.type_of(node)).or_insert_with(|| TypeSum { name: name(), ..TypeSum::default() });
+        let sum =
+            types.entry(graph.nodes.type_of(node)).or_insert_with(|| TypeSum { name: name(), ..TypeSum::default() });
         sum.objects += 1;
         sum.bytes += bytes;
-        if looked >= MAX_CYCLES || done.contains_key(&node) {
+        if looked >= MAX_CYCLES || done.contains(&node) {
             continue;
         }
         looked += 1;
         let Some(cycle) = cycle(graph, reach, node) else { continue };
-        for &member in &cycle {
-            done.insert(member, ());
-        }
+        done.extend(&cycle);
         let shape = shape(graph, namer, &cycle);
         let group = groups.entry(shape.clone()).or_insert_with(|| CycleGroup {
             cycle: shape,
@@ -81,11 +85,17 @@ fn cycle(graph: &Graph, reach: &Reach, start: Node) -> Option<Vec<Node>> {
     None
 }
 
-/// `Node.children[*].parent`, from the object of the cycle whose type is an own class, if there is one.
+/// `Node.children[*].parent`: of the ways to read it that begin with an object of an own class, if there is one, the first in the
+/// alphabet.
 fn shape(graph: &Graph, namer: &mut Namer<'_, '_>, cycle: &[Node]) -> String {
-    let own = |&node: &Node| graph.type_of(node).heap;
-    let first = (0..cycle.len()).filter(|&i| own(&cycle[i])).min_by_key(|&i| graph.type_of(cycle[i]).qualified());
-    let first = first.unwrap_or(0);
+    let mut begins: Vec<usize> = (0..cycle.len()).filter(|&at| graph.type_of(cycle[at]).heap).collect();
+    if begins.is_empty() {
+        begins = (0..cycle.len()).collect();
+    }
+    begins.into_iter().map(|first| shape_from(graph, namer, cycle, first)).min().unwrap_or_default()
+}
+
+fn shape_from(graph: &Graph, namer: &mut Namer<'_, '_>, cycle: &[Node], first: usize) -> String {
     let mut round: Vec<Node> = cycle[first..].iter().chain(&cycle[..first]).copied().collect();
     round.push(round[0]);
     let mut slots = Vec::new();

@@ -57,7 +57,7 @@ fn sets(answer: &Answer) -> Vec<(Vec<PathGroup>, String)> {
     if let Some(objects) = &answer.objects {
         sets.push((objects.paths.clone(), objects.name.clone()));
     }
-    if let Some(object) = &answer.object {
+    for object in &answer.addresses {
         sets.push((object.path.iter().cloned().collect(), format!("{} at {:#x}", object.name, object.address)));
     }
     if let Some(growth) = &answer.growth {
@@ -73,7 +73,8 @@ fn pieces(path: &str) -> Vec<String> {
     let mut pieces = vec![String::new()];
     let (mut depth, mut quoted, mut escaped) = (0u32, false, false);
     for c in path.chars() {
-        if !quoted && depth == 0 && matches!(c, '.' | '[' | '{') && pieces.last().is_some_and(|piece| !piece.is_empty()) {
+        if !quoted && depth == 0 && matches!(c, '.' | '[' | '{') && pieces.last().is_some_and(|piece| !piece.is_empty())
+        {
             pieces.push(String::new());
         }
         match c {

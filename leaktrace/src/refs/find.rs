@@ -54,7 +54,8 @@ fn near(counts: &BTreeMap<String, u64>, wanted: &str) -> String {
         let end = strsim::normalized_damerau_levenshtein(&last(name), &wanted_last);
         whole.max(end * 0.95)
     };
-    let mut all: Vec<(f64, &String)> = counts.iter().filter(|(_, count)| **count > 0).map(|(n, _)| (score(n), n)).collect();
+    let mut all: Vec<(f64, &String)> =
+        counts.iter().filter(|(_, count)| **count > 0).map(|(n, _)| (score(n), n)).collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     let near = all.into_iter().filter(|(score, _)| *score > 0.5).take(CANDIDATES);
     let near: Vec<String> = near.map(|(_, name)| counted(name, counts[name])).collect();

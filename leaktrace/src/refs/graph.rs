@@ -32,7 +32,8 @@ impl Adjacency {
     pub(super) fn from_pairs(nodes: usize, pairs: &[(Node, Node)]) -> Self {
         let mut pairs = pairs.to_vec();
         pairs.sort_by_key(|(from, _)| *from);
-        let starts = (0..=nodes).map(|node| pairs.partition_point(|(from, _)| (*from as usize) < node) as u32).collect();
+        let starts =
+            (0..=nodes).map(|node| pairs.partition_point(|(from, _)| (*from as usize) < node) as u32).collect();
         Self { starts, targets: pairs.into_iter().map(|(_, to)| to).collect() }
     }
 

@@ -11,7 +11,7 @@ use super::nodes::{Index, NONE, Node, Nodes};
 use super::path::merge;
 use super::repr::shortened;
 use super::slot::Slot;
-use super::value::{Culprit, Growth, GrownType};
+use super::value::{Culprit, GrownType, Growth};
 use super::visit::Visitor;
 use crate::census::listing::Listing;
 use crate::census::{Subject, Type};
@@ -72,6 +72,9 @@ impl Before {
         (length != u32::MAX).then(|| length.into())
     }
 }
+
+/// Of a container before and now; `None` for what has none.
+type Lengths = Option<(u64, u64)>;
 
 /// What an old object has got since: new objects that are reached through it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,7 +151,7 @@ fn culprits(
 ) -> Vec<Culprit> {
     let nodes = &look.graph.nodes;
     let all: u64 = gains.values().map(|gain| gain.bytes).sum();
-    let mut anchors: Vec<(Node, f64, Option<(u64, u64)>)> = Vec::new();
+    let mut anchors: Vec<(Node, f64, Lengths)> = Vec::new();
     for (&node, gain) in gains {
         let address = nodes.address(node);
         let now = visitor.length(address, nodes.type_of(node));
@@ -164,7 +167,8 @@ fn culprits(
     }
     anchors.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     anchors.truncate(ANCHORS);
-    let of: HashMap<Node, (f64, Option<(u64, u64)>)> = anchors.iter().map(|&(node, score, l)| (node, (score, l))).collect();
+    let of: HashMap<Node, (f64, Lengths)> =
+        anchors.iter().map(|&(node, score, l)| (node, (score, l))).collect();
     let objects: Vec<Node> = anchors.iter().map(|(node, ..)| *node).collect();
     let mut namer = Namer::new(visitor, nodes);
     let groups = merge(&mut namer, &look.reach, &look.roots, &objects);
@@ -265,19 +269,23 @@ fn grown_types(look: &Look, visitor: &mut Visitor<'_>, before: &Before, is_new: 
             now: 0,
             new_objects: 0,
             new_bytes: 0,
+            unreachable: 0,
             paths: Vec::new(),
         });
         grown.now += now;
         grown.new_objects += new;
         grown.new_bytes += bytes;
     }
-    let mut types: Vec<GrownType> = by_name.into_values().filter(|grown| grown.now > grown.before).collect();
+    let mut types: Vec<GrownType> =
+        by_name.into_values().filter(|grown| grown.now > grown.before && grown.new_bytes > 0).collect();
     types.sort_by(|a, b| net_bytes(b).total_cmp(&net_bytes(a)).then_with(|| a.name.cmp(&b.name)));
     for grown in types.iter_mut().take(TYPES) {
         let of_type: Vec<bool> = graph.types.iter().map(Type::qualified).map(|name| name == grown.name).collect();
         let new = (0..graph.nodes.len() as Node).filter(|&node| is_new[node as usize]);
         let objects: Vec<Node> = new.filter(|&node| of_type[usize::from(graph.nodes.type_of(node))]).collect();
-        let groups = merge(&mut Namer::new(visitor, &graph.nodes), &look.reach, &look.roots, &evenly(&objects, SAMPLES));
+        let objects = evenly(&objects, SAMPLES);
+        grown.unreachable = objects.iter().filter(|&&node| !look.reach.is_reached(node)).count() as u64;
+        let groups = merge(&mut Namer::new(visitor, &graph.nodes), &look.reach, &look.roots, &objects);
         grown.paths = groups.into_iter().map(|(group, _)| group).collect();
     }
     types

@@ -147,7 +147,11 @@ fn static_base(memory: &dyn Memory, offsets: &Offsets, address: u64) -> (String,
 
 fn special(name: &str) -> Special {
     match name {
-        "weakref" | "weakref.ReferenceType" | "weakproxy" | "weakref.ProxyType" | "weakcallableproxy"
+        "weakref"
+        | "weakref.ReferenceType"
+        | "weakproxy"
+        | "weakref.ProxyType"
+        | "weakcallableproxy"
         | "weakref.CallableProxyType" => Special::Weakref,
         "generator" | "coroutine" | "async_generator" => Special::Generator,
         "frame" => Special::Frame,

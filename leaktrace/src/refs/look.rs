@@ -1,5 +1,7 @@
 //! One look at who holds what.
 
+use std::collections::HashMap;
+
 use super::RefsError;
 use super::cycles::garbage;
 use super::dominators::Dominators;
@@ -13,7 +15,7 @@ use super::reach::{IMMORTAL, Reach};
 use super::retained::retained;
 use super::roots::{Root, Roots};
 use super::slot::Slot;
-use super::value::{Garbage, Objects, OneObject, Growth, PathGroup, Referrer, Retained};
+use super::value::{Garbage, Growth, Objects, OneObject, PathGroup, Referrer, Retained};
 use super::visit::Visitor;
 use crate::census::Subject;
 use crate::census::listing::Listing;
@@ -61,25 +63,36 @@ impl Look {
         })
     }
 
-    /// Who holds the object at an address.
-    pub fn of_object(&self, subject: &Subject<'_>, address: u64) -> Result<OneObject, RefsError> {
-        let object = self.at(address)?;
-        let at = address.wrapping_add(subject.offsets.object.refcount.into());
-        let count = subject.memory.u32(at).ok().filter(|&count| count < IMMORTAL);
-        let in_frames = self.roots.threads_held.iter().filter(|(node, root)| {
-            // What only passes through a frame may be borrowed.
-            *node == object && matches!(root, Root::Frame(_, Slot::Local(_)))
-        });
-        Ok(OneObject {
-            address,
-            name: self.graph.type_of(object).qualified(),
-            bytes: self.graph.sizes[object as usize].into(),
-            reference_count: count.map(u64::from),
-            references_found: (self.holders.of(object).len() + in_frames.count()) as u64,
-            retained_bytes: self.dominators().retained(&self.graph.sizes)[object as usize],
-            path: self.paths(subject, &[object]).pop(),
-            referrers: self.referrers(subject, object, MAX_REFERRERS),
-        })
+    /// Who holds the objects at some addresses.
+    pub fn of_objects(&self, subject: &Subject<'_>, addresses: &[u64]) -> Result<Vec<OneObject>, RefsError> {
+        let objects: Vec<Node> = addresses.iter().map(|&address| self.at(address)).collect::<Result<_, _>>()?;
+        let retained = self.dominators().retained(&self.graph.sizes);
+        // What only passes through a frame may be borrowed: local variables are not.
+        let mut in_frames: HashMap<Node, u64> = HashMap::new();
+        for (node, root) in &self.roots.threads_held {
+            if matches!(root, Root::Frame(_, Slot::Local(_))) {
+                *in_frames.entry(*node).or_default() += 1;
+            }
+        }
+        let mut visitor = Visitor::new(subject.memory, subject.offsets, &self.graph.types);
+        let mut namer = Namer::new(&mut visitor, &self.graph.nodes);
+        let one = |&object: &Node| {
+            let address = self.graph.nodes.address(object);
+            let at = address.wrapping_add(subject.offsets.object.refcount.into());
+            let count = subject.memory.u32(at).ok().filter(|&count| count < IMMORTAL);
+            let by_objects = self.holders.of(object).len() as u64;
+            OneObject {
+                address,
+                name: self.graph.type_of(object).qualified(),
+                bytes: self.graph.sizes[object as usize].into(),
+                reference_count: count.map(u64::from),
+                references_found: by_objects + in_frames.get(&object).copied().unwrap_or(0),
+                retained_bytes: retained[object as usize],
+                path: self.paths_by(&mut namer, &[object]).pop(),
+                referrers: self.referrers(&mut namer, object, MAX_REFERRERS),
+            }
+        };
+        Ok(objects.iter().map(one).collect())
     }
 
     /// The objects of a type by its name, and its whole name.
@@ -95,14 +108,15 @@ impl Look {
     /// How objects are reached, merged by the shape of the paths.
     pub fn paths(&self, subject: &Subject<'_>, objects: &[Node]) -> Vec<PathGroup> {
         let mut visitor = Visitor::new(subject.memory, subject.offsets, &self.graph.types);
-        let groups = merge(&mut Namer::new(&mut visitor, &self.graph.nodes), &self.reach, &self.roots, objects);
-        groups.into_iter().map(|(group, _)| group).collect()
+        self.paths_by(&mut Namer::new(&mut visitor, &self.graph.nodes), objects)
+    }
+
+    fn paths_by(&self, namer: &mut Namer<'_, '_>, objects: &[Node]) -> Vec<PathGroup> {
+        merge(namer, &self.reach, &self.roots, objects).into_iter().map(|(group, _)| group).collect()
     }
 
     /// The objects that hold one, at most `most`.
-    pub fn referrers(&self, subject: &Subject<'_>, object: Node, most: usize) -> Vec<Referrer> {
-        let mut visitor = Visitor::new(subject.memory, subject.offsets, &self.graph.types);
-        let mut namer = Namer::new(&mut visitor, &self.graph.nodes);
+    fn referrers(&self, namer: &mut Namer<'_, '_>, object: Node, most: usize) -> Vec<Referrer> {
         let mut holders = self.holders.of(object).to_vec();
         holders.dedup();
         let holders = holders.into_iter().take(most).map(|holder| {

@@ -107,13 +107,12 @@ impl<'v, 'a> Namer<'v, 'a> {
                 let shape = if short { text.clone() } else { "[*]".to_owned() };
                 Step { python: format!("{{}}{text}"), text, shape, objects: 1 }
             }
-            Slot::Member => Step {
-                python: self.by_id(child, "{}"),
-                ..like("{*}".to_owned(), 1)
-            },
+            Slot::Member => Step { python: self.by_id(child, "{}"), ..like("{*}".to_owned(), 1) },
             Slot::Key => Step { python: self.by_id(child, "{}"), ..like(".keys()".to_owned(), 1) },
             Slot::Value(key) => self.item(key, child, lengths[0]),
-            Slot::Cached => Step { python: self.by_id(child, "gc.get_referents({})"), ..like(".<cached>".to_owned(), 1) },
+            Slot::Cached => {
+                Step { python: self.by_id(child, "gc.get_referents({})"), ..like(".<cached>".to_owned(), 1) }
+            }
             Slot::Local(index) => self.local(parent, child, index),
             Slot::Stack(_) | Slot::Frame(_) => self.unknown(child),
             Slot::Field(offset) => self.field(&of, path, slots, offset),
@@ -257,7 +256,8 @@ impl<'v, 'a> Namer<'v, 'a> {
         let layout = self.visitor.layout(self.nodes.type_of(path[0]));
         let (special, shape) = (layout.special, layout.shape);
         let offsets = self.visitor.offsets;
-        if special == Special::Function && offset == offsets.function.closure
+        if special == Special::Function
+            && offset == offsets.function.closure
             && let (Some(&Slot::Item(cell)), Some(&Slot::Field(_))) = (slots.get(1), slots.get(2))
             && let Some(name) = self.closure_name(path[0], path[1], cell)
         {
@@ -280,7 +280,9 @@ impl<'v, 'a> Namer<'v, 'a> {
         if of.name == "Task" && self.type_of(child).name == "coroutine" {
             return plain(".get_coro()".to_owned(), 1);
         }
-        let known = self.member(of.address, offset).or_else(|| known_field(offsets, special, shape, of, offset).map(str::to_owned));
+        let known = self
+            .member(of.address, offset)
+            .or_else(|| known_field(offsets, special, shape, of, offset).map(str::to_owned));
         match known {
             Some(name) => plain(format!(".{name}"), 1),
             None if self.is_exception(of.address) => match exception_field(offsets, offset) {

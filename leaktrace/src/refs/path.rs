@@ -27,7 +27,12 @@ struct Chain {
 
 /// How objects are reached: merged by shape, the most frequent first, with the objects. Those that no root
 /// leads to are in none.
-pub(super) fn merge(namer: &mut Namer<'_, '_>, reach: &Reach, roots: &Roots, objects: &[Node]) -> Vec<(PathGroup, Vec<Node>)> {
+pub(super) fn merge(
+    namer: &mut Namer<'_, '_>,
+    reach: &Reach,
+    roots: &Roots,
+    objects: &[Node],
+) -> Vec<(PathGroup, Vec<Node>)> {
     let mut budget = MAX_STEPS;
     let mut chains = Vec::new();
     for &object in objects {
@@ -56,7 +61,8 @@ pub(super) fn merge(namer: &mut Namer<'_, '_>, reach: &Reach, roots: &Roots, obj
             .or_insert_with(|| Group::new(begin, steps, shape, chain));
     }
     let total = objects.len() as u64;
-    let mut merged: Vec<(PathGroup, Vec<Node>)> = groups.into_values().map(|group| group.finish(namer, total)).collect();
+    let mut merged: Vec<(PathGroup, Vec<Node>)> =
+        groups.into_values().map(|group| group.finish(namer, total)).collect();
     merged.sort_by(|(a, _), (b, _)| (b.objects, &a.path).cmp(&(a.objects, &b.path)));
     merged
 }
@@ -116,9 +122,7 @@ fn begin(namer: &Namer<'_, '_>, roots: &Roots, node: Node, root: Root) -> Begin 
         Root::Thread(thread) => begin(RootKind::Thread, format!("the state of thread {thread}"), None),
         Root::Interpreter => begin(RootKind::Interpreter, "the interpreter's state".to_owned(), None),
         Root::Type => begin(RootKind::Type, namer.type_name(node), None),
-        Root::Static(file) => {
-            begin(RootKind::Static, format!("a C variable of {}", roots.files[file as usize]), None)
-        }
+        Root::Static(file) => begin(RootKind::Static, format!("a C variable of {}", roots.files[file as usize]), None),
         Root::Memory => begin(RootKind::Memory, "memory of C code".to_owned(), None),
         Root::Held(gap) if gap >= super::reach::IMMORTAL / 2 => {
             begin(RootKind::Immortal, "an immortal object".to_owned(), None)
@@ -162,19 +166,16 @@ fn compressed(steps: &[Step]) -> Vec<String> {
                     && at + (again + 1) * period <= shapes.len()
             })
         });
-        match period {
-            Some(period) => {
-                let unit = &shapes[at..at + period];
-                while shapes.get(at..at + period) == Some(unit) {
-                    at += period;
-                }
-                out.push(format!("({})*", unit.concat()));
-            }
-            None => {
-                out.push(shapes[at].to_owned());
-                at += 1;
-            }
+        let Some(period) = period else {
+            out.push(shapes[at].to_owned());
+            at += 1;
+            continue;
+        };
+        let unit = &shapes[at..at + period];
+        while shapes.get(at..at + period) == Some(unit) {
+            at += period;
         }
+        out.push(format!("({})*", unit.concat()));
     }
     out
 }
@@ -235,9 +236,12 @@ impl Group {
         } else {
             self.steps.iter().enumerate().map(|(index, step)| text(index, step)).collect()
         };
-        let python = self.begin.python.clone().filter(|_| !self.cut).map(|begin| {
-            self.steps.iter().fold(begin, |inner, step| step.python.replacen("{}", &inner, 1))
-        });
+        let python = self
+            .begin
+            .python
+            .clone()
+            .filter(|_| !self.cut)
+            .map(|begin| self.steps.iter().fold(begin, |inner, step| step.python.replacen("{}", &inner, 1)));
         let example: String = self.steps.iter().map(|step| step.text.as_str()).collect();
         let group = PathGroup {
             root: self.begin.kind,

@@ -62,13 +62,7 @@ impl Reach {
     }
 
     /// Of the objects not reached yet, those with more references than objects have to them, and how many more.
-    fn gaps(
-        &self,
-        graph: &Graph,
-        holders: &Adjacency,
-        memory: &dyn Memory,
-        offsets: &Offsets,
-    ) -> HashMap<Node, u32> {
+    fn gaps(&self, graph: &Graph, holders: &Adjacency, memory: &dyn Memory, offsets: &Offsets) -> HashMap<Node, u32> {
         let mut gaps = HashMap::new();
         let unreached: Vec<Node> = self.unreached().collect();
         let mut buffer = Vec::new();

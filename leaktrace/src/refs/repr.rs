@@ -48,9 +48,13 @@ fn one(memory: &dyn Memory, offsets: &Offsets, type_of: TypeOf<'_>, address: u64
         (Shape::Plain, "NoneType") if !of.heap => Some(exact("None".to_owned())),
         (Shape::Plain, "float") if !of.heap => {
             // `ob_fval` is the only member (Include/cpython/floatobject.h).
-            memory.u64(address.wrapping_add(16)).ok().map(f64::from_bits).filter(|v| v.is_finite()).map(|v| exact(format!("{v:?}")))
+            memory
+                .u64(address.wrapping_add(16))
+                .ok()
+                .map(f64::from_bits)
+                .filter(|v| v.is_finite())
+                .map(|v| exact(format!("{v:?}")))
         }
-        (Shape::Type, _) => None,
         _ => None,
     };
     found.unwrap_or_else(opaque)
@@ -122,7 +126,9 @@ pub(super) fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             // What a terminal would obey, or would show as nothing.
-            c if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            c if c.is_control()
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
                 let _ = write!(out, "\\U{:08x}", c as u32);
             }
             c => out.push(c),

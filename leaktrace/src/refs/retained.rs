@@ -77,9 +77,13 @@ fn sorted(mut sums: Vec<RetainedSum>) -> Vec<RetainedSum> {
 /// The containers that keep most, of their own.
 fn by_container(look: &Look, namer: &mut Namer<'_, '_>, sizes: &[u64]) -> Vec<RetainedContainer> {
     let graph = &look.graph;
-    let is_container: Vec<bool> =
-        graph.types.iter().map(|of| matches!(of.shape, Shape::List | Shape::Dict | Shape::Set | Shape::Deque | Shape::Tuple)).collect();
-    let containers = (0..graph.nodes.len() as Node).filter(|&node| is_container[usize::from(graph.nodes.type_of(node))]);
+    let is_container: Vec<bool> = graph
+        .types
+        .iter()
+        .map(|of| matches!(of.shape, Shape::List | Shape::Dict | Shape::Set | Shape::Deque | Shape::Tuple))
+        .collect();
+    let containers =
+        (0..graph.nodes.len() as Node).filter(|&node| is_container[usize::from(graph.nodes.type_of(node))]);
     let mut most: Vec<Node> = containers.filter(|&node| look.reach.is_reached(node)).collect();
     most.sort_by_key(|&node| std::cmp::Reverse(sizes[node as usize]));
     most.truncate(CONTAINERS);

@@ -4,8 +4,8 @@ use super::frames::{FrameInfo, Frames};
 use super::nodes::{Node, Nodes};
 use super::slot::Slot;
 use super::visit::Visitor;
-use crate::cpython::threads::InterpreterThreads;
 use crate::cpython::text::string;
+use crate::cpython::threads::InterpreterThreads;
 use crate::target::{Maps, Memory};
 
 /// Longest name of a module that is read, characters.

@@ -42,8 +42,8 @@ pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objects: Option<Objects>,
     /// With `--address`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub object: Option<OneObject>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<OneObject>,
     /// With `--grown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth: Option<Growth>,
@@ -64,7 +64,7 @@ impl Answer {
             pause_seconds: None,
             coverage,
             objects: None,
-            object: None,
+            addresses: Vec::new(),
             growth: None,
             retained: None,
             unreachable: Garbage::default(),
@@ -237,6 +237,8 @@ pub struct GrownType {
     pub new_objects: u64,
     /// Of the new objects, by `sys.getsizeof`.
     pub new_bytes: u64,
+    /// New objects that no root leads to, of those whose paths were looked for.
+    pub unreachable: u64,
     pub paths: Vec<PathGroup>,
 }
 

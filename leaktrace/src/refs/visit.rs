@@ -351,7 +351,8 @@ impl<'a> Visitor<'a> {
         if !slots.is_power_of_two() || slots > MAX_ITEMS {
             return;
         }
-        let table = if slots <= 8 { address.wrapping_add(of.smalltable.into()) } else { u64_at(object, of.table).unwrap_or(0) };
+        let table =
+            if slots <= 8 { address.wrapping_add(of.smalltable.into()) } else { u64_at(object, of.table).unwrap_or(0) };
         let (size, key) = (u64::from(self.offsets.set_entry.size), u64::from(self.offsets.set_entry.key));
         let stride = size / 8;
         self.words(table, slots * stride, &mut |index, word| {
@@ -451,7 +452,9 @@ impl<'a> Visitor<'a> {
         let tags = !u64::from(self.offsets.references.tags);
         self.words(start, count, &mut |index, word| each(Slot::Local(index as u32), word & tags));
         let depth = self.stack_depth(base, start, count);
-        self.words(start.wrapping_add(8 * count), depth, &mut |index, word| each(Slot::Stack(index as u32), word & tags));
+        self.words(start.wrapping_add(8 * count), depth, &mut |index, word| {
+            each(Slot::Stack(index as u32), word & tags);
+        });
     }
 
     fn stack_depth(&self, base: u64, start: u64, count: u64) -> u64 {

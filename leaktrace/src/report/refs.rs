@@ -9,6 +9,9 @@ use crate::refs::value::{Answer, Culprit, Garbage, GrownType, Growth, Objects, O
 
 /// Paths of one grown type that are shown.
 const PATHS: usize = 2;
+/// Bytes of garbage that are worth a word, and the share of what is new that a container's line is.
+const WORTH: u64 = 4096;
+const WORTH_SHARE: f64 = 0.005;
 /// Share of a type's new objects below which a path is not worth a line.
 const LEAST: f64 = 0.02;
 
@@ -19,7 +22,7 @@ pub fn page(answer: &Answer, top: usize, style: Style) -> String {
     if let Some(objects) = &answer.objects {
         of_type(&mut page, objects, top, style);
     }
-    if let Some(object) = &answer.object {
+    for object in &answer.addresses {
         of_object(&mut page, object, top, style);
     }
     if let Some(growth) = &answer.growth {
@@ -125,7 +128,13 @@ fn of_object(page: &mut String, object: &OneObject, top: usize, style: Style) {
         let _ = writeln!(page, "{}", style.dim("held by"));
     }
     for referrer in object.referrers.iter().take(top) {
-        let _ = writeln!(page, "  {} at {:#x}, as {}", printable(&referrer.name), referrer.address, printable(&referrer.by));
+        let _ = writeln!(
+            page,
+            "  {} at {:#x}, as {}",
+            printable(&referrer.name),
+            referrer.address,
+            printable(&referrer.by)
+        );
     }
     let more = object.referrers.len().saturating_sub(top);
     if more > 0 {
@@ -142,10 +151,11 @@ fn grown(page: &mut String, growth: &Growth, garbage: &Garbage, top: usize, styl
         if growth.new_objects == 1 { "is" } else { "are" },
         bytes(growth.new_bytes as f64),
     );
-    if garbage.new_bytes > 0 && garbage.new_bytes * 2 > growth.new_bytes {
+    if garbage.new_bytes >= WORTH && garbage.new_bytes * 2 > growth.new_bytes {
         let _ = writeln!(page, "Most of it nothing holds: unreachable cycles that are not collected (below).");
     }
-    let culprits: Vec<&Culprit> = growth.culprits.iter().filter(|culprit| culprit.share > 0.0).take(top).collect();
+    let culprits: Vec<&Culprit> = growth.culprits.iter().take(top).collect();
+    let culprits: Vec<&Culprit> = culprits.into_iter().filter(|culprit| culprit.share >= WORTH_SHARE).collect();
     if culprits.is_empty() {
         let _ = writeln!(page, "No container of Python grew.");
     } else {
@@ -164,7 +174,8 @@ fn grown(page: &mut String, growth: &Growth, garbage: &Garbage, top: usize, styl
         );
         let _ = writeln!(page, "{:>41}{}", "", style.dim(printable(&description(culprit))));
     }
-    let types: Vec<&GrownType> = growth.types.iter().filter(|grown| !grown.paths.is_empty()).collect();
+    let types: Vec<&GrownType> =
+        growth.types.iter().filter(|grown| !grown.paths.is_empty() || grown.unreachable > 0).collect();
     if !types.is_empty() {
         let columns = format!("\n{:>10} {:>10} {:>10}  types that grew", "before", "now", "new");
         let _ = writeln!(page, "{}", style.dim(columns));
@@ -176,10 +187,14 @@ fn grown(page: &mut String, growth: &Growth, garbage: &Garbage, top: usize, styl
             let held = format!("{}, {}", printable(&group.path), percent(group.share));
             let _ = writeln!(page, "{:>36}{}", "", style.dim(held));
         }
+        if grown.unreachable > 0 {
+            let held = format!("nothing: {}", plural(grown.unreachable, "object"));
+            let _ = writeln!(page, "{:>36}{}", "", style.dim(held));
+        }
     }
 }
 
-/// "list of dict, 620 → 1,620 items, as ['a', 'b']".
+/// `list of dict, 620 → 1,620`.
 fn description(culprit: &Culprit) -> String {
     let mut text = culprit.name.clone();
     if culprit.containers > 1 {
@@ -222,7 +237,8 @@ fn kept(page: &mut String, retained: &Retained, top: usize, style: Style) {
 }
 
 fn unreachable(page: &mut String, garbage: &Garbage, top: usize, style: Style) {
-    if garbage.objects == 0 || garbage.cycles.is_empty() {
+    // A few cycles that the collector has not come to yet are everywhere.
+    if garbage.bytes < 4 * WORTH || garbage.cycles.is_empty() {
         return;
     }
     let why = match garbage.collector_enabled {
@@ -230,7 +246,11 @@ fn unreachable(page: &mut String, garbage: &Garbage, top: usize, style: Style) {
         Some(true) => "the collector has not come to it",
         None => "not collected",
     };
-    let new = if garbage.new_objects > 0 { format!(", {} of them new", count(garbage.new_objects as f64)) } else { String::new() };
+    let new = if garbage.new_objects > 0 {
+        format!(", {} of them new", count(garbage.new_objects as f64))
+    } else {
+        String::new()
+    };
     let _ = writeln!(
         page,
         "\nNothing holds {} ({}{new}) in reference cycles: {why}.",
