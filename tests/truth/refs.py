@@ -146,6 +146,10 @@ class Structure(ctypes.Structure):
     _fields_ = [("number", ctypes.c_int), ("object", ctypes.py_object)]
 
 
+def ignore(*_):
+    """A callback."""
+
+
 LOCAL = threading.local()
 ROOT = {}
 
@@ -234,7 +238,7 @@ def build():
     loop = asyncio.new_event_loop()
     futures = [loop.create_future() for _ in range(5)]
     for future in futures:
-        future.add_done_callback(functools.partial(print, marker()))
+        future.add_done_callback(functools.partial(ignore, marker()))
     futures[0].set_result(marker())
     futures[1].set_exception(ValueError(marker()))
     tasks = [loop.create_task(coroutine(marker())) for _ in range(5)]
@@ -251,11 +255,10 @@ def is_static(held):
     """Whether it is static data of the interpreter, which is no part of the heap."""
     if isinstance(held, type):
         return not held.__flags__ & 1 << 9
-    plain = type(held) in (int, str, bytes, tuple, bool, frozenset) and (not held or type(held) is not tuple)
-    return held is None or plain or held is Ellipsis or type(held) in STATIC
+    return type(held) in STATIC or type(held) in (tuple, frozenset) and not held
 
 
-STATIC = (type(None), type(NotImplemented), type(contextvars.Token.MISSING))
+STATIC = (type(None), type(...), type(NotImplemented), type(contextvars.Token.MISSING), bool, int, str, bytes)
 
 
 def containers():
@@ -274,16 +277,17 @@ def containers():
 
 
 def sample(number):
+    """So many different objects: a kind is chosen first, so that rare kinds are looked at as often as common ones."""
     random.seed(number)
     by_type = containers()
-    own = {id(by_type)} | {id(held) for held in by_type.values()}
-    chosen, kinds = [], sorted(by_type, key=lambda kind: (kind.__module__, kind.__qualname__))
+    kinds = sorted(by_type, key=lambda kind: (kind.__module__, kind.__qualname__))
+    chosen, taken = [], set()
     while len(chosen) < number:
-        kind = random.choice(kinds)
-        chosen.append(random.choice(by_type[kind]))
-    del by_type
-    own.add(id(chosen))
-    return chosen, own
+        held = random.choice(by_type[random.choice(kinds)])
+        if id(held) not in taken:
+            taken.add(id(held))
+            chosen.append(held)
+    return chosen
 
 
 def main():
@@ -297,19 +301,16 @@ def main():
         line = sys.stdin.readline().strip()
         word, _, rest = line.partition(" ")
         if word == "sample":
-            chosen, _ = sample(int(rest))
+            chosen = sample(int(rest))
             gc.collect()
-            print(json.dumps([[id(held), type(held).__module__ + "." + type(held).__qualname__] for held in chosen]), flush=True)
+            print(json.dumps([id(held) for held in chosen]), flush=True)
         elif word == "referrers":
-            # Asked one by one, so that the answers do not refer to what is asked.
-            answers = []
-            for held in chosen:
-                found = gc.get_referrers(held)
-                answers.append(sorted({id(one) for one in found} - {id(chosen), id(sys._getframe())}))
-                del found
-            del held
-            print(json.dumps(answers), flush=True)
-            del answers
+            # What holds the objects only because they are asked for is left out, and what the collector does not track.
+            own = {id(chosen), id(sys._getframe())}
+            answers = [sorted({id(one) for one in gc.get_referrers(held)} - own) for held in chosen]
+            tracked = [id(one) for one in gc.get_objects() if id(one) not in own]
+            print(json.dumps({"referrers": answers, "tracked": tracked}), flush=True)
+            del answers, tracked
         elif word == "eval":
             try:
                 print(json.dumps(id(eval(rest, environment))), flush=True)

@@ -94,6 +94,11 @@ impl<'v, 'a> Namer<'v, 'a> {
             // A namespace and a name in it are one step.
             Slot::Dict => match slots.get(1) {
                 Some(&Slot::Value(key)) => self.attribute(key, &of),
+                // A class gives out only a view of it.
+                _ if of.shape == Shape::Type => {
+                    let python = "gc.get_referents({}.__dict__)[0]".to_owned();
+                    Step { python, ..like(".__dict__".to_owned(), 1) }
+                }
                 _ => plain(".__dict__".to_owned(), 1),
             },
             Slot::Class => Step { python: "type({})".to_owned(), ..plain(".__class__".to_owned(), 1) },
