@@ -167,8 +167,7 @@ fn culprits(
     }
     anchors.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     anchors.truncate(ANCHORS);
-    let of: HashMap<Node, (f64, Lengths)> =
-        anchors.iter().map(|&(node, score, l)| (node, (score, l))).collect();
+    let of: HashMap<Node, (f64, Lengths)> = anchors.iter().map(|&(node, score, l)| (node, (score, l))).collect();
     let objects: Vec<Node> = anchors.iter().map(|(node, ..)| *node).collect();
     let mut namer = Namer::new(visitor, nodes);
     let groups = merge(&mut namer, &look.reach, &look.roots, &objects);
