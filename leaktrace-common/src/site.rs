@@ -40,6 +40,8 @@ pub mod op {
     /// The object `a` becomes a new one and was taken from a free list, not from an allocator; if `b` is not 0, it may be
     /// one fresh from the allocator too.
     pub const PY_REUSED: u8 = 7;
+    // Of the following a site's domain is native, or the domain of CPython that the function serves by itself: mimalloc, or
+    // an allocator that an extension put there.
     /// C allocator, entry of `malloc(a)`.
     pub const C_MALLOC: u8 = 8;
     /// C allocator, entry of `calloc(a, b)`.

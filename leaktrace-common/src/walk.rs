@@ -48,6 +48,10 @@ pub struct PythonLayout {
     /// The word that holds `owner`, and the bit in it where that begins; [`ABSENT`] before 3.12.
     pub frame_owner: u32,
     pub frame_owner_shift: u32,
+    /// The word that holds the index of the thread's copy of the instructions, and the bit in it where that begins; [`ABSENT`]
+    /// but in free-threaded builds from 3.14.
+    pub frame_copy: u32,
+    pub frame_copy_shift: u32,
     pub code_filename: u32,
     pub code_qualname: u32,
     pub code_linetable: u32,
@@ -56,6 +60,9 @@ pub struct PythonLayout {
     pub code_firsttraceable: u32,
     /// Offset of the first instruction in the code object (`co_code_adaptive`); [`ABSENT`] before 3.11.
     pub code_instructions: u32,
+    /// Pointer to the table of the threads' copies of the instructions, and where its first entry is; [`ABSENT`] as above.
+    pub code_copies: u32,
+    pub copies_entries: u32,
     /// One of [`crate::wire::line_encoding`].
     pub line_encoding: u32,
     /// PyBytesObject: `ob_size`, `ob_sval`.
@@ -70,6 +77,10 @@ pub struct PythonLayout {
     pub unicode_ascii_data: u32,
     pub unicode_compact_data: u32,
 }
+
+/// Where the number of a thread's copy of the instructions is kept in [`RawFrame::instr`] until the stack is sent: addresses of
+/// user space leave these bits free.
+pub const COPY_SHIFT: u32 = 48;
 
 /// Values of a frame's `owner` from this one on mark frames that are the interpreter's own, without Python code
 /// (`FRAME_OWNED_BY_CSTACK` in 3.12 and 3.13, `FRAME_OWNED_BY_INTERPRETER` later: `pycore_frame.h`).
@@ -96,12 +107,16 @@ impl PythonLayout {
         instr_is_offset: 0,
         frame_owner: 0,
         frame_owner_shift: 0,
+        frame_copy: 0,
+        frame_copy_shift: 0,
         code_filename: 0,
         code_qualname: 0,
         code_linetable: 0,
         code_firstlineno: 0,
         code_firsttraceable: 0,
         code_instructions: 0,
+        code_copies: 0,
+        copies_entries: 0,
         line_encoding: 0,
         bytes_size: 0,
         bytes_data: 0,
@@ -138,7 +153,10 @@ impl FrameWords {
     /// From the 8-byte words of a frame at offsets in its window.
     #[inline(always)]
     pub fn new(layout: &PythonLayout, word: impl Fn(u32) -> u64) -> Self {
-        let instr = word(layout.frame_instr) >> layout.frame_instr_shift;
+        let mut instr = word(layout.frame_instr) >> layout.frame_instr_shift;
+        if layout.frame_copy != ABSENT {
+            instr |= (word(layout.frame_copy) >> layout.frame_copy_shift) << COPY_SHIFT;
+        }
         Self {
             code: word(layout.frame_code) & !u64::from(layout.frame_code_tags),
             previous: word(layout.frame_previous),

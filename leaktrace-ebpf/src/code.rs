@@ -5,8 +5,8 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use leaktrace_common::{
-    walk::{ABSENT, ReadTarget},
-    wire::{CODE_BYTES, CODE_NAME_BYTES, CodeRecord, counter, record},
+    walk::{ABSENT, COPY_SHIFT, ReadTarget},
+    wire::{CODE_BYTES, CODE_NAME_BYTES, CodeRecord, RawFrame, counter, record},
 };
 
 use crate::maps::{CODE_TAG_BITS, CODE_TAGS, CODES, RING, config, count};
@@ -120,6 +120,22 @@ pub extern "C" fn send_if_new(code: u64) -> u32 {
         unsafe { *tag |= 1 };
     }
     1
+}
+
+/// The position of a frame in its code object's own instructions, where threads run copies of them (free-threaded builds from
+/// 3.14: `co_tlbc`, CPython `Include/internal/pycore_code.h`; copy 0 is the code object's own).
+#[inline(always)]
+pub fn in_own_instructions(frame: RawFrame) -> u64 {
+    let layout = &config().python;
+    let (copy, instr) = (frame.instr >> COPY_SHIFT, frame.instr & ((1 << COPY_SHIFT) - 1));
+    if copy == 0 {
+        return instr;
+    }
+    let entry = |table: u64| Target.word(table + u64::from(layout.copies_entries) + copy * 8);
+    match Target.word(frame.code + u64::from(layout.code_copies)).and_then(entry) {
+        Some(start) => instr - start + frame.code + u64::from(layout.code_instructions),
+        None => instr,
+    }
 }
 
 /// Copies the characters of the string that `slot` points at. Low half of the result: bytes copied; above: the kind.

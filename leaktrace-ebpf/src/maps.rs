@@ -95,7 +95,9 @@ pub struct CCall {
     pub old: Block,
     pub op: u8,
     pub had_old: u8,
-    pub pad: [u8; 6],
+    /// One of [`leaktrace_common::site::domain`]: which of CPython's domains the function serves, or native.
+    pub domain: u8,
+    pub pad: [u8; 5],
 }
 
 /// A request to CPython's allocator whose block another event will tell.

@@ -1,4 +1,4 @@
-//! The C allocator: its entries and returns.
+//! The C allocator, and what serves a domain of CPython in its place (mimalloc, a hook of an extension): entries and returns.
 //!
 //! Its functions call each other (`realloc(NULL, n)` calls `malloc`): only the outermost call of a thread counts. Nesting is
 //! told by the stack pointer, so a call that never returned (a thread that jumped out) cannot hide later ones.
@@ -57,7 +57,7 @@ pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut T
             had_old = u8::from(BLOCKS.remove(old_address).is_ok());
         }
     }
-    thread.c = CCall { sp, size, result_at, old_address, old, op: site.op, had_old, pad: [0; 6] };
+    thread.c = CCall { sp, size, result_at, old_address, old, op: site.op, had_old, domain: site.domain, pad: [0; 5] };
 }
 
 #[inline(always)]
@@ -89,14 +89,14 @@ pub fn returned(regs: *const pt_regs, thread: &mut Thread) -> Option<New> {
         return None;
     }
     call.sp = 0;
-    let (size, old, old_address, had_old) = (call.size, call.old, call.old_address, call.had_old != 0);
+    let (size, old, old_address, had_old, own) = (call.size, call.old, call.old_address, call.had_old != 0, call.domain);
     let address = if call.op == op::C_POSIX_MEMALIGN {
         if result == 0 { Target.word(call.result_at).unwrap_or(0) } else { 0 }
     } else {
         result
     };
     let is_realloc = call.op == op::C_REALLOC;
-    let python = python::claim(thread, size);
+    let python = if own == domain::NATIVE { python::claim(thread, size) } else { None };
     if address == 0 {
         if is_realloc && size == 0 {
             // glibc frees the block.
@@ -111,15 +111,18 @@ pub fn returned(regs: *const pt_regs, thread: &mut Thread) -> Option<New> {
     }
     let (size, domain, is_realloc) = match python {
         Some(call) => (call.size, call.domain, call.is_realloc != 0),
+        None if own != domain::NATIVE => (size, own, is_realloc && old_address != 0),
         None if had_old => (size, old.domain(), true),
-        None => (size, domain_of(caller), is_realloc && old_address != 0),
+        None => (size, domain_of(thread, caller), is_realloc && old_address != 0),
     };
     Some(New { address, size, native: caller, domain, in_pool: false, is_realloc })
 }
 
-/// Domain of a request that nothing announced: where the interpreter's own calls are all of raw, the caller tells.
+/// Domain of a request that nothing announced: where the interpreter's own calls are all of raw, the caller tells; but what is
+/// asked for while a pool is refilled is pymalloc's own table of arenas.
 #[inline(always)]
-fn domain_of(caller: u64) -> u8 {
+fn domain_of(thread: &Thread, caller: u64) -> u8 {
     let config = config();
-    if (config.raw_callers..config.raw_callers_end).contains(&caller) { domain::RAW } else { domain::NATIVE }
+    let raw = (config.raw_callers..config.raw_callers_end).contains(&caller) && !python::is_refilling(thread);
+    if raw { domain::RAW } else { domain::NATIVE }
 }

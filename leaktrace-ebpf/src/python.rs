@@ -117,7 +117,7 @@ fn next_block(usedpools: u64, class: u64) -> Option<u64> {
 fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
     let call = PyCall { size, state, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
     if kind == domain::RAW {
-        if thread.py.state == py_call::REFILL {
+        if is_refilling(thread) {
             // pymalloc's own table of arenas grows: that is no one's request.
             return;
         }
@@ -134,6 +134,12 @@ fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
         count(counter::LOST_ADDRESS);
     }
     thread.py = call;
+}
+
+/// Whether the thread is taking a new pool for a request.
+#[inline(always)]
+pub fn is_refilling(thread: &Thread) -> bool {
+    thread.py.state == py_call::REFILL
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use leaktrace_common::{
     site::domain,
-    walk::{self, FrameWords, HASH_SEED, ReadTarget, Walked, mix},
+    walk::{self, ABSENT, FrameWords, HASH_SEED, ReadTarget, Walked, mix},
     wire::{
         MAX_FRAMES, MAX_STACKS, MAX_WHOLE_STACKS, RawFrame, STACK_BROKEN, STACK_NO_PYTHON, STACK_TRUNCATED,
         StackRecord, counter, record, state,
@@ -155,8 +155,12 @@ fn number(room: &mut Room, hash: u64, given: u64) -> Option<u32> {
         if index >= frames {
             break;
         }
-        if code::send_if_new(room.frames[index].code) == 0 {
+        let frame = room.frames[index];
+        if code::send_if_new(frame.code) == 0 {
             return None;
+        }
+        if config().python.code_copies != ABSENT {
+            room.frames[index].instr = code::in_own_instructions(frame);
         }
         index += 1;
     }

@@ -13,6 +13,8 @@ pub struct Python {
     pub executable: PathBuf,
     /// "3.11.2", as the interpreter says.
     pub version: String,
+    /// Built without the GIL.
+    pub free_threaded: bool,
 }
 
 impl Python {
@@ -21,16 +23,29 @@ impl Python {
     /// # Errors
     /// A sentence when it does not run or is not CPython.
     pub fn new(executable: &Path) -> Result<Self, String> {
-        let code = "import platform; print(platform.python_implementation(), platform.python_version())";
+        let code = "import platform, sys; print(platform.python_implementation(), platform.python_version(), \
+            int('free-threading' in sys.version))";
         let output = Command::new(executable)
             .args(["-c", code])
             .output()
             .map_err(|error| format!("cannot run {}: {error}", executable.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
         match text.split_whitespace().collect::<Vec<_>>()[..] {
-            ["CPython", version] => Ok(Self { executable: executable.to_path_buf(), version: version.to_owned() }),
+            ["CPython", version, free_threaded] => Ok(Self {
+                executable: executable.to_path_buf(),
+                version: version.to_owned(),
+                free_threaded: free_threaded == "1",
+            }),
             _ => Err(format!("{} is not CPython: it answered {text:?}", executable.display())),
         }
+    }
+
+    /// 14 of 3.14.
+    ///
+    /// # Panics
+    /// When the version has no minor number.
+    pub fn minor(&self) -> u32 {
+        self.version.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("versions have a minor number")
     }
 
     /// A name for folders: `3.11.2-usr-bin-python3.11`.
@@ -60,7 +75,7 @@ impl Python {
             let text = have.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
             std::fs::write(&installed, text).expect("target/ is writable");
         }
-        Self { executable, version: self.version.clone() }
+        Self { executable, version: self.version.clone(), free_threaded: self.free_threaded }
     }
 }
 

@@ -49,11 +49,16 @@ struct Truth {
     large_blocks: u64,
 }
 
-/// Traces the work under `PYTHONMALLOC=malloc`, or under options of Python.
-fn traced(python: &Python, options: &[&str], malloc: &str) -> (Report, Truth) {
+/// What 24 bytes of debug hooks add to a large block: that once more where pymalloc hands it on to the raw domain.
+fn added_to_large(python: &Python) -> u64 {
+    if python.free_threaded { 24 } else { 48 }
+}
+
+/// Traces the work in an environment.
+fn traced(python: &Python, environment: &[(&str, &str)]) -> (Report, Truth) {
     require_privileges();
     let mut command = Command::new(&python.executable);
-    let mut target = Service::spawn(command.args(options).args(["-c", CODE]).env("PYTHONMALLOC", malloc));
+    let mut target = Service::spawn(command.args(["-c", CODE]).envs(environment.iter().copied()));
     let trace = Trace::attach(target.pid(), &["--interval", "1h"]);
     target.go();
     let truth = target.expect("DONE");
@@ -89,42 +94,55 @@ fn assert_told(report: &Report, what: &str) {
 #[test]
 fn the_default_ones() {
     for python in supported() {
-        let (report, truth) = traced(&python, &[], "default");
+        let (report, truth) = traced(&python, &[]);
         assert_live(&report, &truth, [0, 0], |site| site.domain == "obj");
     }
 }
 
+/// Free-threaded builds cannot do without mimalloc.
 #[test]
 fn without_pymalloc() {
-    for python in supported() {
-        let (report, truth) = traced(&python, &[], "malloc");
+    for python in supported().into_iter().filter(|python| !python.free_threaded) {
+        let (report, truth) = traced(&python, &[("PYTHONMALLOC", "malloc")]);
         assert_live(&report, &truth, [0, 0], |_| true);
         assert_told(&report, "PYTHONMALLOC=malloc");
     }
 }
 
-/// The hooks add 8 bytes of size, 8 of domain and forbidden bytes, 8 of forbidden bytes (CPython `Objects/obmalloc.c`), and
-/// that once more where pymalloc hands a large request on to the raw domain.
+#[test]
+fn mimalloc() {
+    for python in supported().into_iter().filter(|python| python.minor() >= 13) {
+        let (report, truth) = traced(&python, &[("PYTHONMALLOC", "mimalloc")]);
+        assert_live(&report, &truth, [0, 0], |site| site.domain == "obj");
+        let (report, truth) = traced(&python, &[("PYTHONMALLOC", "mimalloc_debug")]);
+        assert_live(&report, &truth, [24, 24], |site| site.domain == "obj");
+    }
+}
+
+/// The hooks add 8 bytes of size, 8 of domain and forbidden bytes, 8 of forbidden bytes (CPython `Objects/obmalloc.c`).
 #[test]
 fn debug_hooks() {
     for python in supported() {
-        let (report, truth) = traced(&python, &[], "debug");
-        assert_live(&report, &truth, [24, 48], |site| site.domain == "obj");
+        let large = added_to_large(&python);
+        let (report, truth) = traced(&python, &[("PYTHONMALLOC", "debug")]);
+        assert_live(&report, &truth, [24, large], |site| site.domain == "obj");
         assert_told(&report, "debug hooks");
-        let (report, truth) = traced(&python, &["-X", "dev"], "");
-        assert_live(&report, &truth, [24, 48], |site| site.domain == "obj");
-        let (report, truth) = traced(&python, &[], "malloc_debug");
-        assert_live(&report, &truth, [24, 24], |_| true);
+        let (report, truth) = traced(&python, &[("PYTHONDEVMODE", "1")]);
+        assert_live(&report, &truth, [24, large], |site| site.domain == "obj");
+        if !python.free_threaded {
+            let (report, truth) = traced(&python, &[("PYTHONMALLOC", "malloc_debug")]);
+            assert_live(&report, &truth, [24, 24], |_| true);
+        }
     }
 }
 
 #[test]
 fn tracemalloc() {
     for python in supported() {
-        let (report, truth) = traced(&python, &["-X", "tracemalloc"], "default");
+        let (report, truth) = traced(&python, &[("PYTHONTRACEMALLOC", "1")]);
         assert_live(&report, &truth, [0, 0], |site| site.domain == "obj");
         assert_told(&report, "tracemalloc runs in this process");
-        let (report, truth) = traced(&python, &["-X", "tracemalloc", "-X", "dev"], "");
-        assert_live(&report, &truth, [24, 48], |site| site.domain == "obj");
+        let (report, truth) = traced(&python, &[("PYTHONTRACEMALLOC", "1"), ("PYTHONDEVMODE", "1")]);
+        assert_live(&report, &truth, [24, added_to_large(&python)], |site| site.domain == "obj");
     }
 }

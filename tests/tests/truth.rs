@@ -107,6 +107,8 @@ fn the_parts_of_a_report_add_up() {
         assert_eq!(report.target.python.version, python.version);
         assert_eq!(report.capture.mode, "exact");
         let coverage = &report.capture.coverage;
-        assert!(coverage.ratio.is_some_and(|ratio| ratio > 0.999 && ratio <= 1.0), "{coverage:?}");
+        // mimalloc has no pools that could be counted.
+        let known = coverage.ratio.is_some_and(|ratio| ratio > 0.999 && ratio <= 1.0);
+        assert!(known || python.free_threaded && coverage.ratio.is_none(), "{coverage:?}");
     }
 }

@@ -82,7 +82,7 @@ def size_classes(n):
     source.append("    for i in range(n): rows[1][i] = i * 0.5")
     empty = sys.getsizeof(b"")
     for k in range(2, 32):
-        source.append(f"    for i in range(n): rows[{k}][i] = bytes({16 * (k + 1) - empty - k % 3})")
+        source.append(f"    for i in range(n): rows[{k}][i] = bytes({max(2, 16 * (k + 1) - empty - k % 3)})")
     rows = [slots(n) for _ in range(32)]
     scope = {}
     exec(compile("\n".join(source), "<size classes>", "exec"), scope)

@@ -111,8 +111,9 @@ async fn watch(
                     return Ok(Some(ended));
                 }
                 session.scan()?;
-                if StopSignals::came() {
-                    // This look is as good as another one.
+                // What was handed out after the look began it could not judge, so there is a last one; but not a second that
+                // takes its time.
+                if StopSignals::came() && session.last_scan().took > SLOW {
                     return Ok(session.ended());
                 }
                 heap.tick(session);

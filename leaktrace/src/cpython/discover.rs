@@ -116,9 +116,10 @@ impl Interpreter {
         let facts = Facts {
             version: (version.major, version.minor, version.patch),
             version_text: version.to_string(),
-            pymalloc: pymalloc::find(memory, &elf, &offsets),
+            // Free-threaded builds have its tables and leave them empty (`Objects/obmalloc.c`).
+            pymalloc: if offsets.free_threaded { None } else { pymalloc::find(memory, &elf, &offsets) },
             layout,
-            features: features(target, &elf),
+            features: features(target, &elf, &offsets),
             slots: Default::default(),
         };
         Ok(Self { elf, runtime, version, offsets, facts })
@@ -138,12 +139,13 @@ fn runtime_address(elf: &ElfFile) -> Option<u64> {
     symbol.or_else(|| elf.section(RUNTIME_SECTION).map(|s| elf.address_of(s.vaddr)))
 }
 
-fn features(target: &Target, elf: &ElfFile) -> Vec<String> {
+fn features(target: &Target, elf: &ElfFile, offsets: &Offsets) -> Vec<String> {
     let has = |on: bool, name: &str| on.then(|| name.to_owned());
     let features = [
         has(!elf.has_symtab(), "stripped"),
         has(elf.id() != target.exe_id(), "shared-libpython"),
         has(elf.symbol("_Py_RefTotal").is_some(), "pydebug"),
+        has(offsets.free_threaded, "free-threaded"),
         has(elf.deleted(), "deleted-on-disk"),
     ];
     features.into_iter().flatten().collect()

@@ -32,11 +32,20 @@ pub enum DwarfError {
     Missing(String),
 }
 
-/// The table for the CPython in `elf` (an executable or libpython with DWARF): its version, and the TOML text.
+/// A table of offsets.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// Of the file without its ending: "3.14", for builds without the GIL "3.14t".
+    pub name: String,
+    pub version: Version,
+    pub toml: String,
+}
+
+/// The table for the CPython in `elf` (an executable or libpython with DWARF):
 /// `told` is the version of a file that does not tell its own.
 ///
 /// Fails if the file is no CPython, or if its debug information lacks one of the structs.
-pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<(Version, String), DwarfError> {
+pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<Made, DwarfError> {
     let file = object::File::parse(elf)?;
     let version = file_version(&file).or(told).ok_or(DwarfError::NoVersion)?;
     let dwarf = gimli::DwarfSections::load(|id| -> Result<Cow<'_, [u8]>, object::Error> {
@@ -58,12 +67,15 @@ pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<(Version, Strin
             }
         }
     }
+    let free_threaded = is_free_threaded(&dwarf)?;
     let mut toml = format!(
-        "# Offsets in bytes of the fields that leaktrace reads of CPython {}.{}, x86-64. Made by\n\
-         #     cargo xtask offsets LIBPYTHON\n\
+        "# Offsets in bytes of the fields that leaktrace reads of CPython {}, x86-64. Made by\n\
+         #     cargo xtask offsets {}\n\
          # from the DWARF of {version}; not to be edited. A row holds from `first_patch` up to the next row.\n\n\
-         [[release]]\nfirst_patch = 0\n",
-        version.major, version.minor
+         [[release]]\nfirst_patch = 0\n{}",
+        table_name(version, free_threaded),
+        if free_threaded { "--free-threaded HEADERS" } else { "LIBPYTHON" },
+        if free_threaded { "free_threaded = true\n" } else { "" },
     );
     for ((group, names, keys), found) in GROUPS.iter().zip(found) {
         let Some((rank, values)) = found else {
@@ -81,7 +93,24 @@ pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<(Version, Strin
     }
     toml.push_str(&constants(version.minor));
     toml.push_str(&debug_offsets(&dwarf)?);
-    Ok((version, toml))
+    Ok(Made { name: table_name(version, free_threaded), version, toml })
+}
+
+/// "3.14", "3.14t".
+fn table_name(version: Version, free_threaded: bool) -> String {
+    format!("{}.{}{}", version.major, version.minor, if free_threaded { "t" } else { "" })
+}
+
+/// Whether objects name the thread that owns them, as they do in builds without the GIL (`Include/object.h`, 3.13 and later).
+fn is_free_threaded(dwarf: &gimli::Dwarf<Reader<'_>>) -> Result<bool, DwarfError> {
+    let mut units = dwarf.units();
+    while let Some(header) = units.next()? {
+        let structs = Structs::of(dwarf, dwarf.unit(header)?)?;
+        if let Some(&object) = structs.by_name.get("_object") {
+            return Ok(structs.member(object, "ob_tid")?.is_some());
+        }
+    }
+    Ok(false)
 }
 
 /// Where the file's `_Py_DebugOffsets` holds what; nothing in versions that do not have it.
@@ -229,7 +258,7 @@ mod tests {
         for path in &with_dwarf {
             let python = path.parent().unwrap().with_file_name("bin").join("python3");
             let told = testing::version_of(&python);
-            let (version, toml) = super::offsets_toml(&std::fs::read(path).unwrap(), Some(told)).unwrap();
+            let super::Made { version, toml, .. } = super::offsets_toml(&std::fs::read(path).unwrap(), Some(told)).unwrap();
             assert_eq!(version, told);
             let row = Offsets::parse(&toml, version.patch).unwrap();
             let known = Offsets::of(version.major, version.minor, version.patch);

@@ -11,16 +11,31 @@ pub use self::groups::*;
 use super::version::Version;
 use crate::target::{Memory, MemoryError};
 
-/// The tables by (major, minor).
-const TABLES: &[(u8, u8, &str)] = &[
-    (3, 8, include_str!("../../offsets/3.8.toml")),
-    (3, 9, include_str!("../../offsets/3.9.toml")),
-    (3, 10, include_str!("../../offsets/3.10.toml")),
-    (3, 11, include_str!("../../offsets/3.11.toml")),
-    (3, 12, include_str!("../../offsets/3.12.toml")),
-    (3, 13, include_str!("../../offsets/3.13.toml")),
-    (3, 14, include_str!("../../offsets/3.14.toml")),
-    (3, 15, include_str!("../../offsets/3.15.toml")),
+/// A table of a minor version.
+struct Table {
+    major: u8,
+    minor: u8,
+    /// Of the build without the GIL.
+    free_threaded: bool,
+    text: &'static str,
+}
+
+const fn table(minor: u8, free_threaded: bool, text: &'static str) -> Table {
+    Table { major: 3, minor, free_threaded, text }
+}
+
+const TABLES: &[Table] = &[
+    table(8, false, include_str!("../../offsets/3.8.toml")),
+    table(9, false, include_str!("../../offsets/3.9.toml")),
+    table(10, false, include_str!("../../offsets/3.10.toml")),
+    table(11, false, include_str!("../../offsets/3.11.toml")),
+    table(12, false, include_str!("../../offsets/3.12.toml")),
+    table(13, false, include_str!("../../offsets/3.13.toml")),
+    table(14, false, include_str!("../../offsets/3.14.toml")),
+    table(15, false, include_str!("../../offsets/3.15.toml")),
+    table(13, true, include_str!("../../offsets/3.13t.toml")),
+    table(14, true, include_str!("../../offsets/3.14t.toml")),
+    table(15, true, include_str!("../../offsets/3.15t.toml")),
 ];
 
 /// Offsets in bytes of one CPython release. Made by [`super::dwarf`]; each group names its C struct there.
@@ -29,6 +44,9 @@ const TABLES: &[(u8, u8, &str)] = &[
 pub struct Offsets {
     /// First point release that the row holds for.
     pub first_patch: u8,
+    /// Built without the GIL (PEP 703).
+    #[serde(default)]
+    pub free_threaded: bool,
     pub runtime: Runtime,
     pub interpreter: InterpreterState,
     pub thread: ThreadState,
@@ -36,6 +54,8 @@ pub struct Offsets {
     pub cframe: CFrame,
     pub frame: Frame,
     pub code: Code,
+    #[serde(default)]
+    pub code_copies: CodeCopies,
     pub bytes: Bytes,
     pub unicode: Unicode,
     pub compact_unicode: CompactUnicode,
@@ -106,7 +126,7 @@ pub enum OffsetsError {
     OtherVersion { hex: u64 },
     #[error("the state of its collector has {size} bytes, {known} are known")]
     OtherCollector { size: u32, known: u32 },
-    #[error("it is free-threaded")]
+    #[error("it is built free-threaded in a way that no table tells of")]
     FreeThreaded,
     #[error("its table of offsets says {value:#x} for {key}")]
     Insane { key: String, value: u64 },
@@ -119,8 +139,8 @@ const COOKIE: [u8; 8] = *b"xdebugpy";
 /// No structure of the interpreter is larger: the interpreter state is some hundred KiB.
 const MAX_OFFSET: u64 = 16 << 20;
 
-/// Checks cookie, version and build of the target's `_Py_DebugOffsets`.
-fn check_header(memory: &dyn Memory, runtime: u64, version: Version) -> Result<(), OffsetsError> {
+/// Checks cookie and version of the target's `_Py_DebugOffsets`; whether it is of a build without the GIL.
+fn check_header(memory: &dyn Memory, runtime: u64, version: Version) -> Result<bool, OffsetsError> {
     if memory.u64(runtime)? != u64::from_le_bytes(COOKIE) {
         return Err(OffsetsError::NoCookie);
     }
@@ -129,10 +149,13 @@ fn check_header(memory: &dyn Memory, runtime: u64, version: Version) -> Result<(
     if told.is_none_or(|told| (told.major, told.minor) != (version.major, version.minor)) {
         return Err(OffsetsError::OtherVersion { hex });
     }
-    if memory.u64(runtime.wrapping_add(16))? != 0 {
-        return Err(OffsetsError::FreeThreaded);
-    }
-    Ok(())
+    Ok(memory.u64(runtime.wrapping_add(16))? != 0)
+}
+
+/// The text of a minor version's table.
+fn text(major: u8, minor: u8, free_threaded: bool) -> Option<&'static str> {
+    let table = TABLES.iter().find(|t| (t.major, t.minor, t.free_threaded) == (major, minor, free_threaded))?;
+    Some(table.text)
 }
 
 /// The row for a point release in the text of a table.
@@ -146,10 +169,9 @@ fn row(text: &str, patch: u8) -> Result<toml::Table, toml::de::Error> {
 }
 
 impl Offsets {
-    /// The row for a version; `None` when there is no table for its minor version.
+    /// The row for a version with the GIL; `None` when there is no table for its minor version.
     pub fn of(major: u8, minor: u8, patch: u8) -> Option<Self> {
-        let (_, _, text) = TABLES.iter().find(|t| (t.0, t.1) == (major, minor))?;
-        Self::parse(text, patch).ok()
+        Self::parse(text(major, minor, false)?, patch).ok()
     }
 
     /// The row for a point release in the text of a table.
@@ -160,15 +182,17 @@ impl Offsets {
     /// The row for a version, and before it what the target's own tables say: those of the interpreter whose `_PyRuntime` is at
     /// `runtime`. `None` when there is no table for its minor version.
     pub fn read(memory: &dyn Memory, runtime: u64, version: Version) -> Result<Option<Self>, OffsetsError> {
-        let Some((_, _, text)) = TABLES.iter().find(|t| (t.0, t.1) == (version.major, version.minor)) else {
-            return Ok(None);
-        };
-        let mut table = row(text, version.patch).map_err(OffsetsError::Table)?;
-        let own: Self = table.clone().try_into().map_err(OffsetsError::Table)?;
+        let Some(with_gil) = text(version.major, version.minor, false) else { return Ok(None) };
+        let parse = |text| row(text, version.patch).map_err(OffsetsError::Table);
+        let mut table = parse(with_gil)?;
+        let mut own: Self = table.clone().try_into().map_err(OffsetsError::Table)?;
         if own.debug.is_empty() {
             return Ok(Some(own));
         }
-        check_header(memory, runtime, version)?;
+        if check_header(memory, runtime, version)? {
+            table = parse(text(version.major, version.minor, true).ok_or(OffsetsError::FreeThreaded)?)?;
+            own = table.clone().try_into().map_err(OffsetsError::Table)?;
+        }
         for (group, keys) in &own.debug {
             for (key, at) in keys {
                 let value = memory.u64(runtime.wrapping_add(u64::from(*at)))?;
@@ -193,9 +217,9 @@ impl Offsets {
         Ok(Some(told))
     }
 
-    /// Minor versions that have a table, "3.11".
+    /// Minor versions that have a table, "3.11"; those of builds without the GIL as "3.13t".
     pub fn supported() -> Vec<String> {
-        TABLES.iter().map(|(major, minor, _)| format!("{major}.{minor}")).collect()
+        TABLES.iter().map(|t| format!("{}.{}{}", t.major, t.minor, if t.free_threaded { "t" } else { "" })).collect()
     }
 
     /// Offset in `PyInterpreterState` of the array of dict keys kept for the next dict; `None` before 3.10.
@@ -206,7 +230,7 @@ impl Offsets {
     /// What the frame walk needs, for an interpreter whose `_PyRuntime` is at `runtime` in the target.
     pub fn layout(&self, runtime: u64) -> PythonLayout {
         let frame = &self.frame;
-        let fields = [frame.code, frame.previous, frame.instr, frame.owner]
+        let fields = [frame.code, frame.previous, frame.instr, frame.owner, frame.copy]
             .map(|offset| (offset != ABSENT).then_some(offset & !7));
         let fields = fields.into_iter().flatten();
         let (window, end) = (fields.clone().min().unwrap_or(0), fields.max().unwrap_or(0) + 8);
@@ -234,6 +258,8 @@ impl Offsets {
             instr_is_offset: u32::from(self.lines.encoding != LineEncoding::Locations),
             frame_owner: if frame.owner == ABSENT { ABSENT } else { (frame.owner & !7) - window },
             frame_owner_shift: shift(frame.owner),
+            frame_copy: if frame.copy == ABSENT { ABSENT } else { (frame.copy & !7) - window },
+            frame_copy_shift: shift(frame.copy),
             line_encoding: self.lines.encoding as u32,
             code_filename: self.code.filename,
             code_qualname: self.code.qualname,
@@ -241,6 +267,8 @@ impl Offsets {
             code_firstlineno: self.code.firstlineno,
             code_firsttraceable: self.code.firsttraceable,
             code_instructions: self.code.instructions,
+            code_copies: self.code.copies,
+            copies_entries: self.code_copies.entries,
             bytes_size: self.bytes.size,
             bytes_data: self.bytes.data,
             unicode_length: self.unicode.length,
@@ -259,12 +287,13 @@ mod tests {
 
     #[test]
     fn every_table_parses_and_is_of_its_version() {
-        for &(major, minor, text) in TABLES {
+        for (Table { free_threaded, text, .. }, name) in TABLES.iter().zip(Offsets::supported()) {
             assert!(text.starts_with(&format!(
-                "# Offsets in bytes of the fields that leaktrace reads of CPython {major}.{minor}"
+                "# Offsets in bytes of the fields that leaktrace reads of CPython {name}, "
             )));
             for patch in [0, 1, 255] {
-                let row = Offsets::of(major, minor, patch).unwrap();
+                let row = Offsets::parse(text, patch).unwrap();
+                assert_eq!(row.free_threaded, *free_threaded);
                 let layout = row.layout(0);
                 assert!(layout.frame_window_len <= 128);
                 assert!(row.pymalloc.pool_size.is_power_of_two());

@@ -7,6 +7,7 @@ use leaktrace_common::site::{Operand, domain, op, reg};
 use super::builder::{Builder, Module};
 use super::code::{Code, Sweep};
 use super::dict_keys::Loads;
+use super::foreign::Foreign;
 use super::guards::{self, Found};
 use super::machine::SlotFunction;
 use super::placement::{self, Place};
@@ -26,6 +27,8 @@ pub struct Inputs<'a> {
     pub memory: &'a dyn Memory,
     /// `None`: the target runs without pymalloc.
     pub pymalloc: Option<PymallocState>,
+    /// Built without the GIL, so that its default allocator is mimalloc.
+    pub free_threaded: bool,
     /// Offset in `PyInterpreterState` of the array of dict keys kept for the next dict, `None` where there is none.
     pub dict_keys_free_list: Option<u32>,
     /// Probe the frees of mem and obj too. Small blocks are settled without (their address is handed out again, or the
@@ -47,6 +50,7 @@ impl<'a> Inputs<'a> {
             python: &interpreter.elf,
             memory,
             pymalloc: interpreter.facts.pymalloc,
+            free_threaded: interpreter.offsets.free_threaded,
             dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
             trace_small_frees: false,
         }
@@ -68,7 +72,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     let found = guards::find(&python, &sweep, &slots);
     let mut builder = Builder::default();
     let module = Module { code: &python, sweep: &sweep, file: builder.file(&python) };
-    let interpreter = Interpreter { inputs, module, slots: &slots };
+    let foreign = Foreign::of(&python, &slots, inputs.free_threaded);
+    let interpreter = Interpreter { inputs, module, slots: &slots, foreign };
     interpreter.guards(&mut builder, &found);
     interpreter.entries(&mut builder);
     interpreter.wrappers(&mut builder, &found);
@@ -76,6 +81,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.reuses(&mut builder);
     interpreter.dict_keys(&mut builder, &dict_keys);
     interpreter.collector(&mut builder);
+    foreign.probes(inputs, &interpreter.module, &slots, &mut builder);
     c_allocator(inputs, &python, &mut builder);
     builder.plan.slots = slots.0.map(|slot| slot.live);
     if slots.get(domain::OBJ).layers.debug {
@@ -110,6 +116,7 @@ struct Interpreter<'a> {
     inputs: &'a Inputs<'a>,
     module: Module<'a>,
     slots: &'a Slots,
+    foreign: Foreign,
 }
 
 impl Interpreter<'_> {
@@ -126,11 +133,21 @@ impl Interpreter<'_> {
     fn guards(&self, builder: &mut Builder, found: &Found) {
         let mut unresolved = 0;
         // While a table holds the build's own function, all that passes its guards takes the fast way.
-        let live = found.guards.iter().filter(|guard| !self.slots.get(guard.function.domain).replaced());
+        let (foreign, live): (Vec<_>, Vec<_>) = found
+            .guards
+            .iter()
+            .filter(|guard| !self.slots.get(guard.function.domain).replaced())
+            .partition(|guard| self.foreign.serves(guard.function.domain));
+        if !foreign.is_empty() {
+            builder.gap(format!(
+                "{} inlined calls of an allocator that is not pymalloc are not traced: their results could not be told",
+                foreign.len()
+            ));
+        }
         let returning = |guard: &&guards::Guard| {
             guard.function.domain == domain::RAW && libc::is_called_from(self.module.code, guard.fast)
         };
-        let (told_by_caller, live): (Vec<_>, Vec<_>) = live.partition(returning);
+        let (told_by_caller, live): (Vec<_>, Vec<_>) = live.into_iter().partition(returning);
         if !told_by_caller.is_empty() {
             builder.plan.raw_callers = self.module.code.file.executable();
         }
@@ -139,7 +156,9 @@ impl Interpreter<'_> {
             .map(|guard| (guard, self.module.code.decode(guard.address), [guard.a, guard.b], "guard of"));
         // A hook's own copy of an allocator serves several domains: only its fast way is the function's.
         let hooked = self.slots.0.iter().any(|slot| slot.layers.debug || slot.layers.tracemalloc);
-        let hooks = found.hooks.iter().filter(|guard| hooked && self.reaches_default(guard.function.domain));
+        let hooks = found.hooks.iter().filter(|guard| {
+            hooked && self.reaches_default(guard.function.domain) && !self.foreign.serves(guard.function.domain)
+        });
         let behind_jump = hooks.map(|guard| {
             let arguments = [guard.a, guard.b].map(Option::unwrap_or_default);
             let (code, sweep) = (self.module.code, self.module.sweep);
@@ -194,25 +213,12 @@ impl Interpreter<'_> {
                 ));
             }
         }
-        for domain in DOMAINS {
-            let functions = self.slots.get(domain).layers.functions;
-            if self.reaches_default(domain) || functions == raw {
-                continue;
-            }
-            let name = domain::NAMES[usize::from(domain)];
-            let place = self.inputs.maps.find(functions[0]).map(|m| m.path.display().to_string()).unwrap_or_default();
-            builder.feature("custom-allocator");
-            builder.gap(format!(
-                "domain {name} is served by an allocator of its own ({:#x} in {place}): only what that asks the C allocator for is seen",
-                functions[0]
-            ));
-        }
     }
 
     /// The build's own functions: unguarded calls, calls from hooks, and calls among themselves arrive there.
     fn entries(&self, builder: &mut Builder) {
         let mut domains: BTreeMap<(u64, u8), BTreeSet<u8>> = BTreeMap::new();
-        for domain in DOMAINS.into_iter().filter(|&d| self.reaches_default(d)) {
+        for domain in DOMAINS.into_iter().filter(|&d| self.reaches_default(d) && !self.foreign.serves(d)) {
             for (index, &address) in self.slots.get(domain).default.iter().enumerate() {
                 if self.traced(SlotFunction { domain, function: index as u8 }) {
                     domains.entry((address, index as u8)).or_default().insert(domain);
@@ -264,7 +270,7 @@ impl Interpreter<'_> {
     /// Where mem and obj share their functions, the exported wrapper that calls without a guard tells mem from obj.
     fn wrappers(&self, builder: &mut Builder, found: &Found) {
         let (mem, obj) = (self.slots.get(domain::MEM), self.slots.get(domain::OBJ));
-        if mem.default != obj.default || !self.reaches_default(domain::MEM) {
+        if mem.default != obj.default || !self.reaches_default(domain::MEM) || self.foreign.serves(domain::MEM) {
             return;
         }
         if mem.replaced() {
@@ -303,7 +309,8 @@ impl Interpreter<'_> {
     /// Where a pool is refilled, the block is known only afterwards.
     fn refills(&self, builder: &mut Builder, found: &Found) {
         let (obj, raw) = (self.slots.get(domain::OBJ).default, self.slots.get(domain::RAW).default);
-        if obj == raw || !(self.reaches_default(domain::OBJ) || self.reaches_default(domain::MEM)) {
+        let uses_pymalloc = |domain| self.reaches_default(domain) && !self.foreign.serves(domain);
+        if obj == raw || !(uses_pymalloc(domain::OBJ) || uses_pymalloc(domain::MEM)) {
             return;
         }
         let mut copies: BTreeSet<u64> = obj[..3].iter().copied().collect();
@@ -371,9 +378,12 @@ impl Interpreter<'_> {
             );
             return;
         };
-        let (gc::Collector::Function(function) | gc::Collector::Callbacks(function)) = found;
-        match (placement::entry(self.module.code, self.module.sweep, function, Some(reg::RSI), None), found) {
-            (Some(place), gc::Collector::Function(_)) => {
+        let (function, generation) = match found {
+            gc::Collector::Function(function, generation) => (function, generation),
+            gc::Collector::Callbacks(function) => (function, reg::RSI),
+        };
+        match (placement::entry(self.module.code, self.module.sweep, function, Some(generation), None), found) {
+            (Some(place), gc::Collector::Function(..)) => {
                 builder.entry(&self.module, &place, op::GC_START, domain::OBJ, "collector", function);
                 builder.returning(&self.module, function, op::GC_START, "collector");
             }

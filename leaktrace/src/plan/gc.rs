@@ -20,31 +20,39 @@ const CALLERS: usize = 3;
 /// What shows collections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collector {
-    /// The function that collects.
-    Function(u64),
+    /// The function that collects, and the register of its generation.
+    Function(u64, u8),
     /// The one that calls `gc.callbacks` at both ends of a collection; where the collector was made into several copies.
     Callbacks(u64),
 }
 
 /// The direct callee of exported `PyGC_Collect` that gets the oldest generation as its second argument; where several do,
-/// the one with as many callers as the source has. `gc.callbacks` are called in two places.
+/// the one with as many callers as the source has. `gc.callbacks` are called in two places. Where none does, it is the one that
+/// gets it as its first: there the compiler left the state out, which is always the same (3.8).
 pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
     let start = code.file.symbol("PyGC_Collect")?.address;
     let mut factory = InstructionInfoFactory::new();
     let memory = SlotMemory { code, slots: None };
     let mut callees: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    let mut by_first: BTreeSet<u64> = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let mut work = vec![(start, State::unknown())];
     let mut steps = 0;
     while let Some((mut address, mut state)) = work.pop() {
         while seen.insert(address) && steps < STEPS {
             steps += 1;
+            // A function that ends with a call that never returns.
+            if address != start && code.functions.containing(address).is_some_and(|range| range.start == address) {
+                break;
+            }
             let Some(instruction) = code.decode(address) else { break };
             let target = direct_target(&instruction);
             match (instruction.flow_control(), target) {
                 (FlowControl::Call, Some(callee)) => {
                     if state.registers[usize::from(reg::RSI)].as_constant() == Some(OLDEST) {
                         callees.entry(callee).or_default().insert(address);
+                    } else if state.registers[usize::from(reg::RDI)].as_constant() == Some(OLDEST) {
+                        by_first.insert(callee);
                     }
                     state.step(&instruction, &mut factory, &memory);
                     address = instruction.next_ip();
@@ -68,8 +76,9 @@ pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
         once.retain(|&callee| sweep.calls_of(callee).count() == CALLERS);
     }
     match (&once[..], &twice[..]) {
-        (&[function], _) => Some(Collector::Function(function)),
+        (&[function], _) => Some(Collector::Function(function, reg::RSI)),
         ([], [(callbacks, calls)]) if calls.len() == 2 => Some(Collector::Callbacks(*callbacks)),
+        ([], []) if by_first.len() == 1 => by_first.first().map(|&function| Collector::Function(function, reg::RDI)),
         _ => None,
     }
 }

@@ -109,6 +109,30 @@ pub fn is_called_from(python: &Code<'_>, start: u64) -> bool {
     true
 }
 
+/// Whether some way from `start`, within its first instructions, leads to the C allocator.
+pub fn goes_to(python: &Code<'_>, start: u64) -> bool {
+    let (mut seen, mut work) = (BTreeSet::new(), vec![start]);
+    while let Some(address) = work.pop() {
+        if seen.len() >= STEPS || !seen.insert(address) {
+            continue;
+        }
+        let Some(instruction) = python.decode(address) else { continue };
+        if is_allocator(python, &instruction) {
+            return true;
+        }
+        match instruction.flow_control() {
+            FlowControl::Return | FlowControl::IndirectBranch => {}
+            FlowControl::UnconditionalBranch => work.extend(direct_target(&instruction)),
+            FlowControl::ConditionalBranch => {
+                work.extend(direct_target(&instruction));
+                work.push(instruction.next_ip());
+            }
+            _ => work.push(instruction.next_ip()),
+        }
+    }
+    false
+}
+
 /// Whether a call or jump goes to a function of the C allocator: through a GOT entry, or a stub that jumps through one.
 fn is_allocator(python: &Code<'_>, instruction: &Instruction) -> bool {
     let names = FUNCTIONS.map(|function| function.name);

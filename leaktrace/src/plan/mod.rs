@@ -12,6 +12,7 @@ pub mod assemble;
 mod builder;
 pub mod code;
 pub mod dict_keys;
+mod foreign;
 pub mod functions;
 pub mod gc;
 pub mod guards;

@@ -31,7 +31,7 @@ pub fn refill_function(code: &Code<'_>, functions: &BTreeSet<u64>, malloc: u64) 
     }
     let own: BTreeSet<u64> = refill_calls(code, malloc).into_iter().collect();
     if own.is_empty() {
-        return first_call(code, malloc).filter(|&callee| tests_class(code, callee));
+        return first_call(code, malloc, true).filter(|&callee| tests_class(code, callee));
     }
     let candidates = own.into_iter().filter(|&f| code.functions.containing(f).is_some_and(|range| range.start == f));
     candidates.max_by_key(|f| (votes.get(f).copied().unwrap_or(0), std::cmp::Reverse(*f)))
@@ -62,7 +62,7 @@ fn refill_calls(code: &Code<'_>, function: u64) -> Vec<u64> {
             ConditionCode::ne => Some(jump.next_ip()),
             _ => None,
         };
-        callees.extend(empty.and_then(|address| first_call(code, address)));
+        callees.extend(empty.and_then(|address| first_call(code, address, false)));
     }
     callees
 }
@@ -83,11 +83,14 @@ fn is_class_test(before: &[Instruction], compare: &Instruction) -> bool {
     })
 }
 
-fn first_call(code: &Code<'_>, mut address: u64) -> Option<u64> {
+/// What is called first on the way from `address`; with `past_tests` conditional jumps are not taken, as that for sizes that are
+/// not pymalloc's.
+fn first_call(code: &Code<'_>, mut address: u64, past_tests: bool) -> Option<u64> {
     for _ in 0..TO_CALL {
         let instruction = code.decode(address)?;
         address = match instruction.flow_control() {
             FlowControl::Next => instruction.next_ip(),
+            FlowControl::ConditionalBranch if past_tests => instruction.next_ip(),
             FlowControl::UnconditionalBranch => direct_target(&instruction)?,
             FlowControl::Call => return direct_target(&instruction),
             _ => return None,

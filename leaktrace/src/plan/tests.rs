@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use leaktrace_common::site::{domain, op, slot};
+use leaktrace_common::site::{domain, op, reg, slot};
 
 use super::code::{Code, Sweep};
 use super::slots::Slots;
@@ -89,7 +89,7 @@ fn the_slots_and_functions_are_those_of_the_symbol_table() {
             assert_eq!(slot.default, names.map(|name| address(&format!("{functions}{name}"))));
         }
         let sweep = Sweep::new(&code, guards::mentions(&code, &slots));
-        assert_eq!(gc::collector(&code, &sweep), Some(gc::Collector::Function(address("gc_collect_main"))));
+        assert_eq!(gc::collector(&code, &sweep), Some(gc::Collector::Function(address("gc_collect_main"), reg::RSI)));
         let functions = slots.get(domain::OBJ).default;
         let refill = pymalloc::refill_function(&code, &functions.into_iter().collect(), functions[0]);
         assert_eq!(refill, Some(address("allocate_from_new_pool")));

@@ -40,6 +40,9 @@ fn subinterpreters(interpreter: &Interpreter, target: &Target) -> Option<Check> 
 
 fn pymalloc(interpreter: &Interpreter) -> Check {
     let subject = "pymalloc";
+    if interpreter.offsets.free_threaded {
+        return Check::ok("mimalloc", "free-threaded: the entries and returns of its functions tell all blocks");
+    }
     match &interpreter.facts.pymalloc {
         Some(state) => Check::ok(subject, format!("its pools were found ({} KiB each)", state.pool_size / 1024)),
         None => Check::warn(

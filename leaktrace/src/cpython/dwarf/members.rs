@@ -75,6 +75,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("object", Maybe("frame_obj")),
             ("stack_pointer", Maybe("stackpointer|f_stacktop")),
             ("stack_depth", Maybe("stacktop|f_stackdepth")),
+            ("copy", Maybe("tlbc_index")),
         ],
     ),
     (
@@ -93,8 +94,10 @@ pub(super) const GROUPS: &[Group] = &[
             ("varnames", Maybe("co_varnames")),
             ("cellvars", Maybe("co_cellvars")),
             ("freevars", Maybe("co_freevars")),
+            ("copies", Maybe("co_tlbc")),
         ],
     ),
+    ("code_copies", &["_PyCodeArray"], &[("entries", Maybe("entries"))]),
     ("bytes", &["PyBytesObject"], &[("size", Offset("ob_base.ob_size")), ("data", Offset("ob_sval"))]),
     (
         "unicode",
@@ -109,7 +112,7 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     ),
     ("compact_unicode", &["PyCompactUnicodeObject"], &[("data", Size)]),
-    ("object", &["_object"], &[("refcount", Offset("ob_refcnt")), ("type", Offset("ob_type"))]),
+    ("object", &["_object"], &[("refcount", Offset("ob_refcnt|ob_ref_local")), ("type", Offset("ob_type"))]),
     (
         "type",
         &["_typeobject"],
@@ -135,7 +138,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("size", Size),
             ("enabled", Offset("enabled")),
             ("collecting", Offset("collecting")),
-            ("generations", Offset("generations")),
+            ("generations", Offset("generations|young")),
             ("generation_stats", Offset("generation_stats")),
             ("permanent", Offset("permanent_generation")),
             ("garbage", Offset("garbage")),

@@ -39,8 +39,9 @@ group!(
 );
 group!(
     /// `_PyInterpreterFrame`, before 3.11 `PyFrameObject`. `stack_pointer` is the address behind the value stack's top (to 3.9, and
-    /// from 3.14 on), `stack_depth` its depth as an int (3.10; from 3.11 to 3.13 counted from `localsplus` on).
-    Frame { code, previous, instr, owner, localsplus, function, locals, object, stack_pointer, stack_depth }
+    /// from 3.14 on), `stack_depth` its depth as an int (3.10; from 3.11 to 3.13 counted from `localsplus` on). `copy`: which
+    /// copy of the instructions it runs, in free-threaded builds from 3.14.
+    Frame { code, previous, instr, owner, localsplus, function, locals, object, stack_pointer, stack_depth, copy }
 );
 group!(
     /// `PyCodeObject`. `varnames`, `cellvars` and `freevars` are those of 3.8 to 3.10; from 3.11 `localsplusnames` has them all.
@@ -57,7 +58,12 @@ group!(
         varnames,
         cellvars,
         freevars,
+        copies,
     }
+);
+group!(
+    /// `_PyCodeArray`: the copies of a code object's instructions.
+    CodeCopies { entries }
 );
 group!(
     /// `PyBytesObject`.
