@@ -34,9 +34,11 @@ pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut T
         _ => (a, 0, 0),
     };
     if thread.c.sp != 0 {
-        // realloc(NULL, n) ends with a jump to malloc(n) (glibc `malloc/malloc.c`): one call, which returns once.
-        let jumped_to =
-            sp == thread.c.sp && size == thread.c.size && site.op == op::C_MALLOC && thread.c.old_address == 0;
+        // realloc(NULL, n) ends with a jump to malloc(n) (glibc `malloc/malloc.c`), a domain's function with one to another's:
+        // one call, which returns once.
+        let same = site.op == thread.c.op && old_address == thread.c.old_address;
+        let to_malloc = site.op == op::C_MALLOC && thread.c.old_address == 0;
+        let jumped_to = sp == thread.c.sp && size == thread.c.size && (same || to_malloc);
         if jumped_to {
             return;
         }
@@ -89,7 +91,8 @@ pub fn returned(regs: *const pt_regs, thread: &mut Thread) -> Option<New> {
         return None;
     }
     call.sp = 0;
-    let (size, old, old_address, had_old, own) = (call.size, call.old, call.old_address, call.had_old != 0, call.domain);
+    let (size, old, old_address, had_old, own) =
+        (call.size, call.old, call.old_address, call.had_old != 0, call.domain);
     let address = if call.op == op::C_POSIX_MEMALIGN {
         if result == 0 { Target.word(call.result_at).unwrap_or(0) } else { 0 }
     } else {

@@ -13,7 +13,8 @@ fn main() -> Result<()> {
     };
     let told = told.first().and_then(|version| Version::from_text(version.to_str()?));
     let elf = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let made = dwarf::offsets_toml(&elf, told).with_context(|| format!("cannot make a table from {}", file.display()))?;
+    let made =
+        dwarf::offsets_toml(&elf, told).with_context(|| format!("cannot make a table from {}", file.display()))?;
     let path = std::path::Path::new(dir).join(format!("{}.toml", made.name));
     std::fs::write(&path, made.toml).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("{} (from {})", path.display(), made.version);

@@ -258,7 +258,8 @@ mod tests {
         for path in &with_dwarf {
             let python = path.parent().unwrap().with_file_name("bin").join("python3");
             let told = testing::version_of(&python);
-            let super::Made { version, toml, .. } = super::offsets_toml(&std::fs::read(path).unwrap(), Some(told)).unwrap();
+            let super::Made { version, toml, .. } =
+                super::offsets_toml(&std::fs::read(path).unwrap(), Some(told)).unwrap();
             assert_eq!(version, told);
             let row = Offsets::parse(&toml, version.patch).unwrap();
             let known = Offsets::of(version.major, version.minor, version.patch);

@@ -288,9 +288,9 @@ mod tests {
     #[test]
     fn every_table_parses_and_is_of_its_version() {
         for (Table { free_threaded, text, .. }, name) in TABLES.iter().zip(Offsets::supported()) {
-            assert!(text.starts_with(&format!(
-                "# Offsets in bytes of the fields that leaktrace reads of CPython {name}, "
-            )));
+            assert!(
+                text.starts_with(&format!("# Offsets in bytes of the fields that leaktrace reads of CPython {name}, "))
+            );
             for patch in [0, 1, 255] {
                 let row = Offsets::parse(text, patch).unwrap();
                 assert_eq!(row.free_threaded, *free_threaded);

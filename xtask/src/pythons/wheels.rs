@@ -1,0 +1,158 @@
+//! CPython as the Python Packaging Authority builds it for manylinux and musllinux, out of wheels of freeze-core: optimised without
+//! a profile, static, stripped, also free-threaded.
+//!
+//! The standard library is that of a distribution release.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::releases;
+use crate::step;
+use crate::workspace::setup_log;
+
+/// A build, and the wheel that brings it.
+struct Wheel {
+    /// "3.14t": free-threaded.
+    version: &'static str,
+    freeze_core: &'static str,
+    platform: &'static str,
+}
+
+const fn wheel(version: &'static str, freeze_core: &'static str, platform: &'static str) -> Wheel {
+    Wheel { version, freeze_core, platform }
+}
+
+const MANYLINUX: [Wheel; 5] = [
+    wheel("3.13t", "0.6.0", "manylinux_2_28_x86_64"),
+    wheel("3.14", "0.8.1", "manylinux2014_x86_64"),
+    wheel("3.14t", "0.8.1", "manylinux2014_x86_64"),
+    wheel("3.15", "0.8.1", "manylinux2014_x86_64"),
+    wheel("3.15t", "0.8.1", "manylinux2014_x86_64"),
+];
+const MUSL: [Wheel; 4] = [
+    wheel("3.13", "0.8.1", "musllinux_1_2_x86_64"),
+    wheel("3.14", "0.8.1", "musllinux_1_2_x86_64"),
+    wheel("3.14t", "0.8.1", "musllinux_1_2_x86_64"),
+    wheel("3.15", "0.8.1", "musllinux_1_2_x86_64"),
+];
+/// Of musl's own root.
+const MUSL_PACKAGES: [&str; 2] = ["musl", "busybox-static"];
+
+/// Gets what is missing. `library`: the root of the release whose standard library is taken.
+pub(super) fn ensure(cache: &Path, library: &Path) -> Result<()> {
+    for wheel in &MANYLINUX {
+        let home = cache.join("manylinux").join(wheel.version);
+        wheel.unpack(cache, library, &home)?;
+        let environment = wheel.environment(&home.display().to_string());
+        let python = home.join("bin").join(wheel.executable());
+        let script = format!("#!/bin/sh\nexec env {environment} {} \"$@\"\n", python.display());
+        super::launcher(cache, &format!("manylinux-python{}", wheel.version), &script)?;
+    }
+    let root = cache.join("roots/musl");
+    if !root.join("lib/ld-musl-x86_64.so.1").exists() {
+        releases::unpack(cache, "sid", &MUSL_PACKAGES.map(str::to_owned), &root)?;
+    }
+    for wheel in &MUSL {
+        let home = format!("/opt/{}", wheel.version);
+        wheel.unpack(cache, library, &root.join(home.trim_start_matches('/')))?;
+        let environment = wheel.environment(&home);
+        let command = format!("/usr/bin/busybox env {environment} {home}/bin/{}", wheel.executable());
+        super::launcher(cache, &format!("musl-python{}", wheel.version), &releases::in_root(&root, &command))?;
+    }
+    Ok(())
+}
+
+impl Wheel {
+    fn executable(&self) -> String {
+        format!("python{}", self.version)
+    }
+
+    /// "cp314t"
+    fn abi(&self) -> String {
+        format!("cp{}", self.version.replace('.', ""))
+    }
+
+    fn environment(&self, home: &str) -> String {
+        format!("PYTHONHOME={home} LD_LIBRARY_PATH={home}/libs LD_PRELOAD={home}/main.so")
+    }
+
+    fn unpack(&self, cache: &Path, library: &Path, home: &Path) -> Result<()> {
+        let executable = home.join("bin").join(self.executable());
+        if executable.exists() {
+            return Ok(());
+        }
+        let wheels = cache.join("wheels").join(format!("{}-{}", self.platform, self.version));
+        self.download(&wheels)?;
+        let inside = wheels.join("freeze_core");
+        let python = home.join("lib").join(self.executable());
+        let modules = python.join("lib-dynload");
+        for dir in [&home.join("bin"), &home.join("libs"), &modules] {
+            fs::create_dir_all(dir)?;
+        }
+        copy_library(&library.join("usr/lib").join(format!("python{}", self.version.trim_end_matches('t'))), &python)?;
+        copy_files(&inside.join("lib"), &modules, ".so")?;
+        copy_files(&wheels.join("freeze_core.libs"), &home.join("libs"), "")?;
+        preloaded(&home.join("main.so"))?;
+        let console = fs::read_dir(inside.join("bases"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("console-")))
+            .with_context(|| format!("no interpreter in the wheel in {}", wheels.display()))?;
+        // Last: what is there is whole.
+        fs::set_permissions(&console, fs::Permissions::from_mode(0o755))?;
+        fs::copy(&console, &executable)?;
+        fs::remove_dir_all(&wheels)?;
+        Ok(())
+    }
+
+    fn download(&self, to: &Path) -> Result<()> {
+        let minor = self.version.trim_end_matches('t');
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--implementation=cp"]);
+        pip.arg(format!("--python-version={minor}")).arg(format!("--abi={}", self.abi()));
+        pip.arg(format!("--platform={}", self.platform)).arg("--dest").arg(to);
+        pip.arg(format!("freeze-core=={}", self.freeze_core));
+        step::run(&format!("CPython {} for {}", self.version, self.platform), &mut pip, &setup_log())?;
+        let wheel = fs::read_dir(to)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|end| end == "whl"))
+            .context("pip downloaded no wheel")?;
+        checked(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(to))
+    }
+}
+
+/// The pure Python part of a standard library.
+fn copy_library(from: &Path, to: &Path) -> Result<()> {
+    let script = r#"tar -C "$0" --exclude=__pycache__ --exclude=./test --exclude=./lib-dynload --exclude='./config-*' --exclude='*.so' \
+        --exclude='_sysconfig*' --exclude=sitecustomize.py -chf - . | tar -C "$1" -xf -"#;
+    checked(Command::new("sh").args(["-c", script]).arg(from).arg(to))
+}
+
+fn copy_files(from: &Path, to: &Path, end: &str) -> Result<()> {
+    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name: PathBuf = path.file_name().unwrap_or_default().into();
+        if path.is_file() && name.to_string_lossy().ends_with(end) {
+            fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Compiles what makes the executable an ordinary python.
+fn preloaded(to: &Path) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pythons/main.c");
+    let flags = ["-O2", "-fPIC", "-shared", "-nostdlib", "-fno-stack-protector", "-D_FORTIFY_SOURCE=0", "-o"];
+    checked(Command::new("gcc").args(flags).arg(to).arg(source))
+}
+
+fn checked(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", step::display(command)))?;
+    if !status.success() {
+        bail!("{} failed ({status})", step::display(command));
+    }
+    Ok(())
+}
