@@ -66,10 +66,13 @@ enum Command {
         /// With --matrix: only these test programs, for example truth or stacks
         #[arg(long, requires = "matrix")]
         check: Vec<String>,
+        /// With --matrix: only one build of each kind and minor version, as CI has time for
+        #[arg(long, requires = "matrix")]
+        core: bool,
         /// Only tests whose names contain this
         filter: Option<String>,
     },
-    /// Get interpreters of several distribution releases to test on, into a cache ($LEAKTRACE_PYTHONS)
+    /// Get interpreters of distribution releases and of wheels to test on, into a cache ($LEAKTRACE_PYTHONS)
     Pythons,
     /// Check formatting and clippy, the BPF programs included
     Lint,
@@ -87,6 +90,9 @@ enum Command {
     Offsets {
         /// An executable or libpython with DWARF
         file: PathBuf,
+        /// FILE is a folder of CPython's headers, and the table that of the build without the GIL (3.13t.toml)
+        #[arg(long, conflicts_with = "version")]
+        free_threaded: bool,
         /// Its version, of a CPython before 3.11: 3.8.18
         version: Option<String>,
     },
@@ -119,12 +125,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 writeln!(std::io::stdout(), "{}", python.display())?;
             }
         }
-        Command::Test { matrix: true, check, .. } => matrix::matrix(&check)?,
+        Command::Test { matrix: true, check, core, .. } => matrix::matrix(&check, core)?,
         Command::Test { unprivileged, filter, .. } => test::test(unprivileged, filter.as_deref())?,
         Command::Lint => lint::lint()?,
         Command::Bench(options) => bench::bench(&options)?,
         Command::Dist => dist::dist()?,
-        Command::Offsets { file, version } => offsets::offsets(&file, version.as_deref())?,
+        Command::Offsets { file, free_threaded: true, .. } => offsets::free_threaded(&file)?,
+        Command::Offsets { file, version, .. } => offsets::offsets(&file, version.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -10,28 +10,54 @@ use anyhow::{Context, Result, bail};
 use crate::build::{self, Profile, cargo};
 use crate::{python, pythons, root, workspace};
 
-/// The test programs of a whole run, and what each shows.
-const CORE: &[(&str, &str)] = &[("truth", "live memory and events"), ("stacks", "stacks"), ("gc", "collections")];
+/// The test programs of a usual run, and what each shows.
+const CHECKS: &[(&str, &str)] = &[
+    ("stacks", "stacks"),
+    ("threads", "threads"),
+    ("gc", "collections"),
+    ("truth", "live memory and events"),
+    ("allocators", "other allocators"),
+];
 /// Those that take minutes an interpreter: to be asked for.
 const LONG: &[(&str, &str)] = &[("verdicts", "verdicts"), ("safety", "safety")];
+/// What CI has no time for on each interpreter.
+const NOT_CORE: [&str; 1] = ["allocators"];
+/// The interpreters of `pythons` that CI runs on.
+const CORE: [&str; 6] = [
+    "bullseye-python3.9",
+    "trixie-python3.13",
+    "sid-python3.14",
+    "sid-python3.15",
+    "manylinux-python3.14t",
+    "musl-python3.14",
+];
+/// The minor version that the other tests run on.
+const TESTED: &str = "3.11";
 /// Need packages from PyPI, which other releases' interpreters do not have a way to install.
 const NEED_PACKAGES: [&str; 3] = ["numpy", "flask", "gevent"];
 
-/// Runs `checks`; if there are none, the core ones, and writes `docs/pythons.md`.
-pub(crate) fn matrix(checks: &[String]) -> Result<()> {
+/// An interpreter of the matrix.
+struct Row {
+    python: PathBuf,
+    version: String,
+    /// It comes from [`pythons`], without a way to install packages.
+    bare: bool,
+}
+
+/// Runs `checks`; if there are none, the usual ones, and writes `docs/pythons.md`. `core`: only what CI has time for.
+pub(crate) fn matrix(checks: &[String], core: bool) -> Result<()> {
     if !root::is_root() {
         bail!("tracing needs root: run as root");
     }
     let executable = build::leaktrace(Profile::Release)?;
     let asked = |(name, _): &&(&str, &str)| checks.iter().any(|check| check == name);
-    let wanted: Vec<_> =
-        if checks.is_empty() { CORE.iter().collect() } else { CORE.iter().chain(LONG).filter(asked).collect() };
-    let in_roots = pythons::ensure()?;
-    let mut rows = Vec::new();
-    for (python, in_root) in
-        python::every()?.into_iter().map(|p| (p, false)).chain(in_roots.into_iter().map(|p| (p, true)))
-    {
-        let mut row = vec![version(&python)?, build_of(&python, in_root)];
+    let wanted: Vec<_> = match checks {
+        [] => CHECKS.iter().filter(|(name, _)| !core || !NOT_CORE.contains(name)).collect(),
+        _ => CHECKS.iter().chain(LONG).filter(asked).collect(),
+    };
+    let mut table = Vec::new();
+    for row in rows(core)? {
+        let mut cells = vec![row.version.clone(), build_of(&row)];
         for (check, _) in &wanted {
             let mut command = cargo("test");
             command.args([
@@ -43,29 +69,53 @@ pub(crate) fn matrix(checks: &[String]) -> Result<()> {
                 "--",
                 "--test-threads=1",
             ]);
-            if in_root {
+            if row.bare {
                 command.args(NEED_PACKAGES.iter().flat_map(|name| ["--skip", name]));
             }
-            command.env("LEAKTRACE_BIN", &executable).env("LEAKTRACE_TEST_PYTHONS", &python);
+            command.env("LEAKTRACE_BIN", &executable).env("LEAKTRACE_TEST_PYTHONS", &row.python);
             let passed = command.status().context("cannot start cargo test")?.success();
-            row.push(if passed { "ok" } else { "**wrong**" }.to_owned());
+            cells.push(if passed { "ok" } else { "**wrong**" }.to_owned());
         }
-        eprintln!("{}", row.join("  "));
-        rows.push(row);
+        eprintln!("{}", cells.join("  "));
+        table.push(cells);
     }
-    let table = table(&wanted.iter().map(|(_, shows)| *shows).collect::<Vec<_>>(), &rows);
-    std::io::stdout().write_all(table.as_bytes())?;
-    if checks.is_empty() {
+    let text = self::table(&wanted.iter().map(|(_, shows)| *shows).collect::<Vec<_>>(), &table);
+    std::io::stdout().write_all(text.as_bytes())?;
+    if checks.is_empty() && !core {
         let path = workspace::root().join("docs/pythons.md");
-        std::fs::write(&path, page(&table)?).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, page(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if rows.iter().flatten().any(|cell| cell.contains("wrong")) {
+    if table.iter().flatten().any(|cell| cell.contains("wrong")) {
         bail!("some interpreters are not traced right");
     }
     Ok(())
 }
 
-fn version(python: &PathBuf) -> Result<String> {
+/// What is here and what [`pythons`] gets, by version.
+fn rows(core: bool) -> Result<Vec<Row>> {
+    let row = |python: PathBuf, bare| Ok(Row { version: version(&python)?, python, bare });
+    let mut rows: Vec<Row> = python::every()?.into_iter().map(|python| row(python, false)).collect::<Result<_>>()?;
+    if core {
+        rows.retain(|row| minor(&row.version) != TESTED);
+        rows.sort_by_key(|row| minor(&row.version).to_owned());
+        rows.dedup_by_key(|row| minor(&row.version).to_owned());
+    }
+    let named = |python: &PathBuf| CORE.iter().any(|name| python.ends_with(name));
+    for python in pythons::ensure()?.into_iter().filter(|python| !core || named(python)) {
+        rows.push(row(python, true)?);
+    }
+    rows.sort_by_cached_key(|row| {
+        row.version.split('.').map(|number| number.parse().unwrap_or(0)).collect::<Vec<u32>>()
+    });
+    Ok(rows)
+}
+
+/// "3.14" of "3.14.9"
+fn minor(version: &str) -> &str {
+    version.rsplit_once('.').map_or(version, |(minor, _)| minor)
+}
+
+fn version(python: &Path) -> Result<String> {
     let code = "import platform; print(platform.python_version())";
     let output = Command::new(python).args(["-c", code]).output();
     let output = output.with_context(|| format!("cannot run {}", python.display()))?;
@@ -73,11 +123,14 @@ fn version(python: &PathBuf) -> Result<String> {
 }
 
 /// Where an interpreter comes from, without a path of this machine.
-fn build_of(python: &std::path::Path, in_root: bool) -> String {
-    let name = python.file_name().unwrap_or_default().to_string_lossy().into_owned();
+fn build_of(row: &Row) -> String {
+    let name = row.python.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free_threaded = if name.ends_with('t') { ", free-threaded" } else { "" };
     match name.split_once("-python") {
-        Some((release, _)) if in_root => format!("Debian {release}: PGO, LTO, static, stripped"),
-        _ if python.starts_with("/usr") => "this system's: PGO, LTO, static, stripped".to_owned(),
+        Some(("manylinux", _)) => format!("manylinux: static, stripped{free_threaded}"),
+        Some(("musl", _)) => format!("musllinux: PIE, static, stripped, musl{free_threaded}"),
+        Some((release, _)) => format!("Debian {release}: PGO, LTO, static, stripped"),
+        _ if row.python.starts_with("/usr") => "this system's: PGO, LTO, static, stripped".to_owned(),
         _ => "shared libpython, -O3".to_owned(),
     }
 }
@@ -94,7 +147,7 @@ fn page(table: &str) -> Result<String> {
     let date = Command::new("date").arg("+%Y-%m-%d").output().context("cannot run date")?;
     Ok(format!(
         "# Interpreters that leaktrace was tested on\n\nWritten by `cargo xtask test --matrix` on {}. What each column means is in `tests/tests/`; \
-         tests that need packages from PyPI\nare left out for the interpreters of other Debian releases.\n\n{table}",
+         tests that need packages from PyPI\nare left out for the interpreters of other Debian releases and of wheels.\n\n{table}",
         String::from_utf8_lossy(&date.stdout).trim()
     ))
 }

@@ -2,12 +2,30 @@
 //! xtask itself need not be linked with it.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::cargo;
 use crate::step::display;
 use crate::workspace;
+
+/// As [`offsets`], of the build without the GIL that CPython's headers in `headers` describe: distributions have no debug
+/// information of one. `pyconfig.h` must be found from there too.
+pub(crate) fn free_threaded(headers: &Path) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let library = folder.path().join("structs.so");
+    let mut gcc = Command::new("gcc");
+    // All structs, whether used or not.
+    gcc.args(["-g", "-fno-eliminate-unused-debug-types", "-fPIC", "-shared", "-nostdlib", "-DPy_GIL_DISABLED=1"]);
+    gcc.arg(format!("-I{}", headers.display())).arg("-o").arg(&library);
+    gcc.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/offsets.c"));
+    let status = gcc.status().with_context(|| format!("cannot start {}", display(&gcc)))?;
+    if !status.success() {
+        bail!("the headers in {} cannot be compiled ({status})", headers.display());
+    }
+    offsets(&library, None)
+}
 
 /// `version` is that of a CPython before 3.11, whose file does not tell it.
 pub(crate) fn offsets(file: &Path, version: Option<&str>) -> Result<()> {

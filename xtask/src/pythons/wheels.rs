@@ -47,7 +47,7 @@ pub(super) fn ensure(cache: &Path, library: &Path) -> Result<()> {
     for wheel in &MANYLINUX {
         let home = cache.join("manylinux").join(wheel.version);
         wheel.unpack(cache, library, &home)?;
-        let environment = wheel.environment(&home.display().to_string());
+        let environment = environment(&home.display().to_string());
         let python = home.join("bin").join(wheel.executable());
         let script = format!("#!/bin/sh\nexec env {environment} {} \"$@\"\n", python.display());
         super::launcher(cache, &format!("manylinux-python{}", wheel.version), &script)?;
@@ -59,11 +59,15 @@ pub(super) fn ensure(cache: &Path, library: &Path) -> Result<()> {
     for wheel in &MUSL {
         let home = format!("/opt/{}", wheel.version);
         wheel.unpack(cache, library, &root.join(home.trim_start_matches('/')))?;
-        let environment = wheel.environment(&home);
+        let environment = environment(&home);
         let command = format!("/usr/bin/busybox env {environment} {home}/bin/{}", wheel.executable());
         super::launcher(cache, &format!("musl-python{}", wheel.version), &releases::in_root(&root, &command))?;
     }
     Ok(())
+}
+
+fn environment(home: &str) -> String {
+    format!("PYTHONHOME={home} LD_LIBRARY_PATH={home}/libs LD_PRELOAD={home}/main.so")
 }
 
 impl Wheel {
@@ -74,10 +78,6 @@ impl Wheel {
     /// "cp314t"
     fn abi(&self) -> String {
         format!("cp{}", self.version.replace('.', ""))
-    }
-
-    fn environment(&self, home: &str) -> String {
-        format!("PYTHONHOME={home} LD_LIBRARY_PATH={home}/libs LD_PRELOAD={home}/main.so")
     }
 
     fn unpack(&self, cache: &Path, library: &Path, home: &Path) -> Result<()> {
