@@ -142,6 +142,7 @@ pub fn entry_of(offsets: &Offsets, header: &[u8]) -> (u64, u32, u32) {
 }
 
 /// Measures the object at offset `at` of `bytes`. `None`: its fields contradict each other.
+#[inline]
 pub fn measure(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize) -> Option<Object> {
     let object = bytes.get(at..)?;
     let word = |offset: u32| u64_at(object, offset);
@@ -288,6 +289,7 @@ pub fn content(offsets: &Offsets, of: &Type, object: &[u8]) -> Option<(u64, u64)
 }
 
 /// The reference count, if it can be one: 0 of an object that waits in a free list. `known` tells addresses, which are none.
+#[inline]
 pub fn refcount(offsets: &Offsets, object: &[u8], is_address: impl Fn(u64) -> bool) -> Option<u64> {
     let count = u64_at(object, offsets.object.refcount)?;
     // Immortal objects of 3.12 and later have 2^32 - 1 (Include/object.h).
@@ -296,6 +298,7 @@ pub fn refcount(offsets: &Offsets, object: &[u8], is_address: impl Fn(u64) -> bo
 }
 
 /// The link words of a GC head; `None` if they cannot be any. An object that is not tracked has 0 for the first.
+#[inline]
 pub fn gc_links(offsets: &Offsets, head: &[u8]) -> Option<(u64, u64)> {
     // The low bits are flags while a collection runs (Include/internal/pycore_gc.h).
     let (next, prev) = (u64_at(head, offsets.gc_head.next)? & !3, u64_at(head, offsets.gc_head.prev)? & !3);

@@ -10,6 +10,9 @@ use crate::target::{Mapping, Maps};
 const END: u64 = 1 << 47;
 /// log2 of the bytes that one entry of the table stands for.
 const GRANULE_SHIFT: u32 = 20;
+/// log2 of the bytes of a page.
+const PAGE_SHIFT: u32 = 12;
+const PAGES: usize = 1 << (GRANULE_SHIFT - PAGE_SHIFT);
 
 /// A map keyed by addresses. Their low bits are alike, so one multiplication has to spread them.
 pub type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
@@ -52,19 +55,24 @@ pub enum Region {
 /// The writable memory of a process, arenas apart.
 #[derive(Debug)]
 pub struct Regions {
-    /// By granule: what is there. Untouched pages of this table take no memory.
-    granules: Vec<u8>,
+    /// By granule: what is there, or the table of its pages. Untouched pages of this table take no memory.
+    granules: Vec<u16>,
+    /// By page of a granule that is not all of one kind.
+    pages: Vec<[u8; PAGES]>,
     /// By rising address.
     arenas: Vec<Range<u64>>,
     native: Vec<Range<u64>>,
     statics: Vec<Range<u64>>,
 }
 
-/// What the table says of a granule: nothing, wholly of one kind, or that the ranges must be asked.
+/// What the tables say of a granule or page: one kind, or that the ranges must be asked.
 const NOTHING: u8 = 0;
 const ARENA: u8 = 1;
 const NATIVE: u8 = 2;
-const MIXED: u8 = 3;
+const STATIC: u8 = 3;
+const MIXED: u8 = 4;
+/// Granules from here on have a table of pages.
+const TABLES: u16 = 5;
 
 impl Regions {
     /// `arenas` by rising address, without overlap.
@@ -73,29 +81,35 @@ impl Regions {
             let writable = maps.iter().filter(|m| m.readable && m.writable && m.range.end <= END);
             writable.filter(|m| wanted(m)).map(|m| m.range.clone()).collect()
         };
+        let (native, statics) = (ranges(|m| m.file.is_none()), ranges(|m| m.file.is_some() && !m.shared));
         let mut regions = Self {
-            granules: vec![NOTHING; (END >> GRANULE_SHIFT) as usize],
-            arenas,
-            native: ranges(|m| m.file.is_none()),
-            statics: ranges(|m| m.file.is_some() && !m.shared),
+            granules: vec![NOTHING.into(); (END >> GRANULE_SHIFT) as usize],
+            pages: Vec::new(),
+            arenas: Vec::new(),
+            native: Vec::new(),
+            statics: Vec::new(),
         };
-        let (granules, arenas) = (&mut regions.granules, regions.arenas.iter().filter(|range| range.end <= END));
-        // Arenas lie in native mappings: they come first, and what they cover stays theirs.
-        mark(granules, arenas, ARENA);
-        mark(granules, regions.native.iter(), NATIVE);
-        mark(granules, regions.statics.iter(), MIXED);
+        // Arenas lie in native mappings: they come last, and what they cover is theirs.
+        for (ranges, kind) in [(&statics, STATIC), (&native, NATIVE), (&arenas, ARENA)] {
+            ranges.iter().filter(|range| range.end <= END).for_each(|range| regions.mark(range, kind));
+        }
+        (regions.arenas, regions.native, regions.statics) = (arenas, native, statics);
         regions
     }
 
     /// Where an address is.
+    #[inline]
     pub fn of(&self, address: u64) -> Region {
-        if address >= END {
-            return Region::Elsewhere;
-        }
-        match self.granules[(address >> GRANULE_SHIFT) as usize] {
+        let Some(&granule) = self.granules.get((address >> GRANULE_SHIFT) as usize) else { return Region::Elsewhere };
+        let kind = match granule.checked_sub(TABLES) {
+            None => granule as u8,
+            Some(table) => self.pages[usize::from(table)][(address >> PAGE_SHIFT) as usize % PAGES],
+        };
+        match kind {
             NOTHING => Region::Elsewhere,
             ARENA => Region::Arena,
             NATIVE => Region::Native,
+            STATIC => Region::Static,
             _ => self.ask(address),
         }
     }
@@ -116,27 +130,36 @@ impl Regions {
     pub fn native_after(&self, address: u64) -> u64 {
         find(&self.native, address).map_or(0, |range| range.end - address)
     }
-}
 
-/// Marks the granules that ranges without overlap cover wholly as of a kind, those that they touch as mixed, and leaves
-/// what is wholly of a kind already.
-fn mark<'r>(granules: &mut [u8], ranges: impl Iterator<Item = &'r Range<u64>>, kind: u8) {
-    const SIZE: u64 = 1 << GRANULE_SHIFT;
-    // By rising address, so that the pieces of one granule follow each other.
-    let (mut last, mut covered) = (u64::MAX, 0);
-    for range in ranges {
-        for granule in range.start >> GRANULE_SHIFT..=range.end.saturating_sub(1) >> GRANULE_SHIFT {
+    /// Marks what a range covers as of a kind, and pages that it covers in part as mixed.
+    fn mark(&mut self, range: &Range<u64>, kind: u8) {
+        const SIZE: u64 = 1 << GRANULE_SHIFT;
+        const PAGE: u64 = 1 << PAGE_SHIFT;
+        for granule in range.start >> GRANULE_SHIFT..range.end.div_ceil(SIZE) {
             let start = granule << GRANULE_SHIFT;
-            if granule != last {
-                (last, covered) = (granule, 0);
+            let (from, to) = (range.start.max(start), range.end.min(start + SIZE));
+            let entry = &mut self.granules[granule as usize];
+            if to - from == SIZE {
+                *entry = kind.into();
+                continue;
             }
-            covered += range.end.min(start + SIZE) - range.start.max(start);
-            let entry = &mut granules[granule as usize];
-            match *entry {
-                ARENA => {}
-                NOTHING | MIXED if covered == SIZE && (*entry == NOTHING || kind == ARENA) => *entry = kind,
-                _ if covered == SIZE && kind == ARENA => *entry = kind,
-                _ => *entry = MIXED,
+            if *entry < TABLES && self.pages.len() < usize::from(u16::MAX - TABLES) {
+                let fill = *entry as u8;
+                *entry = TABLES + self.pages.len() as u16;
+                self.pages.push([fill; PAGES]);
+            }
+            let Some(table) = entry.checked_sub(TABLES) else {
+                *entry = MIXED.into();
+                continue;
+            };
+            let pages = &mut self.pages[usize::from(table)];
+            for page in from >> PAGE_SHIFT..to.div_ceil(PAGE) {
+                let whole = from <= page * PAGE && (page + 1) * PAGE <= to;
+                pages[page as usize % PAGES] = if whole { kind } else { MIXED };
+            }
+            if pages.iter().all(|&page| page == kind) {
+                // Arenas of which one begins where the other ends; the table is of no more use.
+                *entry = kind.into();
             }
         }
     }

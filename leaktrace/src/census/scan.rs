@@ -205,6 +205,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Decides what is in a block.
+    #[inline]
     fn look(&mut self, bytes: &[u8], size: u64) -> Look {
         let type_at = self.offsets.object.type_;
         let before = self.missing.len();
@@ -232,6 +233,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Checks an object that begins at `at`; in a block of pymalloc's `size`, or of the C allocator's.
+    #[inline]
     pub(super) fn is_object(&self, number: u16, of: &Type, bytes: &[u8], at: usize, size: Option<u64>) -> Option<Look> {
         let object = bytes.get(at..)?;
         let is_address = |count| self.regions.of(count) != Region::Elsewhere;
@@ -271,6 +273,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Labels a block and counts what is in it.
+    #[inline]
     fn settle(&mut self, arena: usize, pool: usize, block: usize, address: u64, bytes: &[u8], look: &Look) {
         let label = match *look {
             Look::Object { number, at, ref object, tracked } => {
@@ -341,6 +344,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Words that point at memory of the C allocator: large objects may be there.
+    #[inline]
     pub(super) fn references(&mut self, bytes: &[u8]) {
         for word in bytes.as_chunks().0 {
             let word = u64::from_le_bytes(*word);
