@@ -1,5 +1,7 @@
 //! What is in each block of the arenas: two bytes a block.
 
+use std::cell::Cell;
+
 use crate::cpython::PymallocState;
 
 use super::object::PartKind;
@@ -67,6 +69,8 @@ pub(super) struct Labels {
     arena_size: u64,
     header: u64,
     class_shift: u32,
+    /// The arena that was asked for last.
+    last: Cell<usize>,
 }
 
 /// Blocks of one size class.
@@ -114,6 +118,7 @@ impl Labels {
             arena_size: state.arena_size,
             header: state.pool.size.into(),
             class_shift: state.class_shift,
+            last: Cell::new(0),
         }
     }
 
@@ -133,7 +138,7 @@ impl Labels {
         self.pools[self.arenas[arena].entry + pool].state = State::Unsettled;
     }
 
-    pub(super) fn set(&mut self, arena: usize, pool: usize, block: usize, label: Label) {
+    pub(super) fn set(&mut self, (arena, pool, block): (usize, usize, usize), label: Label) {
         let pool = self.pools[self.arenas[arena].entry + pool];
         self.blocks[pool.start as usize + block] = label;
     }
@@ -162,9 +167,15 @@ impl Labels {
 
     /// The pool that an address is in, and how far in.
     fn find(&self, address: u64) -> Option<(PoolLabels, u64)> {
-        let after = self.arenas.partition_point(|arena| arena.address <= address);
-        let arena = self.arenas[..after].last()?;
-        let into = address.checked_sub(arena.first).filter(|into| *into < self.arena_size)?;
+        let is_in = |arena: &&ArenaLabels| address.wrapping_sub(arena.first) < self.arena_size;
+        // What belongs together is mostly in one arena.
+        let last = self.arenas.get(self.last.get()).filter(is_in);
+        let arena = last.or_else(|| {
+            let after = self.arenas.partition_point(|arena| arena.address <= address);
+            self.last.set(after.saturating_sub(1));
+            self.arenas[..after].last().filter(is_in)
+        })?;
+        let into = address - arena.first;
         let pool = (into / self.pool_size) as usize;
         (pool < arena.pools).then(|| (self.pools[arena.entry + pool], into % self.pool_size))
     }

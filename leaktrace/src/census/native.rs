@@ -8,7 +8,7 @@ use std::hash::BuildHasherDefault;
 
 use super::object::{BEFORE, Part, PartKind};
 use super::regions::AddressHasher;
-use super::scan::{Look, Scan, is_leaf};
+use super::scan::{Found, Look, Scan, is_leaf};
 use super::words::u64_at;
 
 /// Bytes of a candidate that are read with its head.
@@ -110,9 +110,11 @@ impl Scan<'_> {
             return;
         };
         let of = &self.types.all()[usize::from(number)];
-        let Some(Look::Object { object, tracked, .. }) = self.is_object(number, of, bytes, BEFORE, None) else {
+        let mut found = Found::default();
+        if self.is_object((number, of), bytes, BEFORE, None, &mut found) != Some(Look::Object) {
             return;
-        };
+        }
+        let Found { object, tracked, .. } = found;
         // What pymalloc would have served is static data of an extension or a copy, unless the collector knows it.
         let large = of.preheader + object.own > self.pymalloc.small_max;
         if !large && tracked.is_none() || object.own > self.regions.native_after(address) {

@@ -81,8 +81,9 @@ pub struct Object {
     /// `len()`, where it has one that is a field.
     pub length: Option<u64>,
     pub part: Option<Part>,
-    /// The values of the instance's attributes, where they are a block of their own.
-    pub values: Option<Part>,
+    /// An address in the block of the values of a dict with shared keys, or of an instance's attributes where they are a
+    /// block of their own; 0 without. Their size is not known here: the block tells.
+    pub values: u64,
     /// Address of the keys of a dict, or of those that a type keeps for its instances; 0 without.
     pub keys: u64,
     /// Whether the size of the keys counts although other dicts share them.
@@ -142,13 +143,20 @@ pub fn entry_of(offsets: &Offsets, header: &[u8]) -> (u64, u32, u32) {
 }
 
 /// Measures the object at offset `at` of `bytes`. `None`: its fields contradict each other.
-#[inline]
 pub fn measure(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize) -> Option<Object> {
+    let mut found = Object::default();
+    measure_into(offsets, of, bytes, at, &mut found)?;
+    Some(found)
+}
+
+/// The same, in the place of `found`: it is large, and to hand it on took a tenth of a census.
+#[inline]
+pub(super) fn measure_into(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize, found: &mut Object) -> Option<()> {
+    *found = Object::default();
     let object = bytes.get(at..)?;
     let word = |offset: u32| u64_at(object, offset);
     let ob_size = || i64_at(object, offsets.var_object.size);
     let count = |offset: u32| word(offset).filter(|&n| n < MAX_BYTES);
-    let mut found = Object::default();
     let plain = || -> Option<u64> {
         if of.itemsize == 0 {
             return Some(of.basicsize);
@@ -172,7 +180,7 @@ pub fn measure(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize) -> Option<
             found.length = Some(length);
             found.own = (u64::from(offsets.bytes.data) + length + 1).max(plain()?);
         }
-        Shape::Str => text(offsets, of, object, &mut found)?,
+        Shape::Str => text(offsets, of, object, found)?,
         Shape::ByteArray => {
             let alloc = count(offsets.bytearray.alloc)?;
             found.length = Some(count(offsets.var_object.size)?);
@@ -200,8 +208,7 @@ pub fn measure(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize) -> Option<
             found.length = Some(count(offsets.dict.used)?);
             found.own = of.basicsize;
             found.keys = word(offsets.dict.keys)?;
-            // Room for the values is not known here: the block tells.
-            found.values = part(PartKind::Values, word(offsets.dict.values)?, 8);
+            found.values = word(offsets.dict.values)?;
         }
         Shape::Set => {
             let slots = count(offsets.set.mask)?.checked_add(1).filter(|slots| slots.is_power_of_two())?;
@@ -235,24 +242,25 @@ pub fn measure(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize) -> Option<
     }
     found.shallow += found.own + of.preheader;
     if of.managed {
-        found.values = found.values.or_else(|| managed_values(offsets, bytes, at));
+        found.values = if found.values == 0 { managed_values(offsets, bytes, at) } else { found.values };
     }
-    Some(found)
+    Some(())
 }
 
 fn part(kind: PartKind, address: u64, bytes: u64) -> Option<Part> {
     (address != 0 && bytes != 0).then_some(Part { kind, address, bytes })
 }
 
-/// The block of values that a pointer before the object names.
-fn managed_values(offsets: &Offsets, bytes: &[u8], at: usize) -> Option<Part> {
+/// The block of values that a pointer before the object names, or 0.
+fn managed_values(offsets: &Offsets, bytes: &[u8], at: usize) -> u64 {
     let before = |words: usize| at.checked_sub(8 * words).and_then(|at| u64_at(bytes, u32::try_from(at).ok()?));
-    match offsets.instance.values {
+    let found = match offsets.instance.values {
         // The byte before them is the length of what is before them: an address in the block is enough here.
-        InstanceValues::Pointer => part(PartKind::Values, before(4)?, 8),
-        InstanceValues::Tagged => before(3).filter(|word| word & 1 == 1).and_then(|w| part(PartKind::Values, w + 1, 8)),
+        InstanceValues::Pointer => before(4),
+        InstanceValues::Tagged => before(3).filter(|word| word & 1 == 1).and_then(|word| word.checked_add(1)),
         InstanceValues::Dict | InstanceValues::Inline => None,
-    }
+    };
+    found.unwrap_or(0)
 }
 
 fn text(offsets: &Offsets, of: &Type, object: &[u8], found: &mut Object) -> Option<()> {
