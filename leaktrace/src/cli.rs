@@ -187,6 +187,12 @@ pub(crate) struct GcArgs {
     /// The process to look at
     #[arg(long)]
     pub(crate) pid: u32,
+    /// Watch it: pauses, collections and what deserves a warning, shown anew each time; without it there is one look
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub(crate) interval: Option<Duration>,
+    /// How long to watch (30s, 5m, 1h30m); without it until Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "interval")]
+    pub(crate) duration: Option<Duration>,
     /// Write what was found as JSON to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<JsonOutput>,

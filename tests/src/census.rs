@@ -19,6 +19,7 @@ pub struct Census {
     pub containers: Vec<Container>,
     pub arenas: BTreeMap<String, u64>,
     pub memory: BTreeMap<String, u64>,
+    pub c_allocator: Option<BTreeMap<String, u64>>,
     pub growth: Option<Growth>,
 }
 
@@ -84,6 +85,34 @@ pub struct Difference {
 pub struct Collectors {
     pub schema: String,
     pub interpreters: Vec<Collector>,
+    pub watched: Option<Watched>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Watched {
+    pub seconds: f64,
+    pub collections: Vec<u64>,
+    pub pauses: Option<Pauses>,
+    pub warnings: Vec<Warning>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Pauses {
+    pub count: u64,
+    pub total_seconds: f64,
+    pub max_seconds: f64,
+    pub histogram: Vec<Bucket>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Bucket {
+    pub up_to: f64,
+    pub count: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Warning {
+    pub kind: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use leaktrace_tests::census::{Census, Collectors, Diff, heap, json, leaktrace, wait_until_it_reads};
+use leaktrace_tests::census::{Census, Collectors, Diff, Watched, heap, json, leaktrace, wait_until_it_reads};
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::{Python, each_minor, supported};
 use leaktrace_tests::trace::require_privileges;
@@ -12,6 +12,9 @@ use serde::de::DeserializeOwned;
 
 /// Censuses of a process that changes its heap as fast as it can.
 const MOVING: usize = 250;
+
+/// How long a service under load is watched.
+const LOAD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 struct Tracked {
@@ -47,6 +50,12 @@ fn ask<T: DeserializeOwned>(service: &mut Service, command: &str) -> T {
     let answer = service.expect("");
     wait_until_it_reads(service);
     answer
+}
+
+/// The same of a process that works meanwhile.
+fn ask_busy<T: DeserializeOwned>(service: &mut Service, command: &str) -> T {
+    service.say(command);
+    service.expect("")
 }
 
 fn tell(service: &mut Service, command: &str) {
@@ -154,6 +163,35 @@ fn the_collector_is_as_the_gc_module_says() {
 }
 
 #[test]
+fn every_collection_is_timed_and_what_is_wrong_is_said() {
+    for python in supported() {
+        let mut service = start(&python);
+        let pid = service.pid().to_string();
+        let watch = |duration| {
+            let ours: Collectors = json(&["gc", "--pid", &pid, "--interval", "500ms", "--duration", duration]);
+            ours.watched.expect("it was watched")
+        };
+        let kinds = |watched: &Watched| watched.warnings.iter().map(|w| w.kind.clone()).collect::<Vec<_>>();
+        let still = watch("1s");
+        assert_eq!(
+            (kinds(&still), &still.collections[..]),
+            (vec!["disabled".to_owned()], &[0, 0, 0][..]),
+            "{python:?}"
+        );
+        // Makes cycles as fast as it can: collections of each generation, by the interpreter's own counters.
+        tell(&mut service, "mutate");
+        let busy = watch("3s");
+        let pauses = busy.pauses.as_ref().expect("the collector is found on these builds");
+        let counted: u64 = busy.collections.iter().sum();
+        assert!(counted > 20 && pauses.count.abs_diff(counted) <= 3, "{python:?}: {counted} {pauses:?}");
+        assert_eq!(pauses.histogram.iter().map(|bucket| bucket.count).sum::<u64>(), pauses.count);
+        assert!(pauses.histogram.last().is_some_and(|bucket| bucket.up_to >= pauses.max_seconds));
+        assert!(pauses.max_seconds <= pauses.total_seconds && pauses.total_seconds < busy.seconds + 1.0, "{busy:?}");
+        assert!(!kinds(&busy).contains(&"disabled".to_owned()));
+    }
+}
+
+#[test]
 fn growth_and_difference_name_what_grew() {
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (folder.path().join("old.json"), folder.path().join("new.json"));
@@ -205,6 +243,39 @@ fn a_watch_counts_what_a_working_process_leaks() {
 }
 
 #[test]
+fn growth_of_a_service_under_load_is_that_of_objgraph() {
+    for python in supported() {
+        let python = python.with_packages(&["objgraph"]);
+        let mut service = start(&python);
+        tell(&mut service, "serve");
+        let mut look = || {
+            // It works on meanwhile: one look of ours between two of objgraph's.
+            let before: BTreeMap<String, u64> = ask_busy(&mut service, "typestats");
+            let ours = heap(service.pid(), &[]);
+            let after: BTreeMap<String, u64> = ask_busy(&mut service, "typestats");
+            (before, ours, after)
+        };
+        let (first, last) = (look(), {
+            std::thread::sleep(LOAD);
+            look()
+        });
+        for name in ["__main__.Plain", "__main__.Slots", "set"] {
+            let of = |stats: &BTreeMap<String, u64>| {
+                let found = stats.get(name).or_else(|| stats.get(&format!("builtins.{name}")));
+                found.copied().unwrap_or(0)
+            };
+            let middle = |look: &(BTreeMap<String, u64>, Census, BTreeMap<String, u64>)| {
+                (of(&look.0) + of(&look.2)) as f64 / 2.0
+            };
+            let truth = middle(&last) - middle(&first);
+            let ours = last.1.of(name).tracked as f64 - first.1.of(name).tracked as f64;
+            assert!(truth > 100.0, "{name} grew by {truth}");
+            assert!((ours - truth).abs() <= 0.05 * truth, "{python:?} {name}: {ours} of {truth}");
+        }
+    }
+}
+
+#[test]
 fn looks_at_a_heap_that_moves() {
     let python = supported().remove(0);
     let mut service = start(&python);
@@ -243,6 +314,20 @@ fn a_killed_pause_lets_the_process_go_on() {
         run.kill().unwrap();
         run.wait().unwrap();
         let _: u64 = ask(&mut service, "leak 1");
+    }
+}
+
+#[test]
+fn the_c_allocator_holds_what_mallinfo_says() {
+    for python in supported() {
+        let mut service = start(&python);
+        tell(&mut service, "churn_native");
+        let truth: Vec<u64> = ask(&mut service, "mallinfo");
+        let ours = heap(service.pid(), &[]).c_allocator.expect("it is glibc's");
+        let keys = ["heap_bytes", "free_bytes", "top_bytes", "mapped_bytes"];
+        for (key, truth) in keys.into_iter().zip(truth) {
+            assert!(close(ours[key], truth, 0.02, 128 << 10), "{python:?} {key}: {ours:?}, truth {truth}");
+        }
     }
 }
 

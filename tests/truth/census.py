@@ -6,6 +6,7 @@ commands nothing is allocated.
 
 import array
 import collections
+import ctypes
 import datetime
 import decimal
 import gc
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from xml.etree import ElementTree
 
 
@@ -162,6 +164,46 @@ def mutate():
         kept.popleft()
 
 
+def serve(leaked):
+    """A service under load: it answers, and keeps a bit of each answer."""
+    while True:
+        for i in range(20):
+            request = {"path": "/%d" % i, "headers": [("name", str(i))] * 5}
+            answer = [Cycle(), json.dumps(request), set(request)]
+        leaked.extend([Plain(1), Slots(answer[1]), Plain(2), {1, 2, 3}])
+        time.sleep(0.002)
+
+
+def typestats():
+    import objgraph
+
+    return objgraph.typestats(shortnames=False)
+
+
+def mallinfo():
+    """What glibc says of its heaps: bytes in them, free bytes, those at the end, and bytes mapped one by one."""
+
+    class Info(ctypes.Structure):
+        _fields_ = [(field, ctypes.c_size_t) for field in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()]
+        _fields_ += [(field, ctypes.c_size_t) for field in "uordblks fordblks keepcost".split()]
+
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Info
+    info = libc.mallinfo2()
+    return [info.arena, info.fordblks - info.fsmblks, info.keepcost, info.hblkhd]
+
+
+def churn_native(kept):
+    """Blocks of the C allocator, of which every second is freed, and some that have a mapping of their own."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    blocks = [libc.malloc(2000 + i % 1000) for i in range(20000)]
+    for block in blocks[::2]:
+        libc.free(block)
+    kept.append([blocks[1::2], [libc.malloc(1 << 20) for _ in range(10)]])
+
+
 def fragment():
     """Many small objects, of which one in a hundred stays: the arenas are pinned."""
     filled = [bytes(40 + i % 3) for i in range(1500000)]
@@ -241,6 +283,17 @@ def main():
             for _ in range(3):
                 threading.Thread(target=mutate, daemon=True).start()
             say("", None)
+        elif command == "serve":
+            gc.enable()
+            threading.Thread(target=serve, args=(leaked,), daemon=True).start()
+            say("", None)
+        elif command == "churn_native":
+            churn_native(kept)
+            say("", None)
+        elif command == "mallinfo":
+            say("", mallinfo())
+        elif command == "typestats":
+            say("", typestats())
         elif command.startswith("leak "):
             leak(leaked, int(command[5:]))
             say("", len(leaked))

@@ -9,6 +9,7 @@ use crate::target::MemoryError;
 use super::Subject;
 use super::object::{self, HEAD};
 use super::types::Types;
+use super::watched::{Counters, Watched};
 use super::words::u64_at;
 
 /// Name and version of the schema.
@@ -26,6 +27,9 @@ pub struct Collector {
     pub python: String,
     /// The main interpreter's last, as the runtime lists them.
     pub interpreters: Vec<InterpreterCollector>,
+    /// With `--interval` or `--duration`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Watched>,
 }
 
 /// The collector of one interpreter.
@@ -88,6 +92,21 @@ pub fn look(subject: &Subject<'_>) -> Result<Collector, MemoryError> {
         pid: subject.pid,
         python: subject.python.to_owned(),
         interpreters: interpreters.collect::<Result<_, _>>()?,
+        watched: None,
+    })
+}
+
+/// The counters of the main interpreter's collector, quickly.
+pub fn counters(subject: &Subject<'_>) -> Result<Counters, MemoryError> {
+    let Subject { memory, offsets, runtime, .. } = *subject;
+    let main = threads::main_interpreter(memory, offsets, runtime)?;
+    let state = GcState::read(memory, offsets, runtime, main)?;
+    let old = gc::state_address(offsets, runtime, main).wrapping_add(offsets.gc.long_lived_total.into());
+    Ok(Counters {
+        enabled: state.enabled,
+        collections: state.generations.map(|generation| generation.collections),
+        uncollectable: state.generations.iter().map(|generation| generation.uncollectable).sum(),
+        old_objects: memory.u64(old)?,
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`take`] reads; [`Census`] is the value that it gives, and that every view, [`diff`] and [`growth`] work on.
 
+mod c_heap;
 pub mod collector;
 pub mod diff;
 mod duplicates;
@@ -21,8 +22,10 @@ mod tally;
 mod tests;
 mod types;
 mod value;
+pub mod watched;
 pub(crate) mod words;
 
+pub use c_heap::CHeap;
 pub use memory::ProcessMemoryUse;
 pub use regions::{AddressMap, Region, Regions};
 pub use take::{Subject, take};

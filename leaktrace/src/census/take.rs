@@ -15,7 +15,7 @@ use super::value::{
     Arenas, Census, Consistency, Container, DuplicateGroup, Duplicates, Kinds, PartCount, SCHEMA, SizeClass, Totals,
     TypeCount,
 };
-use super::{CensusError, ProcessMemoryUse, Region};
+use super::{CHeap, CensusError, ProcessMemoryUse, Region};
 
 /// Groups of equal contents that are kept.
 const DUPLICATE_GROUPS: usize = 50;
@@ -149,6 +149,8 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
             (labels.parts[kind as usize], scan.native.parts[kind as usize]);
         PartCount { kind: kind.name().to_owned(), blocks, bytes, large_blocks, large_bytes }
     });
+    let of_pymalloc = scan.labels.arenas.iter().map(|arena| arena.address..arena.address + pymalloc.arena_size);
+    let c_allocator = CHeap::look(subject.memory, subject.maps, &of_pymalloc.collect::<Vec<_>>());
     let arenas = arenas(&labels, pymalloc);
     let size_classes = labels.classes.iter().enumerate().map(|(class, blocks)| SizeClass {
         size: pymalloc.block_size(class),
@@ -182,6 +184,7 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
         size_classes: size_classes.collect(),
         arenas,
         memory: ProcessMemoryUse::default(),
+        c_allocator,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::c_heap::CHeap;
 use super::memory::ProcessMemoryUse;
 
 /// Name and version of the schema.
@@ -34,6 +35,10 @@ pub struct Census {
     pub size_classes: Vec<SizeClass>,
     pub arenas: Arenas,
     pub memory: ProcessMemoryUse,
+    /// What glibc's malloc holds, large Python objects included; `None` where it is another allocator, or where it changed at
+    /// each look.
+    #[serde(default)]
+    pub c_allocator: Option<CHeap>,
 }
 
 /// Sums over all types.

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
 
 use super::output::{Json, Page};
+use super::screen::Screen;
 use crate::cli::{HeapArgs, JsonOutput};
 use crate::exit::ExitCode;
 
@@ -94,10 +95,11 @@ fn watch(
         let mut watch = Watch::default();
         watch.add(&first);
         let mut last = first;
+        let mut screen = Screen::new()?;
         loop {
             let over = tokio::select! {
                 _ = ticks.tick() => false,
-                () = until(deadline) => true,
+                () = super::until(deadline) => true,
                 _ = signals.recv() => true,
             };
             // A target that ends does not cost what was known of it.
@@ -108,27 +110,18 @@ fn watch(
                 }
                 Err(error) if target.still_same() && !target.has_exited() => return Err(error),
                 _ => {
-                    say("leaktrace: the process has ended");
+                    screen.end()?;
+                    let _ = writeln!(std::io::stderr(), "leaktrace: the process has ended");
                     break;
                 }
             }
             if over {
                 break;
             }
-            say(&heap::line(&last, &watch.growth()));
+            let growth = watch.growth();
+            screen.show(|| heap::live(&last, &growth, args.top), || heap::line(&last, &growth))?;
         }
+        screen.end()?;
         Ok((last, watch.growth()))
     })
-}
-
-async fn until(deadline: Option<Moment>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// A line on stderr; a closed one is no reason to stop.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -8,3 +8,14 @@ pub(crate) mod heap;
 pub(crate) mod output;
 pub(crate) mod refs;
 pub(crate) mod run;
+mod screen;
+
+use tokio::time::{Instant, sleep_until};
+
+/// Waits for a time; without one for ever.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

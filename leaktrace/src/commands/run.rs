@@ -127,7 +127,7 @@ async fn watch(
                     return Ok(Some(ended));
                 }
             }
-            () = until(deadline) => break,
+            () = super::until(deadline) => break,
             _ = signals.recv() => break,
         }
     }
@@ -141,13 +141,6 @@ async fn watch(
         session.scan()?;
     }
     Ok(ended)
-}
-
-async fn until(deadline: Option<Moment>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn build(session: &Session, heap: &HeapWatch, ended: Option<Ended>) -> Result<Report> {

@@ -135,4 +135,10 @@ impl ProbePlan {
         }
         self.returns.clear();
     }
+
+    /// Takes out all but what shows collections.
+    pub fn only_collector(&mut self) {
+        self.probes.retain(|p| matches!(p.op, op::GC_START | op::GC_CALLBACKS));
+        self.returns.retain(|r| r.op == op::GC_START);
+    }
 }

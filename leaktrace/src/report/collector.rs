@@ -3,12 +3,17 @@
 use std::fmt::Write as _;
 
 use super::Style;
-use super::units::count;
+use super::units::{count, percent, span};
 use super::words::{number, printable};
 use crate::census::collector::{Collector, Garbage, InterpreterCollector};
+use crate::census::watched::{LONG_PAUSE, Pauses, Warning, Watched};
 
 /// Objects of `gc.garbage` that are listed.
 const SHOWN: usize = 10;
+/// Pauses that are named.
+const SHOWN_PAUSES: usize = 3;
+/// Columns of the longest bar.
+const BAR: u64 = 40;
 
 /// The collectors of a process as a page of text.
 pub fn page(collector: &Collector, style: Style) -> String {
@@ -19,7 +24,95 @@ pub fn page(collector: &Collector, style: Style) -> String {
         }
         one(&mut page, interpreter, style);
     }
+    if let Some(watched) = &collector.watched {
+        page.push('\n');
+        self::watched(&mut page, watched, style);
+    }
     page
+}
+
+/// What is shown while a watch goes on.
+pub fn watched_page(watched: &Watched) -> String {
+    let mut page = String::new();
+    self::watched(&mut page, watched, Style::PLAIN);
+    page
+}
+
+/// The same in a line.
+pub fn watched_line(watched: &Watched) -> String {
+    let pauses = watched.pauses.as_ref().map_or_else(String::new, |pauses| {
+        format!("; pauses {}, longest {}", span(pauses.total_seconds), span(pauses.max_seconds))
+    });
+    let warnings = number(watched.warnings.len(), "warning");
+    format!("{:>8}  collections {}{pauses}; {warnings}", span(watched.seconds), collections(watched))
+}
+
+/// "120 + 11 + 1".
+fn collections(watched: &Watched) -> String {
+    watched.collections.map(|count| count.to_string()).join(" + ")
+}
+
+fn watched(page: &mut String, watched: &Watched, style: Style) {
+    let title = format!("Watched for {}: {} collections (young to old)", span(watched.seconds), collections(watched));
+    let _ = writeln!(page, "{}", style.bold(title));
+    for warning in &watched.warnings {
+        let _ = writeln!(page, "{}", style.warning(sentence(warning)));
+    }
+    match (&watched.pauses, &watched.without_pauses) {
+        (Some(pauses), _) => histogram(page, pauses, watched.seconds, style),
+        (None, Some(why)) => {
+            let _ = writeln!(page, "Pauses are not known: {why}.");
+        }
+        (None, None) => {}
+    }
+}
+
+fn sentence(warning: &Warning) -> String {
+    match *warning {
+        Warning::Disabled { seconds } => {
+            format!("It was disabled all the time ({}): reference cycles are not freed.", span(seconds))
+        }
+        Warning::OldGenerationGrows { first, last, full_collections } => format!(
+            "The oldest generation grew at each full collection: {} objects, after {full_collections} of them {}.",
+            count(first as f64),
+            count(last as f64),
+        ),
+        Warning::Uncollectable { objects } => {
+            format!("{} could not be freed while it was watched.", number(objects as usize, "object"))
+        }
+        Warning::LongPauses { count, max_seconds } => format!(
+            "{} of more than {}, the longest of {}.",
+            number(count as usize, "pause"),
+            span(LONG_PAUSE),
+            span(max_seconds)
+        ),
+    }
+}
+
+fn histogram(page: &mut String, pauses: &Pauses, seconds: f64, style: Style) {
+    if pauses.count == 0 {
+        let _ = writeln!(page, "No collection ended: no pauses.");
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "{} took {} ({} of the time), the longest {}",
+        number(pauses.count as usize, "pause"),
+        span(pauses.total_seconds),
+        percent(pauses.total_seconds / seconds.max(1e-9)),
+        span(pauses.max_seconds),
+    );
+    let _ = writeln!(page, "{}", style.dim(format!("{:>12} {:>10}", "up to", "pauses")));
+    let most = pauses.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(1).max(1);
+    for bucket in &pauses.histogram {
+        let bar = "\u{2588}".repeat((bucket.count * BAR).div_ceil(most) as usize);
+        let row = format!("{:>12} {:>10}  {bar}", span(bucket.up_to), count(bucket.count as f64));
+        let _ = writeln!(page, "{}", row.trim_end());
+    }
+    let longest = pauses.longest.iter().take(SHOWN_PAUSES);
+    let longest: Vec<String> =
+        longest.map(|p| format!("{} (generation {}, at {})", span(p.seconds), p.generation, span(p.at))).collect();
+    let _ = writeln!(page, "longest: {}", longest.join(", "));
 }
 
 fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {

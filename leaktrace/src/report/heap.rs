@@ -134,6 +134,19 @@ fn memory(page: &mut String, census: &Census, style: Style) {
         count(census.parts.iter().map(|part| part.large_blocks).sum::<u64>() as f64),
         b(large),
     );
+    let c_allocator = census.c_allocator.map_or_else(
+        || "what it holds is not known: not glibc's malloc, or it changed at each look".to_owned(),
+        |heap| {
+            format!(
+                "heaps {} (free {}, at the end {}), chunks with a mapping of their own {}",
+                b(heap.heap_bytes),
+                b(heap.free_bytes),
+                b(heap.top_bytes),
+                b(heap.mapped_bytes),
+            )
+        },
+    );
+    let _ = writeln!(page, "C allocator: {c_allocator}");
     if use_.rss > 0 {
         let _ = writeln!(page, "{}", style.bold(cause_sentence(census)));
     }
@@ -148,10 +161,15 @@ fn cause_sentence(census: &Census) -> String {
         Cause::Fragmentation => {
             format!("Most of it is free space inside arenas: {}{}.", b(shares.fragmentation), pinned(census))
         }
-        Cause::Native => format!(
-            "Most of it is native memory, held by C extensions or kept by the C allocator: {}.",
-            b(shares.native)
-        ),
+        Cause::Native => {
+            let kept = census.c_allocator.map_or_else(String::new, |heap| {
+                format!(", of which the C allocator keeps {} free", b(heap.free_bytes.min(shares.native)))
+            });
+            format!(
+                "Most of it is native memory, held by C extensions or by the C allocator: {}{kept}.",
+                b(shares.native)
+            )
+        }
         Cause::File => format!("Most of it is mapped files, code included: {}.", b(shares.file)),
     }
 }
@@ -228,6 +246,21 @@ fn cause_of_growth(cause: Cause) -> &'static str {
         }
         Cause::File => "The resident memory grew with mapped files, not with Python objects.",
     }
+}
+
+/// What is shown while a watch goes on: the last census in two lines, and what grew so far.
+pub fn live(census: &Census, growth: &Growth, top: usize) -> String {
+    let totals = &census.totals;
+    let title = format!(
+        "{} objects, {}; RSS {}; arenas {}, of which free {}; pid {}",
+        count(totals.objects as f64),
+        bytes(totals.bytes as f64),
+        bytes(census.memory.rss as f64),
+        bytes(census.arenas.bytes as f64),
+        bytes(census.arenas.free() as f64),
+        census.pid,
+    );
+    format!("{title}\n{}", self::growth(growth, top, Style::PLAIN))
 }
 
 /// One line for each look.

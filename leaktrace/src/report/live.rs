@@ -45,7 +45,24 @@ impl<W: Write> LiveTable<W> {
     /// # Errors
     /// When the terminal cannot be written, e.g. because it was closed.
     pub fn draw(&mut self, report: &Report, columns: usize, rows: usize) -> io::Result<()> {
-        let lines = render(report, self.style, columns, rows);
+        self.draw_lines(&render(report, self.style, columns, rows), rows)
+    }
+
+    /// Replaces the table by a page of text, of which what does not fit is left out.
+    ///
+    /// # Errors
+    /// When the terminal cannot be written, e.g. because it was closed.
+    pub fn draw_page(&mut self, page: &str, columns: usize, rows: usize) -> io::Result<()> {
+        let (columns, rows) = (columns.max(SMALLEST.0) - 1, rows.max(SMALLEST.1));
+        let lines = page.lines().take(rows - 1).map(|line| line.chars().take(columns).collect());
+        let mut lines: Vec<String> = lines.collect();
+        if let Some(title) = lines.first_mut() {
+            *title = self.style.bold(&*title);
+        }
+        self.draw_lines(&lines, rows)
+    }
+
+    fn draw_lines(&mut self, lines: &[String], rows: usize) -> io::Result<()> {
         // One write, so that no half-drawn table shows. A terminal that shrank may keep a line of the last one.
         let mut frame = String::new();
         if self.rows_drawn > 0 {
@@ -53,7 +70,7 @@ impl<W: Write> LiveTable<W> {
             let _ = write!(frame, "\x1b[{up}A");
         }
         frame.push_str("\r\x1b[J");
-        for line in &lines {
+        for line in lines {
             frame.push_str(line);
             frame.push_str("\r\n");
         }

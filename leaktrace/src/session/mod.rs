@@ -5,6 +5,7 @@ pub mod coverage;
 pub mod drain;
 pub mod named;
 pub mod native;
+pub mod pauses;
 pub mod symbols;
 
 use std::{
