@@ -114,7 +114,9 @@ impl CHeap {
             for (&page, head) in pages.iter().zip(heads.as_chunks::<{ HEADER as usize }>().0) {
                 let (Some(before), Some(size)) = (u64_at(head, 0), u64_at(head, 8)) else { continue };
                 let bytes = size & !FLAGS;
-                let fits = size & FLAGS == MMAPPED && bytes % PAGE == 0 && (LEAST_MAPPED..=end - page).contains(&bytes);
+                let fits = size & FLAGS == MMAPPED
+                    && bytes.is_multiple_of(PAGE)
+                    && (LEAST_MAPPED..=end - page).contains(&bytes);
                 if before == 0 && fits && page >= self.mapped_to {
                     self.mapped_chunks += 1;
                     self.mapped_bytes += bytes;
@@ -132,7 +134,7 @@ fn secondary(memory: &dyn Memory, start: u64, end: u64) -> Option<(u64, u64)> {
     let mut head = [0; 24];
     memory.read(start, &mut head).ok()?;
     let (arena, previous, size) = (u64_at(&head, 0)?, u64_at(&head, 8)?, u64_at(&head, 16)?);
-    if size % 4096 != 0 || size == 0 || size > end - start || previous % HEAP != 0 {
+    if !size.is_multiple_of(PAGE) || size == 0 || size > end - start || !previous.is_multiple_of(HEAP) {
         return None;
     }
     // The arena itself is in its first heap, behind the heap's head, whose size differs by version. The chunks follow.
@@ -169,7 +171,7 @@ fn walk(memory: &dyn Memory, start: u64, end: u64) -> Option<Walk> {
             // The top.
             bytes = end - at;
         }
-        if bytes < LEAST || bytes % HEADER != 0 || bytes > end - at || size & MMAPPED != 0 {
+        if bytes < LEAST || !bytes.is_multiple_of(HEADER) || bytes > end - at || size & MMAPPED != 0 {
             return None;
         }
         if before > 0 {
@@ -205,11 +207,11 @@ mod tests {
 
     #[test]
     fn chunks_used_and_free() {
-        let memory = heap(&[64 | 1, 32 | 1, 48, 96 | 1]);
+        let memory = heap(&[0x41, 0x21, 0x30, 0x61]);
         let found = walk(&memory, 0x10_0000, 0x10_0000 + 240).unwrap();
         assert_eq!((found.used, found.free, found.top), ((2, 64 + 48), (2, 32 + 96), 96));
         assert!(walk(&memory, 0x10_0000, 0x10_0000 + 230).is_none(), "not aligned");
-        assert!(walk(&heap(&[64 | 1, 0x7777]), 0x10_0000, 0x10_0000 + 240).is_none());
+        assert!(walk(&heap(&[0x41, 0x7777]), 0x10_0000, 0x10_0000 + 240).is_none());
         assert!(walk(&memory, 0, 240).is_none());
     }
 }
