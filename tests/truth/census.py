@@ -6,7 +6,6 @@ commands nothing is allocated.
 
 import array
 import collections
-import ctypes
 import datetime
 import decimal
 import gc
@@ -183,6 +182,8 @@ def typestats():
 def mallinfo():
     """What glibc says of its heaps: bytes in them, free bytes, those at the end, and bytes mapped one by one."""
 
+    import ctypes
+
     class Info(ctypes.Structure):
         _fields_ = [(field, ctypes.c_size_t) for field in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()]
         _fields_ += [(field, ctypes.c_size_t) for field in "uordblks fordblks keepcost".split()]
@@ -195,6 +196,8 @@ def mallinfo():
 
 def churn_native(kept):
     """Blocks of the C allocator, of which every second is freed, and some that have a mapping of their own."""
+    import ctypes
+
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.free.argtypes = [ctypes.c_void_p]

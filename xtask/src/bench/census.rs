@@ -43,6 +43,9 @@ pub(crate) struct Census {
     pub(crate) cpu_seconds: Spread,
     pub(crate) bytes_per_second: Spread,
     pub(crate) objects_per_second: Spread,
+    /// The same over the CPU time of the whole command: what one core does that nothing else uses.
+    pub(crate) bytes_per_cpu_second: Spread,
+    pub(crate) objects_per_cpu_second: Spread,
     /// `process_vm_readv` of the same memory and nothing else.
     pub(crate) plain_bytes_per_second: Spread,
     /// Time of the census over that of the plain read, for each byte.
@@ -75,6 +78,8 @@ pub(crate) fn measure(leaktrace: &Path, plain_read: &Path, python: &Path, repeat
         cpu_seconds: spread(|r| r.cpu_seconds)?,
         bytes_per_second: spread(|r| r.heap_bytes / r.seconds)?,
         objects_per_second: spread(|r| r.objects / r.seconds)?,
+        bytes_per_cpu_second: spread(|r| r.heap_bytes / r.cpu_seconds)?,
+        objects_per_cpu_second: spread(|r| r.objects / r.cpu_seconds)?,
         plain_bytes_per_second: spread(|r| r.plain_bytes / r.plain_seconds)?,
         over_plain: spread(|r| r.seconds / r.heap_bytes * r.plain_bytes / r.plain_seconds)?,
         memory_share: spread(|r| r.peak_rss_bytes / r.heap_bytes)?,
@@ -93,8 +98,22 @@ pub(crate) fn table(census: &Census) -> String {
             format!("{:.2} GB, {:.1} million objects", census.heap_bytes.median / 1e9, census.objects.median / 1e6),
         ),
         ("census", format!("{:.2} s; CPU of the command {:.2} s", census.seconds, census.cpu_seconds)),
-        ("bytes a second", format!("{:.2} GB", census.bytes_per_second.median / 1e9)),
-        ("objects a second", format!("{:.1} million", census.objects_per_second.median / 1e6)),
+        (
+            "bytes a second; of CPU time of the command",
+            format!(
+                "{:.2} GB; {:.2} GB",
+                census.bytes_per_second.median / 1e9,
+                census.bytes_per_cpu_second.median / 1e9
+            ),
+        ),
+        (
+            "objects a second; of CPU time of the command",
+            format!(
+                "{:.1} million; {:.1} million",
+                census.objects_per_second.median / 1e6,
+                census.objects_per_cpu_second.median / 1e6
+            ),
+        ),
         (
             "plain `process_vm_readv` of the same bytes",
             format!("{:.2} GB/s", census.plain_bytes_per_second.median / 1e9),
