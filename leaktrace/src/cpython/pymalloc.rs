@@ -87,7 +87,7 @@ fn pools_in(memory: &dyn Memory, state: &PymallocState, usedpools: u64) -> Vec<(
         let at = usedpools + 16 * class as u64;
         let ends = [memory.u64(at), memory.u64(at + 8)].into_iter().flatten();
         // A class without pools points 16 bytes before its pair, which may by chance be where a pool could begin.
-        let is_pool = |pool: &u64| pool % state.pool_size == 0 && *pool != 0 && *pool != at.wrapping_sub(16);
+        let is_pool = |pool: &u64| pool.is_multiple_of(state.pool_size) && *pool != 0 && *pool != at.wrapping_sub(16);
         pools.extend(ends.filter(is_pool).map(|pool| (class, pool)));
     }
     pools.dedup();
