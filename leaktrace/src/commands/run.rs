@@ -111,10 +111,9 @@ async fn watch(
                     return Ok(Some(ended));
                 }
                 session.scan()?;
-                // What was handed out after the look began it could not judge, so there is a last one; but not a second that
-                // takes its time.
-                if StopSignals::came() && session.last_scan().took > SLOW {
-                    return Ok(session.ended());
+                // A look cannot judge what was handed out after it began: who pressed Ctrl-C meanwhile gets another one.
+                if StopSignals::came() {
+                    break;
                 }
                 heap.tick(session);
                 view.show(&build(session, heap, None)?)?;
