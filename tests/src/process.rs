@@ -146,6 +146,11 @@ impl Service {
         self.ready.pid
     }
 
+    /// The process that was started.
+    pub fn child(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it leaks, as its source is marked.
     pub fn leaks(&self) -> &[Place] {
         &self.ready.leaks

@@ -21,6 +21,7 @@ pub struct Report {
 #[derive(Debug, Deserialize)]
 pub struct Target {
     pub pid: u32,
+    pub pid_inside: u32,
     pub exe: String,
     pub cmdline: Vec<String>,
     pub python: TargetPython,

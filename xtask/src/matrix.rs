@@ -34,7 +34,7 @@ const CORE: [&str; 6] = [
 /// The minor version that the other tests run on.
 const TESTED: &str = "3.11";
 /// Need packages from PyPI, which other releases' interpreters do not have a way to install.
-const NEED_PACKAGES: [&str; 3] = ["numpy", "flask", "gevent"];
+const NEED_PACKAGES: [&str; 4] = ["numpy", "flask", "gevent", "greenlet"];
 
 /// An interpreter of the matrix.
 struct Row {

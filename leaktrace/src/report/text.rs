@@ -105,8 +105,10 @@ fn head(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
         }
     }
     let target = &report.target;
+    let inside =
+        if target.pid_inside == target.pid { String::new() } else { format!(" ({} inside)", target.pid_inside) };
     let text = format!(
-        "Process {}: Python {}, {}",
+        "Process {}{inside}: Python {}, {}",
         target.pid,
         target.python.version,
         words::printable(&target.cmdline.join(" "))

@@ -30,7 +30,10 @@ pub struct Report {
 /// The process traced.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Target {
+    /// As the host sees it.
     pub pid: u32,
+    /// As it is in its own pid namespace: in a container another number.
+    pub pid_inside: u32,
     pub exe: String,
     pub cmdline: Vec<String>,
     pub python: Python,

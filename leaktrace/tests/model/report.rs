@@ -49,6 +49,7 @@ fn service(world: &mut World) {
 fn facts() -> Facts {
     Facts {
         target: Target {
+            pid_inside: 4711,
             pid: 4711,
             exe: "/usr/bin/python3.11".to_owned(),
             cmdline: vec!["python3".to_owned(), "service.py".to_owned(), "--bad\x1b[31m".to_owned()],

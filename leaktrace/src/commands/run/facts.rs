@@ -18,6 +18,7 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
     Ok(Facts {
         target: Target {
             pid: target.pid(),
+            pid_inside: target.ns_pid(),
             exe: target.exe().display().to_string(),
             cmdline: target.cmdline().to_vec(),
             python: Python {
