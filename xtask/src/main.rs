@@ -89,7 +89,11 @@ enum Command {
     /// Make the table of offsets of a CPython minor version (leaktrace/offsets/3.X.toml) from its debug information
     Offsets {
         /// An executable or libpython with DWARF
-        file: PathBuf,
+        #[arg(required_unless_present = "check")]
+        file: Option<PathBuf>,
+        /// Hold every table against live interpreters, those of `pythons` included (as root)
+        #[arg(long, conflicts_with_all = ["file", "version", "free_threaded"])]
+        check: bool,
         /// FILE is a folder of CPython's headers, and the table that of the build without the GIL (3.13t.toml)
         #[arg(long, conflicts_with = "version")]
         free_threaded: bool,
@@ -130,8 +134,9 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Lint => lint::lint()?,
         Command::Bench(options) => bench::bench(&options)?,
         Command::Dist => dist::dist()?,
-        Command::Offsets { file, free_threaded: true, .. } => offsets::free_threaded(&file)?,
-        Command::Offsets { file, version, .. } => offsets::offsets(&file, version.as_deref())?,
+        Command::Offsets { file: None, .. } => offsets::check()?,
+        Command::Offsets { file: Some(file), free_threaded: true, .. } => offsets::free_threaded(&file)?,
+        Command::Offsets { file: Some(file), version, .. } => offsets::offsets(&file, version.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -37,11 +37,17 @@ const TESTED: &str = "3.11";
 const NEED_PACKAGES: [&str; 4] = ["numpy", "flask", "gevent", "greenlet"];
 
 /// An interpreter of the matrix.
-struct Row {
-    python: PathBuf,
-    version: String,
+pub(crate) struct Row {
+    pub(crate) python: PathBuf,
+    pub(crate) version: String,
     /// It comes from [`pythons`], without a way to install packages.
-    bare: bool,
+    pub(crate) bare: bool,
+}
+
+impl Row {
+    pub(crate) fn is_free_threaded(&self) -> bool {
+        self.python.to_string_lossy().ends_with('t')
+    }
 }
 
 /// Runs `checks`; if there are none, the usual ones, and writes `docs/pythons.md`. `core`: only what CI has time for.
@@ -92,7 +98,7 @@ pub(crate) fn matrix(checks: &[String], core: bool) -> Result<()> {
 }
 
 /// What is here and what [`pythons`] gets, by version.
-fn rows(core: bool) -> Result<Vec<Row>> {
+pub(crate) fn rows(core: bool) -> Result<Vec<Row>> {
     let row = |python: PathBuf, bare| Ok(Row { version: version(&python)?, python, bare });
     let mut rows: Vec<Row> = python::every()?.into_iter().map(|python| row(python, false)).collect::<Result<_>>()?;
     if core {
@@ -125,7 +131,7 @@ fn version(python: &Path) -> Result<String> {
 /// Where an interpreter comes from, without a path of this machine.
 fn build_of(row: &Row) -> String {
     let name = row.python.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let free_threaded = if name.ends_with('t') { ", free-threaded" } else { "" };
+    let free_threaded = if row.is_free_threaded() { ", free-threaded" } else { "" };
     match name.split_once("-python") {
         Some(("manylinux", _)) => format!("manylinux: static, stripped{free_threaded}"),
         Some(("musl", _)) => format!("musllinux: PIE, static, stripped, musl{free_threaded}"),

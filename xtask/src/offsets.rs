@@ -7,8 +7,37 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::build::cargo;
+use crate::matrix;
 use crate::step::display;
 use crate::workspace;
+
+/// Tests that need what an interpreter of [`matrix::rows`] does not have: other interpreters where it can see them,
+/// pymalloc, the module of subinterpreters (the wheel of 3.13t lacks it).
+const NEED_OTHERS: &str = "the_initialised_interpreter_is_taken_of_two";
+const NOT_FREE_THREADED: [&str; 3] = ["pools::", "pymalloc::", "sub_interpreters_are_listed"];
+
+/// Holds each table against live interpreters: what is read of one's memory by the offsets is what it says of itself.
+pub(crate) fn check() -> Result<()> {
+    let mut wrong = Vec::new();
+    for row in matrix::rows(false)? {
+        let mut command = cargo("test");
+        command.args(["--quiet", "--package=leaktrace", "--lib", "cpython::", "--"]);
+        if row.bare {
+            command.args(["--skip", NEED_OTHERS]);
+        }
+        if row.is_free_threaded() {
+            command.args(NOT_FREE_THREADED.iter().flat_map(|name| ["--skip", name]));
+        }
+        let status = command.env("LEAKTRACE_TEST_PYTHONS", &row.python).status();
+        if !status.with_context(|| format!("cannot start {}", display(&command)))?.success() {
+            wrong.push(format!("{} ({})", row.version, row.python.display()));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("the tables are not right for {}", wrong.join(", "));
+    }
+    Ok(())
+}
 
 /// As [`offsets`], of the build without the GIL that CPython's headers in `headers` describe: distributions have no debug
 /// information of one. `pyconfig.h` must be found from there too.

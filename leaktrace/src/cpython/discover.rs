@@ -211,7 +211,7 @@ mod tests {
             assert_eq!(found.facts.version_text, version, "{}", python.display());
             let shared = found.facts.features.iter().any(|f| f == "shared-libpython");
             assert_eq!(shared, found.elf.id() != target.exe_id());
-            assert!(found.facts.pymalloc.is_some(), "{}", python.display());
+            assert_ne!(found.facts.pymalloc.is_some(), found.offsets.free_threaded, "{}", python.display());
         }
     }
 
