@@ -41,7 +41,37 @@ pub mod state {
     pub const SWEEPING: u32 = 0;
     /// Dense stack numbers given out so far; the first is 1.
     pub const STACKS: u32 = 1;
-    pub const COUNT: u32 = 2;
+    /// Bits of [`super::window`] in the low byte; above them the number of the window. 0: everything is armed for good.
+    pub const WINDOW: u32 = 2;
+    pub const COUNT: u32 = 3;
+}
+
+/// What a window of tracing does without.
+pub mod window {
+    /// Only some of the plan is armed: sites keep statistics, and what a site begins another may not end.
+    pub const PARTIAL: u64 = 1;
+    /// The C allocator is not armed.
+    pub const NO_C: u64 = 2;
+    /// Refills of pools are not armed.
+    pub const NO_REFILL: u64 = 4;
+    /// Bits for these.
+    pub const BITS: u32 = 8;
+}
+
+/// What a site was seen to do in windows, by [`crate::site::slot`]. Only ever grows. Two threads may lose each other's
+/// count: it is for estimates.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
+pub struct SiteStats {
+    pub hits: u64,
+    /// Bit n: it handed out a block of size class n; the highest bit: a block of the C allocator.
+    pub classes: u64,
+}
+
+impl SiteStats {
+    /// Bit of [`Self::classes`] for blocks of the C allocator.
+    pub const LARGE: u64 = 1 << 63;
 }
 
 /// Longest tick of a kernel: `CONFIG_HZ` is 100 at least.
@@ -55,7 +85,8 @@ pub const TICK_NS: u64 = 10_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
 pub struct Block {
-    /// Requested bytes in the low 56 bits; domain in bits 56 to 58; bit 63: lies in a pymalloc pool.
+    /// Requested bytes in the low 40 bits; slot of the site in bits 40 to 53; domain in bits 56 to 58; bit 63: lies in a
+    /// pymalloc pool.
     pub size_and_kind: u64,
     /// CLOCK_MONOTONIC, nanoseconds, up to [`TICK_NS`] behind: exact for the first block that a thread was handed out in a
     /// tick of the kernel, and one more for each that follows in it.
@@ -67,14 +98,29 @@ pub struct Block {
 }
 
 impl Block {
-    const SIZE_MASK: u64 = (1 << 56) - 1;
+    const SIZE_MASK: u64 = (1 << 40) - 1;
+    const SITE_SHIFT: u32 = 40;
+    const SITE_MASK: u64 = (1 << crate::site::SITE_BITS) - 1;
     const POOL: u64 = 1 << 63;
 
     #[inline(always)]
     pub const fn new(size: u64, domain: u8, in_pool: bool, time_ns: u64, stack: u32, tid: u32) -> Self {
+        Self::at_site(size, domain, in_pool, time_ns, stack, tid, 0)
+    }
+
+    /// As [`Self::new`], with the slot of the site that handed it out.
+    #[inline(always)]
+    pub const fn at_site(size: u64, domain: u8, in_pool: bool, time_ns: u64, stack: u32, tid: u32, site: u32) -> Self {
         let size = if size > Self::SIZE_MASK { Self::SIZE_MASK } else { size };
         let pool = if in_pool { Self::POOL } else { 0 };
-        Self { size_and_kind: size | (((domain & 7) as u64) << 56) | pool, time_ns, stack, tid }
+        let site = (site as u64 & Self::SITE_MASK) << Self::SITE_SHIFT;
+        Self { size_and_kind: size | site | (((domain & 7) as u64) << 56) | pool, time_ns, stack, tid }
+    }
+
+    /// Slot of the site that handed the block out.
+    #[inline(always)]
+    pub const fn site(&self) -> u32 {
+        ((self.size_and_kind >> Self::SITE_SHIFT) & Self::SITE_MASK) as u32
     }
 
     /// Requested size in bytes.
@@ -359,6 +405,8 @@ mod pod {
     unsafe impl aya::Pod for super::Block {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::StackTotals {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SiteStats {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Config {}
     // SAFETY: as above.

@@ -6,17 +6,17 @@ use aya_ebpf::{
 };
 use leaktrace_common::{
     site::domain,
-    wire::{Block, counter, state},
+    wire::{self, Block, counter, state},
 };
 
 use crate::{
     code,
     maps::{BLOCKS, STATE, TOTALS, Thread, add, config, count},
-    stack,
+    python, stack, window,
 };
 
 /// Bytes of `PyGC_Head`, which lies before an object that the collector knows (CPython `pycore_gc.h`, 3.8 to 3.13).
-const GC_HEAD: u64 = 16;
+pub const GC_HEAD: u64 = 16;
 
 /// A block that was just handed out.
 #[derive(Clone, Copy)]
@@ -35,7 +35,8 @@ pub struct New {
 pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     let kind = if new.domain >= domain::COUNT as u8 { domain::OBJ } else { new.domain };
     let stack = stack::current(thread, tid, kind, new.native);
-    let block = Block::new(new.size, kind, new.in_pool, stamp(thread), stack, tid);
+    let block = Block::at_site(new.size, kind, new.in_pool, stamp(thread), stack, tid, thread.site as u32);
+    window::gave(thread, new.size, new.in_pool, config().class_shift);
     count(if new.is_realloc { counter::REALLOC } else { counter::ALLOC });
     if kind == domain::NATIVE {
         count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
@@ -57,17 +58,23 @@ pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
         return;
     }
     let (address, old) = if let Some(block) = BLOCKS.get_ptr(behind_head) {
-        (behind_head, block)
+        // SAFETY: a map value of this type.
+        (behind_head, unsafe { *block })
     } else if let Some(block) = BLOCKS.get_ptr(object) {
-        (object, block)
+        // SAFETY: as above.
+        (object, unsafe { *block })
+    } else if thread.window & wire::window::PARTIAL != 0
+        && let Some((address, size)) = python::block_of(object)
+    {
+        // Older than the window. What was requested is not known: it counts as its size class.
+        (address, Block::new(size, domain::OBJ, true, 0, 0, tid))
     } else {
         // Older than the attach.
         return;
     };
-    // SAFETY: a map value of this type.
-    let old = unsafe { *old };
     let stack = stack::current(thread, tid, old.domain(), 0);
-    let block = Block::new(old.size(), old.domain(), old.in_pool(), stamp(thread), stack, tid);
+    let block = Block::at_site(old.size(), old.domain(), old.in_pool(), stamp(thread), stack, tid, thread.site as u32);
+    window::gave(thread, old.size(), old.in_pool(), config().class_shift);
     count(counter::RETAGGED);
     add_to_totals(stack, old.size());
     write(address, &block);

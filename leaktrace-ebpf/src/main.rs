@@ -18,6 +18,7 @@ mod python;
 mod regs;
 mod stack;
 mod target;
+mod window;
 
 use aya_ebpf::{
     EbpfContext,
@@ -29,7 +30,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use leaktrace_common::{
     site::{op, slot},
-    wire::{ProcessRecord, VERSION, counter, record},
+    wire::{self, ProcessRecord, VERSION, counter, record},
 };
 use maps::{NEW_THREAD, RING, SITES, THREADS, config, count};
 use target::{thread, tid};
@@ -66,11 +67,18 @@ pub fn entry(ctx: ProbeContext) -> u32 {
     if thread.over != 0 {
         return 0;
     }
+    let partial = window::enter(thread) & wire::window::PARTIAL != 0;
+    if partial {
+        window::hit(slot(ip, config().site_factor));
+    }
     let (Some(a), Some(b)) = (regs::operand(regs, &site.a), regs::operand(regs, &site.b)) else {
         count(counter::LOST_ADDRESS);
         debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
         return 0;
     };
+    if site.op != op::REFILLED && (site.op < op::C_MALLOC || !python::is_pending(thread)) {
+        thread.site = u64::from(slot(ip, config().site_factor));
+    }
     if site.op == op::PY_REUSED {
         blocks::reuse(thread, tid, a, b != 0);
     } else if site.op < op::C_MALLOC {

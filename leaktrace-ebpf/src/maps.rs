@@ -12,8 +12,8 @@ use aya_ebpf::{
 use leaktrace_common::{
     site::{SITE_SLOTS, Site},
     wire::{
-        Block, Config, GENERATIONS, MAX_FRAMES, MAX_STACKS, ROOMS_OF_CPU, RawFrame, StackRecord, StackTotals, counter,
-        state,
+        Block, Config, GENERATIONS, MAX_FRAMES, MAX_STACKS, ROOMS_OF_CPU, RawFrame, SiteStats, StackRecord,
+        StackTotals, counter, state,
     },
 };
 
@@ -30,6 +30,10 @@ pub fn config() -> &'static Config {
 /// Armed instructions by [`leaktrace_common::site::slot`].
 #[map]
 pub static SITES: Array<Site> = Array::with_max_entries(SITE_SLOTS, 0);
+
+/// What sites did in windows, by slot.
+#[map]
+pub static SITE_STATS: Array<SiteStats> = Array::with_max_entries(SITE_SLOTS, BPF_F_MMAPABLE);
 
 /// Outstanding blocks by address. User space sets the size.
 #[map]
@@ -142,6 +146,10 @@ pub struct Thread {
     pub py: PyCall,
     /// Of the raw domain.
     pub raw: PyCall,
+    /// Slot of the site that the request under way came through.
+    pub site: u64,
+    /// The window that the rest belongs to, as [`state::WINDOW`] has it.
+    pub window: u64,
     /// Address of the block that the thread entered last.
     pub entered: u64,
     /// When, as blocks carry it, and in which tick of the kernel.

@@ -3,7 +3,7 @@
 use leaktrace_common::{
     site::{Site, domain, op},
     walk::ReadTarget,
-    wire::counter,
+    wire::{counter, window},
 };
 
 use crate::{
@@ -117,6 +117,9 @@ fn next_block(usedpools: u64, class: u64) -> Option<u64> {
 fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
     let call = PyCall { size, state, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
     if kind == domain::RAW {
+        if thread.window & window::NO_C != 0 {
+            return;
+        }
         if is_refilling(thread) {
             // pymalloc's own table of arenas grows: that is no one's request.
             return;
@@ -128,6 +131,10 @@ fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
         } else {
             thread.raw = call;
         }
+        return;
+    }
+    let missing = if state == py_call::REFILL { window::NO_REFILL } else { window::NO_C };
+    if thread.window & missing != 0 {
         return;
     }
     if thread.py.state == py_call::REFILL || thread.py.state == py_call::TO_C {
@@ -189,12 +196,43 @@ fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Opti
         Some(class) if size <= class && 4 * size > 3 * class => {
             Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true })
         }
-        Some(_) if kind == domain::RAW || site.op == op::PY_REALLOC_INLINED => allocate(size, kind, is_realloc, thread),
+        Some(_) if kind == domain::RAW || is_alone(site, thread) => allocate(size, kind, is_realloc, thread),
         Some(_) => {
             thread.py =
                 PyCall { size, state: py_call::NESTED, domain: kind, is_realloc: is_realloc.into(), pad: [0; 5] };
             None
         }
+    }
+}
+
+/// Whether no other site will tell the block to which a reallocation moves. In a window the function that it calls is not
+/// armed: what it hands out is foretold here.
+#[inline(always)]
+fn is_alone(site: &Site, thread: &Thread) -> bool {
+    site.op == op::PY_REALLOC_INLINED || thread.window & window::PARTIAL != 0
+}
+
+/// Whether a request is under way whose block another event will tell.
+#[inline(always)]
+pub fn is_pending(thread: &Thread) -> bool {
+    thread.py.state != py_call::NONE || thread.raw.state != py_call::NONE
+}
+
+/// The block of pymalloc that an object lies in, which may have a head of the collector before it; its address and size.
+#[inline(always)]
+pub fn block_of(object: u64) -> Option<(u64, u64)> {
+    let config = config();
+    if config.usedpools == 0 {
+        return None;
+    }
+    let size = pool_class(object, config.pool_size, config.class_shift)?;
+    let offset = object - (object & !(config.pool_size - 1)) - size_of::<PoolHeader>() as u64;
+    // The verifier does not divide by what may be 0.
+    let size = if size == 0 { return None } else { size };
+    match offset % size {
+        0 => Some((object, size)),
+        crate::blocks::GC_HEAD => Some((object - crate::blocks::GC_HEAD, size)),
+        _ => None,
     }
 }
 

@@ -70,6 +70,12 @@ pub(crate) struct RunArgs {
     /// How to trace
     #[arg(long, value_enum, default_value_t)]
     pub(crate) mode: Mode,
+    /// Share of the process's CPU time that `--mode watch` may cost
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value = "1%")]
+    pub(crate) overhead: f64,
+    /// How many times longer the process's work may take while a window of `--mode watch` is open
+    #[arg(long, value_name = "FACTOR", value_parser = slowdown, default_value = "2x")]
+    pub(crate) max_slowdown: f64,
     /// How long to trace (30s, 5m, 1h30m); without it until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
@@ -203,6 +209,8 @@ pub(crate) enum Mode {
     /// Every allocation from the start on, and what became of it
     #[default]
     Exact,
+    /// Short windows of tracing at random moments, within a budget; what survives them is followed by reading memory
+    Watch,
 }
 
 /// Where the JSON report goes.
@@ -225,6 +233,20 @@ impl fmt::Display for JsonOutput {
             Self::File(path) => path.display().fmt(f),
         }
     }
+}
+
+/// "1%" or "0.01".
+fn share(text: &str) -> Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 0.01));
+    let share = number.trim().parse::<f64>().map_err(|e| format!("{e}; write it as 1% or 0.01"))? * unit;
+    if (0.0005..=0.5).contains(&share) { Ok(share) } else { Err("must be from 0.05% to 50%".to_owned()) }
+}
+
+/// "2x" or "2".
+fn slowdown(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('x').unwrap_or(text);
+    let factor = number.trim().parse::<f64>().map_err(|e| format!("{e}; write it as 2x"))?;
+    if (1.1..=100.0).contains(&factor) { Ok(factor) } else { Err("must be from 1.1x to 100x".to_owned()) }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -294,7 +316,7 @@ mod tests {
 
     #[test]
     fn bad_arguments() {
-        for bad in [&[][..], &["--pid"], &["--pid", "-1"], &["--pid", "x"], &["--pid", "7", "--mode", "watch"]] {
+        for bad in [&[][..], &["--pid"], &["--pid", "-1"], &["--pid", "x"], &["--pid", "7", "--overhead", "0"]] {
             assert!(run(bad).is_err(), "{bad:?}");
         }
         assert!(Cli::try_parse_from(["leaktrace", "doctor", "--plan"]).is_err());

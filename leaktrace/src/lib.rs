@@ -10,3 +10,4 @@ pub mod report;
 pub mod session;
 pub mod target;
 pub mod tracer;
+pub mod watch;

@@ -17,6 +17,7 @@ use leaktrace::host::signals::StopSignals;
 use leaktrace::host::tracefs::Tracefs;
 use leaktrace::model::Criteria;
 use leaktrace::report::{Outlook, Report, SourceReader, json};
+use leaktrace::session::windows::Limits;
 use leaktrace::session::{Ended, Options, Session};
 use leaktrace::target::process::Target;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
@@ -24,7 +25,7 @@ use tokio::time::{Instant as Moment, MissedTickBehavior};
 use self::heap::HeapWatch;
 use self::view::View;
 use super::output::Json;
-use crate::cli::{JsonOutput, RunArgs};
+use crate::cli::{JsonOutput, Mode, RunArgs};
 use crate::exit::ExitCode;
 
 /// A look that takes longer than this is announced in the end.
@@ -50,7 +51,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         _ => false,
     };
     let begun = Instant::now();
-    let options = Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes };
+    let limits =
+        (args.mode == Mode::Watch).then_some(Limits { overhead: args.overhead, max_slowdown: args.max_slowdown });
+    let options =
+        Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes, limits };
     let hurry = Hurry::new();
     let mut session = Session::start(target, &options)?;
     drop(hurry);
@@ -102,6 +106,7 @@ async fn watch(
     let deadline = args.duration.map(|duration| begin + duration);
     let mut interval = tokio::time::interval_at(begin + args.interval, args.interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut opened = false;
     let mut watch = tokio::time::interval(WATCH);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -110,18 +115,28 @@ async fn watch(
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));
                 }
-                session.scan()?;
+                if args.mode == Mode::Watch {
+                    session.settle();
+                } else {
+                    session.scan()?;
+                }
                 // A look cannot judge what was handed out after it began: who pressed Ctrl-C meanwhile gets another one.
                 if StopSignals::came() {
                     break;
                 }
                 heap.tick(session);
+                // Between windows there is nothing new.
+                if args.mode == Mode::Watch && !opened {
+                    continue;
+                }
+                opened = false;
                 view.show(&build(session, heap, None)?)?;
                 // A report of many sites is large, and the next one is some seconds away.
                 memory::give_back();
             }
             _ = watch.tick() => {
                 session.tick();
+                opened |= session.watch()?;
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));
                 }
@@ -137,7 +152,11 @@ async fn watch(
     // While everything is still armed: what is handed out afterwards would pass for what was seen.
     let ended = session.ended();
     if ended.is_none() {
-        session.scan()?;
+        if args.mode == Mode::Watch {
+            session.finish_watch()?;
+        } else {
+            session.scan()?;
+        }
     }
     Ok(ended)
 }

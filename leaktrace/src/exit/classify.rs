@@ -152,6 +152,7 @@ fn of_session(error: &SessionError) -> Class<'static> {
         SessionError::Discover(error) => of_discovery(error),
         SessionError::Plan(error) => of_plan(error),
         SessionError::Tracer(error) => of_tracer(error),
+        SessionError::Indivisible(_) => (ExitCode::UnsupportedPython, "`--mode exact` traces everything"),
         SessionError::Drain(_) => (ExitCode::Internal, REPORT),
     }
 }

@@ -157,6 +157,11 @@ impl Ledger {
         self.site_of(dense).is_some_and(|site| self.sites[site].stack != StackId::LOST)
     }
 
+    /// Index in [`Self::sites`] of what a dense stack number stands for.
+    pub fn site(&self, dense: u32) -> Option<usize> {
+        self.site_of(dense)
+    }
+
     fn site_of(&self, dense: u32) -> Option<usize> {
         self.dense.get(dense as usize).filter(|site| **site != UNKNOWN).map(|site| *site as usize)
     }

@@ -6,6 +6,7 @@ mod ageing;
 pub mod gc;
 pub mod growth;
 pub mod ledger;
+pub mod sampling;
 pub mod stacks;
 pub mod timeline;
 pub mod trail;

@@ -79,6 +79,9 @@ pub enum Reason {
     Uneven,
     /// Unknown: the collector freed the like before, or has not looked yet.
     AwaitsCollector,
+    /// Unknown: blocks seen in windows seem to survive, but the heap does not grow by as many of their size: addresses were
+    /// handed out again unseen.
+    HeapDoesNotGrow,
     /// Unknown: so many blocks were missed that those seen prove nothing.
     Missed,
 }
@@ -168,6 +171,8 @@ pub struct Criteria {
     pub min_retention: f64,
     pub max_balance: f64,
     pub min_steadiness: f64,
+    /// For how many blocks each that was seen stands: 1 where all are.
+    pub weight: f64,
 }
 
 impl Default for Criteria {
@@ -180,6 +185,7 @@ impl Default for Criteria {
             min_retention: 0.9,
             max_balance: 0.5,
             min_steadiness: 0.65,
+            weight: 1.0,
         }
     }
 }
@@ -252,7 +258,8 @@ fn decide(
     let doubt = match doubt(trail, timeline, criteria, ageing) {
         None => {
             *collector = collector_test(trail, timeline, gc, ageing);
-            let waiting = *collector == CollectorTest::Untested && ageing.blocks <= gc.threshold();
+            let survivors = ageing.blocks as f64 * criteria.weight;
+            let waiting = *collector == CollectorTest::Untested && survivors <= gc.threshold() as f64;
             if *collector != CollectorTest::NotApplied && !waiting {
                 return (Verdict::Growing, Reason::CohortsSurvive);
             }

@@ -12,6 +12,7 @@ use super::value::{
     Report, Room, RssBytes, Series, SiteReport, Target, Totals,
 };
 use crate::model::growth::Point;
+use crate::model::sampling::Sampling;
 use crate::model::stacks::LineId;
 use crate::model::trail::seconds;
 use crate::model::verdict::{Reason, judge};
@@ -24,8 +25,10 @@ const MOST_MISSED: f64 = 0.1;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Facts {
     pub target: Target,
-    /// "exact".
+    /// "exact" or "watch".
     pub mode: String,
+    /// Where windows saw a part only.
+    pub sampling: Option<Sampling>,
     pub events: Events,
     /// The ledger adds its contradictions.
     pub lost: Lost,
@@ -34,6 +37,15 @@ pub struct Facts {
     /// Memory that the target can still take, if known.
     pub room: Option<Room>,
     pub notes: Vec<String>,
+}
+
+impl Facts {
+    /// What there is of a site, estimated where a part was seen only.
+    fn all_of(&self, site: usize, seen: Tally) -> Tally {
+        let weight = self.sampling.as_ref().map_or(1.0, |sampling| sampling.weight(site));
+        let all = |seen: u64| (seen as f64 * weight).round() as u64;
+        Tally { blocks: all(seen.blocks), bytes: all(seen.bytes) }
+    }
 }
 
 /// A line while it is put together.
@@ -60,16 +72,18 @@ impl Report {
     /// The report as of the ledger's last scan.
     pub fn build(ledger: &Ledger, facts: &Facts, criteria: &Criteria) -> Self {
         let timeline = ledger.timeline();
-        let mut drafts = lines(ledger, criteria);
+        let mut drafts = lines(ledger, facts.sampling.as_ref(), criteria);
         if is_incomplete(facts) {
             drafts.iter_mut().for_each(LineDraft::doubt);
         }
         let mut sites = Vec::with_capacity(ledger.sites().len());
         let mut lines = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
-            lines.push(line_report(ledger, &draft));
+            lines.push(line_report(ledger, facts, &draft));
             // Each judgement moves on, so that they are not held twice.
-            sites.extend(draft.sites.into_iter().map(|(site, judgement)| site_report(ledger, site, index, judgement)));
+            sites.extend(
+                draft.sites.into_iter().map(|(site, judgement)| site_report(ledger, facts, site, index, judgement)),
+            );
         }
         let headline = headline(ledger, &lines, &sites, facts, criteria);
         sort(&mut sites, &mut lines);
@@ -85,10 +99,11 @@ impl Report {
                 lost: Lost { contradictions: ledger.contradictions(), ..facts.lost },
                 coverage: facts.coverage.clone(),
                 cost: facts.cost,
+                watch: facts.sampling.as_ref().map(|sampling| sampling.facts),
                 notes: facts.notes.clone(),
             },
             headline,
-            totals: totals(ledger),
+            totals: totals(ledger, facts),
             memory: memory(ledger, facts),
             sites,
             lines,
@@ -105,7 +120,7 @@ impl Report {
 }
 
 /// Sites that allocated something, by line and domain, each line judged as a whole.
-fn lines(ledger: &Ledger, criteria: &Criteria) -> Vec<LineDraft> {
+fn lines(ledger: &Ledger, sampling: Option<&Sampling>, criteria: &Criteria) -> Vec<LineDraft> {
     let mut index: HashMap<(Option<LineId>, bool, u8), usize> = HashMap::new();
     let mut groups: Vec<(Trail, Vec<usize>)> = Vec::new();
     for (number, site) in ledger.sites().iter().enumerate().filter(|(_, site)| site.trail.allocated.blocks > 0) {
@@ -118,17 +133,29 @@ fn lines(ledger: &Ledger, criteria: &Criteria) -> Vec<LineDraft> {
         groups[group].0.merge(&site.trail);
         groups[group].1.push(number);
     }
-    groups.into_iter().map(|(trail, sites)| judge_line(ledger, trail, &sites, criteria)).collect()
+    groups.into_iter().map(|(trail, sites)| judge_line(ledger, sampling, trail, &sites, criteria)).collect()
 }
 
 /// Judges a line and its stacks, and lets each learn from the other.
-fn judge_line(ledger: &Ledger, trail: Trail, sites: &[usize], criteria: &Criteria) -> LineDraft {
-    let judged = |trail: &Trail| judge(trail, ledger.timeline(), ledger.gc(), criteria);
-    let mut whole = judged(&trail);
+fn judge_line(
+    ledger: &Ledger,
+    sampling: Option<&Sampling>,
+    trail: Trail,
+    sites: &[usize],
+    criteria: &Criteria,
+) -> LineDraft {
+    let judged = |trail: &Trail, sites: &[usize]| {
+        let Some(sampling) = sampling else { return judge(trail, ledger.timeline(), ledger.gc(), criteria) };
+        let criteria = Criteria { weight: sampling.mean_weight(sites), ..criteria.clone() };
+        let mut judgement = judge(trail, ledger.timeline(), ledger.gc(), &criteria);
+        sampling.extend(&mut judgement, sites);
+        judgement
+    };
+    let mut whole = judged(&trail, sites);
     if let [site] = sites {
         return LineDraft { sites: vec![(*site, whole.clone())], judgement: whole, trail };
     }
-    let mut stacks: Vec<_> = sites.iter().map(|&site| (site, judged(&ledger.sites()[site].trail))).collect();
+    let mut stacks: Vec<_> = sites.iter().map(|&site| (site, judged(&ledger.sites()[site].trail, &[site]))).collect();
     if whole.verdict == Verdict::Growing {
         // A leak scattered over many callers: each stack alone has too little, the line they share has enough.
         for (site, judgement) in &mut stacks {
@@ -157,17 +184,18 @@ fn judge_line(ledger: &Ledger, trail: Trail, sites: &[usize], criteria: &Criteri
     LineDraft { trail, judgement: whole, sites: stacks }
 }
 
-fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: Judgement) -> SiteReport {
+fn site_report(ledger: &Ledger, facts: &Facts, number: usize, line: usize, judgement: Judgement) -> SiteReport {
     let site = &ledger.sites()[number];
     let trail = &site.trail;
+    let (live, allocated) = (facts.all_of(number, trail.live), facts.all_of(number, trail.allocated));
     SiteReport {
         verdict: judgement.verdict,
         domain: domain_name(site.domain),
-        live_bytes: trail.live.bytes,
-        live_blocks: trail.live.blocks,
-        allocated_bytes: trail.allocated.bytes,
-        allocated_blocks: trail.allocated.blocks,
-        freed_blocks: trail.freed().blocks,
+        live_bytes: live.bytes,
+        live_blocks: live.blocks,
+        allocated_bytes: allocated.bytes,
+        allocated_blocks: allocated.blocks,
+        freed_blocks: allocated.blocks.saturating_sub(live.blocks),
         lost_blocks: trail.lost_blocks,
         growth: judgement.growth,
         series: match judgement.verdict {
@@ -183,7 +211,7 @@ fn site_report(ledger: &Ledger, number: usize, line: usize, judgement: Judgement
     }
 }
 
-fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
+fn line_report(ledger: &Ledger, facts: &Facts, draft: &LineDraft) -> Line {
     // The worst site's function names the line; others may share it (a lambda, a comprehension).
     let mut order: Vec<_> =
         draft.sites.iter().map(|(number, judgement)| (&ledger.sites()[*number], judgement)).collect();
@@ -198,6 +226,11 @@ fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
     let frame = ledger.stacks().line_frame(site.stack);
     let trail = &draft.trail;
     let empty: Arc<str> = "".into();
+    let (mut live, mut allocated) = (Tally::default(), Tally::default());
+    for (number, _) in &draft.sites {
+        live.add(facts.all_of(*number, ledger.sites()[*number].trail.live));
+        allocated.add(facts.all_of(*number, ledger.sites()[*number].trail.allocated));
+    }
     Line {
         verdict: draft.judgement.verdict,
         domain: domain_name(site.domain),
@@ -206,11 +239,11 @@ fn line_report(ledger: &Ledger, draft: &LineDraft) -> Line {
         line: frame.as_ref().map_or(0, |frame| frame.line),
         file: frame.map_or(empty, |frame| frame.file),
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
-        live_bytes: trail.live.bytes,
-        live_blocks: trail.live.blocks,
-        allocated_bytes: trail.allocated.bytes,
-        allocated_blocks: trail.allocated.blocks,
-        freed_blocks: trail.freed().blocks,
+        live_bytes: live.bytes,
+        live_blocks: live.blocks,
+        allocated_bytes: allocated.bytes,
+        allocated_blocks: allocated.blocks,
+        freed_blocks: allocated.blocks.saturating_sub(live.blocks),
         lost_blocks: trail.lost_blocks,
         growth: draft.judgement.growth,
         evidence: draft.judgement.evidence.clone(),
@@ -298,11 +331,11 @@ fn exhaustion(room: &Room, rate: &Rate) -> Option<Exhaustion> {
     })
 }
 
-fn totals(ledger: &Ledger) -> Totals {
+fn totals(ledger: &Ledger, facts: &Facts) -> Totals {
     let (mut allocated, mut live) = (Tally::default(), Tally::default());
-    for site in ledger.sites() {
-        allocated.add(site.trail.allocated);
-        live.add(site.trail.live);
+    for (number, site) in ledger.sites().iter().enumerate() {
+        allocated.add(facts.all_of(number, site.trail.allocated));
+        live.add(facts.all_of(number, site.trail.live));
     }
     Totals {
         allocated_bytes: allocated.bytes,
@@ -324,7 +357,7 @@ fn memory(ledger: &Ledger, facts: &Facts) -> Memory {
     Memory {
         rss_growth: Rate::of_series(&points),
         rss_grown_bytes: end as i64 - start as i64,
-        explained_bytes: totals(ledger).live_bytes,
+        explained_bytes: totals(ledger, facts).live_bytes,
         rss_series: ledger.rss().to_vec(),
     }
 }

@@ -124,11 +124,19 @@ pub fn render(report: &Report, style: Style, columns: usize, rows: usize) -> Vec
     lines.push(String::new());
     let capture = &report.capture;
     lines.push(style.dim(fit_start(
-        &format!(
-            "{} watched; coverage {}",
-            span(capture.duration_seconds),
-            capture.coverage.ratio.map_or_else(|| "not measured".to_owned(), percent)
-        ),
+        &match &capture.watch {
+            Some(watch) => format!(
+                "{} watched in {} windows, at {} of its CPU time",
+                span(capture.duration_seconds),
+                watch.windows,
+                percent(watch.overhead)
+            ),
+            None => format!(
+                "{} watched; coverage {}",
+                span(capture.duration_seconds),
+                capture.coverage.ratio.map_or_else(|| "not measured".to_owned(), percent)
+            ),
+        },
         columns,
     )));
     if let Some(heap) = heap {

@@ -217,19 +217,23 @@ fn capture(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()>
         (
             "live",
             format!(
-                "{} in {} blocks, of {} allocated",
+                "{} in {} blocks, of {} allocated{}",
                 bytes(totals.live_bytes as f64),
                 count(totals.live_blocks as f64),
-                bytes(totals.allocated_bytes as f64)
+                bytes(totals.allocated_bytes as f64),
+                if capture.watch.is_some() { ", estimated from what windows saw" } else { "" }
             ),
         ),
-        (
-            "before",
-            format!(
-                "blocks older than the attach are not counted; {} frees of such were seen",
-                count(events.free_before_attach as f64)
+        match &capture.watch {
+            Some(watch) => ("windows", words::windows(watch)),
+            None => (
+                "before",
+                format!(
+                    "blocks older than the attach are not counted; {} frees of such were seen",
+                    count(events.free_before_attach as f64)
+                ),
             ),
-        ),
+        },
         ("lost", if capture.lost.total() > 0 { style.warning(lost) } else { lost }),
         ("coverage", words::coverage(capture)),
         ("cost", words::cost(capture)),

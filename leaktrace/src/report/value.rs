@@ -1,5 +1,6 @@
 //! The report as plain data. Serialised, it is the schema `leaktrace.report/1`: fields may be added, none renamed.
 
+use crate::model::sampling::WatchFacts;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -66,6 +67,9 @@ pub struct Capture {
     pub lost: Lost,
     pub coverage: Coverage,
     pub cost: Cost,
+    /// Of a watch at a bounded cost: its windows; `None` where everything was traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchFacts>,
     /// What could not be covered and why, in words.
     pub notes: Vec<String>,
 }

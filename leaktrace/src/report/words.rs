@@ -1,9 +1,11 @@
 //! Verdicts and evidence in words, shared by the text views.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use super::units::{blocks_rate, bytes, bytes_rate, count, percent, span};
 use super::{Capture, Headline, Line, Memory, Outlook, Report};
+use crate::model::sampling::WatchFacts;
 use crate::model::verdict::{CollectorTest, Evidence, Reason};
 use crate::model::{Frame, FrameKind, Growth, Rate, Verdict};
 
@@ -79,6 +81,11 @@ fn reason(evidence: &Evidence) -> String {
         }
         Reason::Slowing => "It rises ever more slowly, as a cache does that fills up: watch longer.".to_owned(),
         Reason::Uneven => "It rises too unevenly to tell: watch longer.".to_owned(),
+        Reason::HeapDoesNotGrow => {
+            "What windows saw seems to survive, but the heap does not grow by as many blocks of this size: \
+             their addresses were handed out again between the windows."
+                .to_owned()
+        }
         Reason::Missed => "Too many of its blocks were missed to tell.".to_owned(),
         Reason::AwaitsCollector => {
             "It rises, but these may be cycles that wait for the garbage collector: watch longer.".to_owned()
@@ -186,6 +193,31 @@ pub(super) fn coverage(capture: &Capture) -> String {
         Some(ratio) => format!("{} ({})", percent(ratio), capture.coverage.basis),
         None => format!("not measured ({})", capture.coverage.basis),
     }
+}
+
+/// What the windows of a watch were.
+pub(super) fn windows(watch: &WatchFacts) -> String {
+    let mut words = format!(
+        "{} windows, {} in all, at {} of the process's CPU time (limit {}), the slowest at {:.1} times its own work (limit {:.1}); \
+         {} blocks that outlived theirs are followed",
+        watch.windows,
+        span(watch.open_seconds),
+        percent(watch.overhead),
+        percent(watch.overhead_limit),
+        watch.slowest,
+        watch.max_slowdown,
+        count(watch.followed_blocks as f64),
+    );
+    if watch.reused_unseen > 0 {
+        let _ = write!(words, ", {} others were replaced unseen", count(watch.reused_unseen as f64));
+    }
+    if watch.sites_unseen > 0 {
+        let _ = write!(words, "; {} sites have not had their turn yet", watch.sites_unseen);
+    }
+    if watch.sites_too_hot > 0 {
+        let _ = write!(words, "; {} sites are too hot for the limit and are not watched", watch.sites_too_hot);
+    }
+    words
 }
 
 /// What tracing cost.

@@ -41,6 +41,11 @@ impl CostMeter {
         }
     }
 
+    /// The kernel's part of a hit.
+    pub fn hit(&self) -> Duration {
+        self.hit.unwrap_or_default()
+    }
+
     /// CPU seconds that the probes took from the target.
     pub fn probe_seconds(&self, counters: &Counters) -> f64 {
         let hits = counters[counter::HITS as usize] + counters[counter::RETURNS as usize];

@@ -7,6 +7,7 @@ pub mod named;
 pub mod native;
 pub mod pauses;
 pub mod symbols;
+pub mod windows;
 
 use std::{
     io,
@@ -18,8 +19,9 @@ use std::{
 use cost::CostMeter;
 use coverage::{Coverage, Older};
 use drain::Drain;
-use leaktrace_common::wire::{StackTotals, TICK_NS};
+use leaktrace_common::wire::{Block, StackTotals, TICK_NS};
 use native::NativeNames;
+use windows::{Limits, Watch};
 
 use crate::{
     cpython::{
@@ -32,7 +34,7 @@ use crate::{
     },
     model::{
         gc::Collection,
-        ledger::{Ledger, ScanEnd},
+        ledger::{Ledger, Pass, ScanEnd},
     },
     plan::{self, PlanError, ProbePlan},
     target::{Target, TargetError},
@@ -41,6 +43,7 @@ use crate::{
         load::Sizes,
         sweep::{Fate, Swept, now_ns},
     },
+    watch::{Units, units::Indivisible},
 };
 
 /// Generations of CPython's collector that are logged.
@@ -56,6 +59,8 @@ pub enum SessionError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Tracer(#[from] TracerError),
+    #[error(transparent)]
+    Indivisible(#[from] Indivisible),
     #[error("cannot start the thread that drains the ring: {0}")]
     Drain(io::Error),
 }
@@ -70,6 +75,8 @@ pub struct Options<'a> {
     pub verbose: bool,
     /// Whether return probes are safe in this target; without them the C allocator's blocks are not seen.
     pub return_probes: bool,
+    /// Windows within these limits; without them everything is armed from the start on.
+    pub limits: Option<Limits>,
 }
 
 /// Why a session is over.
@@ -114,6 +121,7 @@ pub struct Session {
     swept_blocks: u64,
     cost: CostMeter,
     tracefs: PathBuf,
+    watch: Option<Watch>,
 }
 
 impl Session {
@@ -168,7 +176,16 @@ impl Session {
         // The very last thing before arming: the bytes must still be those that the plan was made from.
         plan::assemble::verify(&plan, &memory)?;
         let start_ns = now_ns();
-        tracer.arm(&spec)?;
+        let watch = match options.limits {
+            Some(limits) => {
+                let units = Units::of(&plan, tracer.site_factor())?;
+                Some(Watch::new(limits, units, target.cpu_clock()?.as_secs_f64()))
+            }
+            None => {
+                tracer.arm(&spec)?;
+                None
+            }
+        };
         let pools = interpreter.facts.pymalloc.and_then(|p| p.snapshot(&memory).ok());
         // The analysis of machine code and type information took tens of megabytes that are not needed any more.
         // SAFETY: malloc_trim has no precondition.
@@ -192,6 +209,7 @@ impl Session {
             swept_blocks: 0,
             cost: CostMeter::default(),
             tracefs: options.tracefs.to_path_buf(),
+            watch,
         };
         session.cost.begin_sample(&session.tracer);
         Ok(session)
@@ -250,17 +268,11 @@ impl Session {
         let coverage = pools.map(|pools| older.compare(pools, &table)).unwrap_or_default();
         // Of another program it says nothing.
         let execed = self.drain.symbols().execed() || self.target.has_execed();
-        let rss_bytes = if execed { 0 } else { self.target.rss_bytes().unwrap_or(0) };
-        let numbers = self.tracer.stacks()?;
-        self.totals.clear();
-        self.totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
-        // Stacks that appeared during the pass: their names are in the ring by now.
-        let stacks = self.drain.settle().take_stacks();
-        stacks.each(|number, domain, frames, root| pass.learn(number, domain, frames, root));
-        for block in &unnamed {
-            pass.observe(block);
-        }
-        pass.finish(&ScanEnd { totals: &self.totals, rss_bytes });
+        End { target: &self.target, tracer: &self.tracer, drain: &self.drain, execed }.finish(
+            pass,
+            &unnamed,
+            &mut self.totals,
+        )?;
         self.log_collections(execed);
         self.swept_blocks += swept.removed;
         self.cost.begin_sample(&self.tracer);
@@ -391,6 +403,32 @@ impl Session {
     /// Moment of the attach, CLOCK_MONOTONIC.
     pub fn start_ns(&self) -> u64 {
         self.start_ns
+    }
+}
+
+/// What ends a pass over the blocks.
+struct End<'a> {
+    target: &'a Target,
+    tracer: &'a Tracer,
+    drain: &'a Drain,
+    execed: bool,
+}
+
+impl End<'_> {
+    /// Counts the blocks whose stacks were not named yet, and the totals, read after the blocks.
+    fn finish(&self, mut pass: Pass<'_>, unnamed: &[Block], totals: &mut Vec<StackTotals>) -> Result<(), SessionError> {
+        let rss_bytes = if self.execed { 0 } else { self.target.rss_bytes().unwrap_or(0) };
+        let numbers = self.tracer.stacks()?;
+        totals.clear();
+        totals.extend((0..=numbers).map(|n| self.tracer.totals(n).unwrap_or_default()));
+        // Stacks that appeared during the pass: their names are in the ring by now.
+        let stacks = self.drain.settle().take_stacks();
+        stacks.each(|number, domain, frames, root| pass.learn(number, domain, frames, root));
+        for block in unnamed {
+            pass.observe(block);
+        }
+        pass.finish(&ScanEnd { totals, rss_bytes });
+        Ok(())
     }
 }
 

@@ -237,6 +237,18 @@ impl Target {
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64))
     }
 
+    /// CPU time that the process has used, to the nanosecond.
+    pub fn cpu_clock(&self) -> Result<Duration, TargetError> {
+        // A clock of a process is its pid's complement and what is measured (`linux/posix-timers.h`: `CPUCLOCK_SCHED` is 2).
+        let clock = (!(self.pid as libc::clockid_t) << 3) | 2;
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a timespec to write to.
+        if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+            return Err(TargetError::Gone { pid: self.pid });
+        }
+        Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+
     /// The state letter of `/proc/PID/stat`: R, S, D, T (stopped), t (traced), Z ...
     pub fn state(&self) -> Result<char, TargetError> {
         Ok(Stat::read(self.pid)?.state)

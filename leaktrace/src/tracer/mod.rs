@@ -26,13 +26,13 @@ use aya::{
 use bpf_map::{HashTable, MappedArray};
 use guardian::Guardian;
 use leaktrace_common::{
-    site::{Site, op},
+    site::{self, Site, op},
     walk::PythonLayout,
-    wire::{Block, Config, GcCounts, MAX_STACKS, StackTotals, counter, state},
+    wire::{Block, Config, GcCounts, MAX_STACKS, SiteStats, StackTotals, counter, state},
 };
 use load::{LoadError, Sizes, program};
 
-use crate::plan::{ProbePlan, ReturnProbe};
+use crate::plan::ProbePlan;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
@@ -79,6 +79,8 @@ pub struct Tracer {
     guardian: Option<Guardian>,
     ebpf: Ebpf,
     totals: MappedArray<StackTotals>,
+    site_stats: MappedArray<SiteStats>,
+    site_factor: u64,
 }
 
 impl Tracer {
@@ -116,28 +118,47 @@ impl Tracer {
         }
         let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
-        Ok(Self { groups: Vec::new(), guardian: None, ebpf, totals })
+        let site_stats = MappedArray::new(map_fd(&ebpf, "SITE_STATS")?, site::SITE_SLOTS as usize)
+            .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
+        Ok(Self { groups: Vec::new(), guardian: None, ebpf, totals, site_stats, site_factor })
     }
 
     /// Arms the plan: returns first, so that no entry waits for a return that is not watched.
     pub fn arm(&mut self, spec: &Spec<'_>) -> Result<(), TracerError> {
-        self.guardian = Some(Guardian::start(spec.tracefs, spec.pid).map_err(TracerError::Guardian)?);
-        let file = |index: usize| spec.plan.files[index].open_path.as_path();
-        let point = |r: &ReturnProbe| Point { file: file(r.file), offset: r.file_offset };
-        for Returns { event, program, serves } in RETURNS {
-            let points: Vec<Point<'_>> = spec.plan.returns.iter().filter(|r| serves(r.op)).map(point).collect();
-            self.arm_group(spec, event, program, &points, true)?;
+        let (probes, returns): (Vec<_>, Vec<_>) =
+            ((0..spec.plan.probes.len()).collect(), (0..spec.plan.returns.len()).collect());
+        self.arm_some(spec.tracefs, spec.pid, spec.plan, &probes, &returns)
+    }
+
+    /// As [`Self::arm`], for some of the plan's probes and returns, by their indices.
+    pub fn arm_some(
+        &mut self,
+        tracefs: &Path,
+        pid: u32,
+        plan: &ProbePlan,
+        probes: &[usize],
+        returns: &[usize],
+    ) -> Result<(), TracerError> {
+        if self.guardian.is_none() {
+            self.guardian = Some(Guardian::start(tracefs, pid).map_err(TracerError::Guardian)?);
         }
-        let points: Vec<Point<'_>> =
-            spec.plan.probes.iter().map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
-        self.arm_group(spec, "entry", program::ENTRY, &points, false)?;
+        let file = |index: usize| plan.files[index].open_path.as_path();
+        for Returns { event, program, serves } in RETURNS {
+            let chosen = returns.iter().map(|&index| &plan.returns[index]).filter(|r| serves(r.op));
+            let points: Vec<Point<'_>> = chosen.map(|r| Point { file: file(r.file), offset: r.file_offset }).collect();
+            self.arm_group(tracefs, pid, event, program, &points, true)?;
+        }
+        let chosen = probes.iter().map(|&index| &plan.probes[index]);
+        let points: Vec<Point<'_>> = chosen.map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
+        self.arm_group(tracefs, pid, "entry", program::ENTRY, &points, false)?;
         self.groups.reverse();
         Ok(())
     }
 
     fn arm_group(
         &mut self,
-        spec: &Spec<'_>,
+        tracefs: &Path,
+        pid: u32,
         event: &str,
         program: &'static str,
         points: &[Point<'_>],
@@ -148,7 +169,7 @@ impl Tracer {
         }
         let program = load::uprobe(&mut self.ebpf, program)?;
         let fd = program.fd().map_err(|_| LoadError::Missing("a loaded program"))?;
-        self.groups.push(Group::arm(spec.tracefs, event, points, returns, fd.as_fd(), spec.pid)?);
+        self.groups.push(Group::arm(tracefs, event, points, returns, fd.as_fd(), pid)?);
         Ok(())
     }
 
@@ -159,6 +180,40 @@ impl Tracer {
             drop(group);
         }
         self.guardian = None;
+    }
+
+    /// Disarms what is armed; another part can be armed later.
+    pub fn disarm_window(&mut self) {
+        self.groups.clear();
+    }
+
+    /// Tells the BPF side which window is open: see [`leaktrace_common::wire::window`].
+    pub fn set_window(&mut self, word: u64) -> Result<(), TracerError> {
+        self.set_state(state::WINDOW, word)
+    }
+
+    /// What the site of a slot did in windows.
+    pub fn site_stats(&self, slot: u32) -> SiteStats {
+        self.site_stats.get(slot as usize).unwrap_or_default()
+    }
+
+    /// The factor of [`site::slot`] for this plan.
+    pub fn site_factor(&self) -> u64 {
+        self.site_factor
+    }
+
+    /// Empties the table of blocks, while nothing is armed.
+    pub fn take_blocks(&self, mut each: impl FnMut(u64, Block)) -> Result<(), TracerError> {
+        let failed = |source: io::Error| TracerError::Map { name: "BLOCKS", source };
+        let table = self.blocks()?;
+        let mut addresses = Vec::new();
+        table.for_each(|&address, _| addresses.push(address)).map_err(failed)?;
+        for address in addresses {
+            if let Some(block) = table.take(&address).map_err(failed)? {
+                each(address, block);
+            }
+        }
+        Ok(())
     }
 
     /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
@@ -212,10 +267,14 @@ impl Tracer {
 
     /// Tells the BPF side that blocks are being removed, or no longer.
     fn set_sweeping(&mut self, on: bool) -> Result<(), TracerError> {
+        self.set_state(state::SWEEPING, u64::from(on))
+    }
+
+    fn set_state(&mut self, index: u32, value: u64) -> Result<(), TracerError> {
         let failed = |source| TracerError::Load(LoadError::Map { name: "STATE", source });
         let map = self.ebpf.map_mut("STATE").ok_or(LoadError::Missing("map STATE"))?;
         let mut map: Array<_, u64> = Array::try_from(map).map_err(failed)?;
-        map.set(state::SWEEPING, u64::from(on), 0).map_err(failed)?;
+        map.set(index, value, 0).map_err(failed)?;
         Ok(())
     }
 

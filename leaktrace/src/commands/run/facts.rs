@@ -15,6 +15,7 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
     let python = &session.interpreter().facts;
     let rss_start = session.rss_start();
     let rss_end = session.ledger().rss().last().copied().unwrap_or(rss_start);
+    let sampling = session.sampling();
     Ok(Facts {
         target: Target {
             pid: target.pid(),
@@ -27,7 +28,7 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
             },
             rss_bytes: RssBytes { start: rss_start, end: rss_end },
         },
-        mode: "exact".to_owned(),
+        mode: if sampling.is_some() { "watch" } else { "exact" }.to_owned(),
         events: Events {
             alloc: count(counter::ALLOC),
             free: count(counter::FREE) + count(counter::REUSED) + session.swept_blocks(),
@@ -52,6 +53,7 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
             collector_cpu_seconds: own_cpu_seconds(),
             collector_rss_bytes: own_rss_bytes(),
         },
+        sampling,
         room: host::memory::available(target.pid()).map(|a| Room { available_bytes: a.bytes, basis: a.basis }),
         notes: notes(session, ended),
     })
@@ -65,6 +67,9 @@ fn features(interpreter: &[String], plan: &[String]) -> Vec<String> {
 
 fn coverage(session: &Session) -> Coverage {
     let scan = session.last_scan();
+    if session.is_watching() {
+        return Coverage { ratio: None, basis: "only windows are traced".to_owned() };
+    }
     if !scan.pools_read {
         return Coverage { ratio: None, basis: "the pools of pymalloc could not be read".to_owned() };
     }

@@ -1,0 +1,44 @@
+//! Windows of tracing: for a moment a part of the plan is armed, then nothing, then another part.
+
+use leaktrace_common::wire::{SiteStats, state, window};
+
+use crate::maps::{PyCall, SITE_STATS, STATE, Thread, py_call};
+
+/// The window that is open, as [`state::WINDOW`] has it. What the thread was in the middle of in an earlier one is forgotten:
+/// its end was not seen.
+#[inline(always)]
+pub fn enter(thread: &mut Thread) -> u64 {
+    let now = STATE.get(state::WINDOW).copied().unwrap_or(0);
+    if thread.window != now {
+        const NOTHING: PyCall = PyCall { size: 0, state: py_call::NONE, domain: 0, is_realloc: 0, pad: [0; 5] };
+        thread.window = now;
+        thread.py = NOTHING;
+        thread.raw = NOTHING;
+        thread.c.sp = 0;
+        thread.entered = 0;
+    }
+    now
+}
+
+/// Counts a hit of a site.
+#[inline(always)]
+pub fn hit(slot: u32) {
+    if let Some(stats) = SITE_STATS.get_ptr_mut(slot) {
+        // SAFETY: a map value of this type.
+        unsafe { (*stats).hits += 1 };
+    }
+}
+
+/// Notes that the site of the request under way handed out a block.
+#[inline(always)]
+pub fn gave(thread: &Thread, size: u64, in_pool: bool, class_shift: u32) {
+    if thread.window & window::PARTIAL == 0 {
+        return;
+    }
+    if let Some(stats) = SITE_STATS.get_ptr_mut(thread.site as u32) {
+        let class = (size.wrapping_sub(1) >> class_shift) & 63;
+        let bit = if in_pool { 1 << class } else { SiteStats::LARGE };
+        // SAFETY: a map value of this type.
+        unsafe { (*stats).classes |= bit };
+    }
+}

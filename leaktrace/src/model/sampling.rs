@@ -1,0 +1,107 @@
+//! Where only a part was traced: what was seen, and for how much it stands.
+
+use serde::Serialize;
+
+use super::{Judgement, Verdict, verdict::Reason};
+
+/// The windows of a watch at a bounded cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct WatchFacts {
+    /// Share of the target's CPU time that tracing might cost, and what it did cost by our own measure.
+    pub overhead_limit: f64,
+    pub overhead: f64,
+    /// How many times longer the target's work might take in a window, and the longest that it did.
+    pub max_slowdown: f64,
+    pub slowest: f64,
+    pub windows: u64,
+    /// Seconds for which windows were open.
+    pub open_seconds: f64,
+    /// Blocks that outlived their window and are believed to live.
+    pub followed_blocks: u64,
+    /// Blocks that were believed to live when a window saw their address handed out again.
+    pub reused_unseen: u64,
+    /// Sites that no window has armed yet, and those that never are because they alone would pass the slowdown.
+    pub sites_unseen: u64,
+    pub sites_too_hot: u64,
+}
+
+/// What makes estimates of what windows saw.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sampling {
+    /// By index of the ledger's sites: for how many blocks each that was seen stands.
+    pub weights: Vec<f64>,
+    /// By index of the ledger's sites: the most blocks a second by which the heap grows in the size class of its blocks;
+    /// `None` where that is not known.
+    pub bounds: Vec<Option<f64>>,
+    pub facts: WatchFacts,
+}
+
+impl Sampling {
+    /// For how many blocks each that was seen of the site stands.
+    pub fn weight(&self, site: usize) -> f64 {
+        self.weights.get(site).copied().unwrap_or(1.0)
+    }
+
+    /// The mean over sites.
+    pub fn mean_weight(&self, sites: &[usize]) -> f64 {
+        sites.iter().map(|&site| self.weight(site)).sum::<f64>() / sites.len().max(1) as f64
+    }
+
+    /// Makes the judgement on what was seen of some sites (their indices) one on all of it: the rates are multiplied, and what
+    /// seems to grow where the heap does not is not called growing.
+    pub fn extend(&self, judgement: &mut Judgement, sites: &[usize]) {
+        let weight = self.mean_weight(sites);
+        judgement.growth.bytes_per_second = judgement.growth.bytes_per_second.scaled(weight);
+        judgement.growth.blocks_per_second = judgement.growth.blocks_per_second.scaled(weight);
+        let bounds = sites.iter().map(|&site| self.bounds.get(site).copied().flatten());
+        // Blocks of a class whose growth is not known may be all of it.
+        let most = bounds.fold(Some(0.0), |sum: Option<f64>, bound| Some(sum?.max(bound?)));
+        let refuted = most.is_some_and(|most| most <= 0.0 || judgement.growth.blocks_per_second.low > most);
+        if judgement.verdict == Verdict::Growing && refuted {
+            judgement.verdict = Verdict::Unknown;
+            judgement.evidence.reason = Reason::HeapDoesNotGrow;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Growth, Rate, verdict};
+
+    fn growing(blocks: Rate) -> Judgement {
+        let judgement = verdict::judge(
+            &crate::model::Trail::default(),
+            &crate::model::Timeline::new(0),
+            &crate::model::gc::GcLog::default(),
+            &crate::model::Criteria::default(),
+        );
+        let growth = Growth { bytes_per_second: blocks.scaled(64.0), blocks_per_second: blocks };
+        Judgement { verdict: Verdict::Growing, growth, ..judgement }
+    }
+
+    /// Each block seen stands for 100; the heap grows by at most `bound` such blocks a second.
+    fn extended(bound: Option<f64>) -> Judgement {
+        let sampling = Sampling { weights: vec![100.0], bounds: vec![bound], facts: WatchFacts::default() };
+        let mut judgement = growing(Rate { estimate: 0.5, low: 0.4, high: 0.6 });
+        sampling.extend(&mut judgement, &[0]);
+        judgement
+    }
+
+    #[test]
+    fn what_was_seen_is_multiplied() {
+        let judgement = extended(Some(60.0));
+        assert_eq!(judgement.verdict, Verdict::Growing);
+        assert!((judgement.growth.blocks_per_second.estimate - 50.0).abs() < 1e-9);
+        assert!((judgement.growth.bytes_per_second.high - 3840.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_the_heap_does_not_have_more_of_does_not_grow() {
+        for bound in [0.0, 39.0] {
+            let judgement = extended(Some(bound));
+            assert_eq!((judgement.verdict, judgement.evidence.reason), (Verdict::Unknown, Reason::HeapDoesNotGrow));
+        }
+        assert_eq!(extended(None).verdict, Verdict::Growing, "of the C allocator's blocks it is not known");
+    }
+}

@@ -1,0 +1,90 @@
+//! `--mode watch`: windows of tracing within a budget.
+
+use std::time::Duration;
+
+use leaktrace_tests::process::{Service, signal, wait_for_end};
+use leaktrace_tests::python::{Python, supported};
+use leaktrace_tests::system::assert_unaltered;
+use leaktrace_tests::trace::{Outcome, Trace, run};
+use rustix::process::Signal;
+
+/// A tenth of the CPU time: what one per cent needs minutes for is told within one.
+const BUDGET: [&str; 4] = ["--mode", "watch", "--overhead", "10%"];
+
+/// Builds whose allocator is inlined at many places: only there a part can be armed.
+fn divisible() -> Vec<Python> {
+    let guarded: Vec<_> = supported().into_iter().filter(|python| python.executable.starts_with("/usr/bin")).collect();
+    assert!(!guarded.is_empty(), "no distribution build among the interpreters");
+    guarded
+}
+
+#[test]
+fn leaks_are_named_and_the_innocent_left_in_peace() {
+    for python in divisible() {
+        let scripts = ["leak_dict_cache.py", "leak_callbacks.py", "calm_lru.py", "calm_queue.py"];
+        let running: Vec<_> = scripts
+            .iter()
+            .map(|script| {
+                let mut service = Service::start(&python, &format!("services/{script}"), &[]);
+                let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["--duration", "75s"]].concat());
+                service.go();
+                (service, trace)
+            })
+            .collect();
+        for (service, trace) in running {
+            let report = trace.report().0;
+            report.assert_nothing_lost();
+            let growing = report.growing();
+            match service.leaks().first() {
+                None => assert!(growing.is_empty(), "{}: {growing:#?}", service.name()),
+                Some(leak) => {
+                    let places: Vec<_> = growing.iter().filter_map(|site| site.places().first().cloned()).collect();
+                    assert!(places.contains(leak), "{}: the leak is at {leak:?}, not {places:?}", service.name());
+                }
+            }
+            assert_unaltered(service.pid());
+        }
+    }
+}
+
+#[test]
+fn a_killed_watch_leaves_nothing_armed() {
+    for python in divisible() {
+        for _ in 0..5 {
+            let mut service = Service::start(&python, "services/storm.py", &[]);
+            service.go();
+            let trace = Trace::attach(service.pid(), &BUDGET);
+            service.progress(200);
+            trace.kill();
+            assert_unaltered(service.pid());
+            service.progress(200);
+            service.quit();
+        }
+    }
+}
+
+#[test]
+fn a_build_that_has_no_parts_is_refused() {
+    let python = supported().into_iter().find(|python| !python.executable.starts_with("/usr/bin"));
+    let python = python.expect("no build without guards among the interpreters");
+    let service = Service::start(&python, "services/calm_lru.py", &[]);
+    let outcome = run(&["run", "--pid", &service.pid().to_string(), "--mode", "watch"]);
+    assert_eq!(outcome.code, Some(5), "{outcome:?}");
+    assert!(outcome.stderr.iter().any(|line| line.contains("--mode exact")), "{outcome:?}");
+    assert_unaltered(service.pid());
+}
+
+#[test]
+fn a_target_that_ends_while_it_is_watched_is_reported() {
+    for python in divisible() {
+        let mut service = Service::start(&python, "services/leak_global_list.py", &[]);
+        let trace = Trace::attach(service.pid(), &BUDGET);
+        service.go();
+        service.work_for(Duration::from_secs(3));
+        let pid = service.pid();
+        signal(pid, Signal::TERM);
+        let (_, outcome): (_, Outcome) = trace.report();
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(wait_for_end(pid, Duration::from_secs(10)));
+    }
+}
