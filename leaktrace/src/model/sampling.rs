@@ -55,7 +55,8 @@ impl Sampling {
         judgement.growth.blocks_per_second = judgement.growth.blocks_per_second.scaled(weight);
         let bounds = sites.iter().map(|&site| self.bounds.get(site).copied().flatten());
         // Blocks of a class whose growth is not known may be all of it.
-        let most = bounds.fold(Some(0.0), |sum: Option<f64>, bound| Some(sum?.max(bound?)));
+        let most: Option<Vec<f64>> = bounds.collect();
+        let most = most.map(|bounds| bounds.into_iter().fold(0.0, f64::max));
         let refuted = most.is_some_and(|most| most <= 0.0 || judgement.growth.blocks_per_second.low > most);
         if judgement.verdict == Verdict::Growing && refuted {
             judgement.verdict = Verdict::Unknown;

@@ -176,15 +176,12 @@ impl Session {
         // The very last thing before arming: the bytes must still be those that the plan was made from.
         plan::assemble::verify(&plan, &memory)?;
         let start_ns = now_ns();
-        let watch = match options.limits {
-            Some(limits) => {
-                let units = Units::of(&plan, tracer.site_factor())?;
-                Some(Watch::new(limits, units, target.cpu_clock()?.as_secs_f64()))
-            }
-            None => {
-                tracer.arm(&spec)?;
-                None
-            }
+        let watch = if let Some(limits) = options.limits {
+            let units = Units::of(&plan, tracer.site_factor())?;
+            Some(Watch::new(limits, units, target.cpu_clock()?.as_secs_f64()))
+        } else {
+            tracer.arm(&spec)?;
+            None
         };
         let pools = interpreter.facts.pymalloc.and_then(|p| p.snapshot(&memory).ok());
         // The analysis of machine code and type information took tens of megabytes that are not needed any more.

@@ -145,7 +145,7 @@ fn mark(block: &Block, head: &[u8], memory: &dyn Memory, types: &mut HashMap<u64
 /// How many words of an object of the type at `address` stay the same; `None` where there is no type: the types of types end,
 /// after few steps, at `type`, which is its own.
 fn nature(address: u64, memory: &dyn Memory, types: &mut HashMap<u64, Option<u8>>) -> Option<u8> {
-    if address == 0 || address % 8 != 0 {
+    if address == 0 || !address.is_multiple_of(8) {
         return None;
     }
     if let Some(known) = types.get(&address) {
@@ -159,7 +159,7 @@ fn nature(address: u64, memory: &dyn Memory, types: &mut HashMap<u64, Option<u8>
     let mut at = address;
     let mut is_type = false;
     for _ in 0..3 {
-        match read(at.checked_add(8)).filter(|of| *of != 0 && of % 8 == 0) {
+        match read(at.checked_add(8)).filter(|of| *of != 0 && of.is_multiple_of(8)) {
             Some(of) if of == at => {
                 is_type = true;
                 break;

@@ -1,5 +1,7 @@
 //! What can be armed by itself: nearly each site of CPython's allocator; the C allocator as a whole.
 
+use std::collections::HashMap;
+
 use leaktrace_common::{
     site::{domain, op, slot},
     wire::SiteStats,
@@ -47,9 +49,9 @@ impl Unit {
 /// The units of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Units {
-    units: Vec<Unit>,
+    all: Vec<Unit>,
     /// Unit by slot.
-    by_slot: std::collections::HashMap<u32, usize>,
+    by_slot: HashMap<u32, usize>,
     /// The C allocator, and the refills of pools.
     pub c: Option<usize>,
     pub refill: Option<usize>,
@@ -80,14 +82,8 @@ pub struct Indivisible;
 impl Units {
     /// The units of a plan, of which `site_factor` gives the slots.
     pub fn of(plan: &ProbePlan, site_factor: u64) -> Result<Self, Indivisible> {
-        let mut all = Self {
-            units: Vec::new(),
-            by_slot: Default::default(),
-            c: None,
-            refill: None,
-            scouts: 24,
-            scouts_cost: UNKNOWN,
-        };
+        let mut all =
+            Self { all: Vec::new(), by_slot: HashMap::new(), c: None, refill: None, scouts: 24, scouts_cost: UNKNOWN };
         let mut rest = Unit { always: true, ..Unit::default() };
         let (mut c, mut refill) = (Unit::default(), Unit { always: true, ..Unit::default() });
         let mut mallocs = 0;
@@ -127,9 +123,9 @@ impl Units {
     }
 
     fn add(&mut self, unit: Unit) -> usize {
-        let index = self.units.len();
+        let index = self.all.len();
         self.by_slot.extend(unit.slots.iter().map(|slot| (*slot, index)));
-        self.units.push(unit);
+        self.all.push(unit);
         index
     }
 
@@ -138,7 +134,7 @@ impl Units {
     }
 
     pub fn get(&self, index: usize) -> &Unit {
-        &self.units[index]
+        &self.all[index]
     }
 
     /// Chooses the units of a window in which the target's work takes at most `1 + limit` times as long: first what costs
@@ -146,15 +142,15 @@ impl Units {
     /// each of them or none; while there are units of unknown cost, a few of these instead. `hit_seconds` is the cost of a
     /// hit.
     pub fn choose(&self, growing: u64, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Selection {
-        let mut order: Vec<usize> = (0..self.units.len()).collect();
+        let mut order: Vec<usize> = (0..self.all.len()).collect();
         random.shuffle(&mut order);
         // Always comes first, then what is cold.
-        let cost = |index: usize| self.units[index].rate().map(|rate| rate * hit_seconds);
+        let cost = |index: usize| self.all[index].rate().map(|rate| rate * hit_seconds);
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: false };
         let mut hot = Vec::new();
         let mut scouts = 0;
         for index in order {
-            let unit = &self.units[index];
+            let unit = &self.all[index];
             match cost(index) {
                 _ if unit.always => selection.take(index, cost(index).unwrap_or(0.0)),
                 None if scouts < self.scouts => {
@@ -172,7 +168,7 @@ impl Units {
         }
         // Beside what may turn out to be hot there is no room for what is.
         if !selection.scouts {
-            for (index, cost) in hot.into_iter().filter(|(index, _)| self.units[*index].classes & growing != 0) {
+            for (index, cost) in hot.into_iter().filter(|(index, _)| self.all[*index].classes & growing != 0) {
                 if selection.expected + cost <= limit {
                     selection.take(index, cost);
                 }
@@ -194,7 +190,7 @@ impl Units {
     ) {
         let mut window_hits = 0;
         for &index in &selection.units {
-            let unit = &mut self.units[index];
+            let unit = &mut self.all[index];
             for &slot in &unit.slots {
                 let (before, after) = stats(slot);
                 let hits = after.hits.saturating_sub(before.hits);
@@ -218,14 +214,14 @@ impl Units {
 
     /// Seconds for which the site of a slot was armed; 0 for an unknown one.
     pub fn exposure(&self, slot: u32) -> f64 {
-        self.by_slot.get(&slot).map_or(0.0, |&unit| self.units[unit].exposure)
+        self.by_slot.get(&slot).map_or(0.0, |&unit| self.all[unit].exposure)
     }
 
     /// Units never armed yet, and those that cost more than `limit` by themselves, so that they never are.
     pub fn unarmed(&self, limit: f64, hit_seconds: f64) -> (usize, usize) {
-        let unknown = self.units.iter().filter(|unit| !unit.always && unit.rate().is_none()).count();
+        let unknown = self.all.iter().filter(|unit| !unit.always && unit.rate().is_none()).count();
         let too_hot = |unit: &&Unit| unit.rate().is_some_and(|rate| rate * hit_seconds > limit);
-        (unknown, self.units.iter().filter(too_hot).count())
+        (unknown, self.all.iter().filter(too_hot).count())
     }
 }
 
@@ -253,7 +249,7 @@ mod tests {
         });
         let units: Vec<_> = units.collect();
         let by_slot = (0..units.len()).map(|index| (index as u32, index)).collect();
-        Units { units, by_slot, c: None, refill: None, scouts: 2, scouts_cost: UNKNOWN }
+        Units { all: units, by_slot, c: None, refill: None, scouts: 2, scouts_cost: UNKNOWN }
     }
 
     #[test]

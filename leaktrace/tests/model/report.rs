@@ -57,6 +57,7 @@ fn facts() -> Facts {
             rss_bytes: RssBytes { start: 50 << 20, end: 52 << 20 },
         },
         mode: "exact".to_owned(),
+        sampling: None,
         events: Events {
             alloc: 12_345,
             free: 6789,
