@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 
 use super::object::{BEFORE, Part, PartKind};
-use super::regions::AddressHasher;
+use super::regions::{AddressHasher, Region};
 use super::scan::{Found, Look, Scan, is_leaf};
 use super::words::u64_at;
 
@@ -29,8 +29,8 @@ pub(super) struct Native {
     candidates: Vec<u64>,
     /// Address, length.
     blocks: Vec<(u64, u64)>,
-    /// The same of deques, which name the next.
-    deque_blocks: Vec<u64>,
+    /// Address of a deque's block, and the bytes of it and those that follow.
+    deque_blocks: Vec<(u64, u64)>,
     /// Blocks and bytes by kind of part.
     pub(super) parts: [(u64, u64); PartKind::ALL.len()],
 }
@@ -53,9 +53,17 @@ impl Native {
         *blocks += 1;
         *bytes += part.bytes;
         match part.kind {
-            PartKind::DequeBlock => self.deque_blocks.push(part.address),
+            PartKind::DequeBlock => self.deque_blocks.push((part.address, part.bytes)),
             PartKind::Text | PartKind::ByteArray | PartKind::Content => {}
             _ => self.blocks.push((part.address, part.bytes)),
+        }
+    }
+
+    /// A further block of a deque, whose bytes have been counted with the first.
+    fn deque_block(&mut self, address: u64, bytes: u64) {
+        if self.seen.len() < MAX_SEEN && self.seen.insert(address | 1) {
+            self.parts[PartKind::DequeBlock as usize].0 += 1;
+            self.deque_blocks.push((address, bytes));
         }
     }
 }
@@ -67,8 +75,8 @@ impl Scan<'_> {
         loop {
             if let Some((address, len)) = self.native.blocks.pop() {
                 self.walk_block(address, len, &mut buffer);
-            } else if let Some(address) = self.native.deque_blocks.pop() {
-                self.walk_deque(address, &mut buffer);
+            } else if let Some((address, bytes)) = self.native.deque_blocks.pop() {
+                self.walk_deque(address, bytes, &mut buffer);
             } else if !self.native.candidates.is_empty() {
                 let from = self.native.candidates.len().saturating_sub(BATCH);
                 let batch = self.native.candidates.split_off(from);
@@ -156,13 +164,15 @@ impl Scan<'_> {
         }
     }
 
-    /// A block of a deque, and the one after it.
-    fn walk_deque(&mut self, address: u64, buffer: &mut Vec<u8>) {
+    /// A block of a deque, and the one after it. The link of the last is whatever was in that memory: the length of the deque says
+    /// how many there are.
+    fn walk_deque(&mut self, address: u64, bytes: u64, buffer: &mut Vec<u8>) {
         let right = self.offsets.deque_block.right;
         let len = u64::from(right) + 8;
         self.walk_block(address, len, buffer);
-        if let Some(next) = u64_at(buffer, right).filter(|&next| next != 0) {
-            self.part(Part { kind: PartKind::DequeBlock, address: next, bytes: len });
+        let next = u64_at(buffer, right).filter(|&next| next != 0 && self.regions.of(next) == Region::Native);
+        if let (Some(next), Some(rest)) = (next, bytes.checked_sub(len).filter(|&rest| rest > 0)) {
+            self.native.deque_block(next, rest);
         }
     }
 }

@@ -226,8 +226,10 @@ pub(super) fn measure_into(offsets: &Offsets, of: &Type, bytes: &[u8], at: usize
             found.own = of.basicsize;
             if let (Some(first), Some(index)) = (word(offsets.deque.leftblock), count(offsets.deque.leftindex)) {
                 let block = u64::from(offsets.deque_block.right) + 8;
-                found.part = part(PartKind::DequeBlock, first, block);
-                found.shallow = (index.min(DEQUE_ITEMS) + length).div_ceil(DEQUE_ITEMS) * block;
+                // There is a block also when there is no item.
+                let blocks = (index.min(DEQUE_ITEMS) + length).div_ceil(DEQUE_ITEMS).max(1);
+                found.part = part(PartKind::DequeBlock, first, blocks * block);
+                found.shallow = blocks * block;
             }
         }
         Shape::Type => {

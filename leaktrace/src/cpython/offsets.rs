@@ -100,6 +100,7 @@ pub struct Offsets {
     #[serde(default)]
     pub deque_block: DequeBlock,
     pub module: Module,
+    pub module_definition: ModuleDefinition,
     pub function: Function,
     pub cell: Cell,
     pub exception: Exception,

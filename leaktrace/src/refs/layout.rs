@@ -37,6 +37,7 @@ pub(super) enum Special {
     Function,
     /// The C side of `threading.local`.
     ThreadLocal,
+    Module,
 }
 
 /// The layout of one type's instances.
@@ -159,6 +160,7 @@ fn special(name: &str) -> Special {
         "function" => Special::Function,
         "functools._lru_cache_wrapper" => Special::LruCache,
         "_thread._local" => Special::ThreadLocal,
+        "module" => Special::Module,
         // Its reference to the dict of the thread is borrowed (`Modules/_threadmodule.c`); the links of an `lru_cache` are
         // followed from the cache.
         "_thread._localdummy" | "functools._lru_list_elem" => Special::Leaf,

@@ -119,7 +119,7 @@ impl<'v, 'a> Namer<'v, 'a> {
                 Step { python: self.by_id(child, "gc.get_referents({})"), ..like(".<cached>".to_owned(), 1) }
             }
             Slot::Local(index) => self.local(parent, child, index),
-            Slot::Stack(_) | Slot::Frame(_) => self.unknown(child),
+            Slot::Stack(_) | Slot::Frame(_) | Slot::State => self.unknown(child),
             Slot::Field(offset) => self.field(&of, path, slots, offset),
         }
     }
@@ -358,7 +358,7 @@ fn plainness(slot: Slot) -> u8 {
         Slot::Dict | Slot::Item(_) | Slot::Value(_) | Slot::Attribute(_) | Slot::Member => 0,
         Slot::Field(_) | Slot::Local(_) => 1,
         Slot::Cached => 2,
-        Slot::Key | Slot::Class | Slot::Stack(_) | Slot::Frame(_) => 3,
+        Slot::Key | Slot::Class | Slot::Stack(_) | Slot::Frame(_) | Slot::State => 3,
     }
 }
 

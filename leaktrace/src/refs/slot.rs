@@ -19,6 +19,8 @@ pub enum Slot {
     Cached,
     /// An attribute whose value is not in a dict: its number among the keys that the type shares.
     Attribute(u32),
+    /// What C code keeps for its module.
+    State,
     /// The word at this offset.
     Field(u32),
     /// A local variable of a frame, by its number.

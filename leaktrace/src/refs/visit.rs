@@ -19,6 +19,8 @@ const MAX_ITEMS: u64 = 1 << 32;
 const MAX_SHARED: u64 = 64;
 /// Most local variables, and most values on its stack, of a frame that is believed.
 const MAX_LOCALS: u64 = 1 << 16;
+/// Largest state of a module that is believed, bytes.
+const MAX_STATE: u64 = 1 << 20;
 /// Most links of an `lru_cache` that are followed.
 const MAX_LINKS: u64 = 1 << 26;
 /// Items in a block of a deque (`BLOCKLEN`, Modules/_collectionsmodule.c).
@@ -153,7 +155,11 @@ impl<'a> Visitor<'a> {
             }
         }
         if layout.items {
-            self.items(address.wrapping_add(layout.basicsize.into()), length(), each);
+            // Built-in types with items let nobody have them by number.
+            let start = layout.basicsize;
+            self.words(address.wrapping_add(start.into()), length(), &mut |index, word| {
+                each(Slot::Field(start.saturating_add((8 * index).min(u64::from(u32::MAX)) as u32)), word);
+            });
         }
         self.namespace(address, layout, head, each);
         match layout.special {
@@ -178,6 +184,7 @@ impl<'a> Visitor<'a> {
                 }
             }
             Special::LruCache => self.lru_cache(address, each),
+            Special::Module => self.module_state(object, each),
             _ => {}
         }
     }
@@ -471,6 +478,22 @@ impl<'a> Visitor<'a> {
             0
         };
         if depth < MAX_LOCALS { depth } else { 0 }
+    }
+
+    /// What C code keeps for its module: each word of it that is exactly the address of an object.
+    fn module_state(&mut self, module: &[u8], each: Each<'_>) {
+        let of = self.offsets.module;
+        let word = |offset: u32| if offset == ABSENT { 0 } else { u64_at(module, offset).unwrap_or(0) };
+        let size = if of.state_size == ABSENT {
+            let at = word(of.definition).wrapping_add(self.offsets.module_definition.size.into());
+            self.memory.u64(at).unwrap_or(0)
+        } else {
+            word(of.state_size)
+        };
+        let state = word(of.state);
+        if state != 0 && size <= MAX_STATE {
+            self.words(state, size / 8, &mut |_, word| each(Slot::State, word));
+        }
     }
 
     /// The links of a bounded cache, from its root (`Modules/_functoolsmodule.c`).

@@ -272,7 +272,17 @@ pub(super) const GROUPS: &[Group] = &[
     ),
     ("deque", &["dequeobject"], &[("leftblock", Maybe("leftblock")), ("leftindex", Maybe("leftindex"))]),
     ("deque_block", &["BLOCK"], &[("right", Maybe("rightlink"))]),
-    ("module", &["PyModuleObject"], &[("dict", Offset("md_dict"))]),
+    (
+        "module",
+        &["PyModuleObject"],
+        &[
+            ("dict", Offset("md_dict")),
+            ("state", Offset("md_state")),
+            ("definition", Maybe("md_def")),
+            ("state_size", Maybe("md_state_size")),
+        ],
+    ),
+    ("module_definition", &["PyModuleDef"], &[("size", Offset("m_size"))]),
     (
         "function",
         &["PyFunctionObject"],

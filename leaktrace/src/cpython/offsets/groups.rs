@@ -219,8 +219,12 @@ group!(
     DequeBlock { right }
 );
 group!(
-    /// `PyModuleObject`.
-    Module { dict }
+    /// `PyModuleObject`. The size of its state is here (3.15), or in the definition.
+    Module { dict, state, definition, state_size }
+);
+group!(
+    /// `PyModuleDef`.
+    ModuleDefinition { size }
 );
 group!(
     /// `PyFunctionObject`.
