@@ -255,6 +255,9 @@ def is_static(held):
     """Whether it is static data of the interpreter, which is no part of the heap."""
     if isinstance(held, type):
         return not held.__flags__ & 1 << 9
+    # Asking for what is imported lazily changes it; the empty mapping of contexts is static.
+    if type(held).__name__ in ("lazy_import", "hamt"):
+        return True
     return type(held) in STATIC or type(held) in (tuple, frozenset) and not held
 
 
@@ -307,7 +310,10 @@ def main():
         elif word == "referrers":
             # What holds the objects only because they are asked for is left out, and what the collector does not track.
             own = {id(chosen), id(sys._getframe())}
-            answers = [sorted({id(one) for one in gc.get_referrers(held)} - own) for held in chosen]
+            answers = []
+            for held in chosen:
+                answers.append(sorted({id(one) for one in gc.get_referrers(held)} - own))
+            del held
             tracked = [id(one) for one in gc.get_objects() if id(one) not in own]
             print(json.dumps({"referrers": answers, "tracked": tracked}), flush=True)
             del answers, tracked

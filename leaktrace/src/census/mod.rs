@@ -19,7 +19,7 @@ mod sizeof;
 mod take;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 mod value;
 pub mod watched;

@@ -18,7 +18,7 @@ long = ['x' * 1000 for _ in range(50)], collections.deque(range(500)), bytearray
 gc.collect(); gc.garbage.extend([[], 'text']); os.write(1, b'ready\\n'); os.read(0, 1)";
 
 /// The memory of a process that waits, as segments, those that can be written first.
-fn image(target: &Target, maps: &Maps) -> Vec<(u64, Vec<u8>)> {
+pub(crate) fn image(target: &Target, maps: &Maps) -> Vec<(u64, Vec<u8>)> {
     let memory = target.memory();
     let readable = maps.iter().filter(|m| m.readable && !m.path.starts_with("[vvar]"));
     let segment = |m: &crate::target::Mapping| {
@@ -37,7 +37,7 @@ fn census(memory: &ImageMemory, maps: &Maps, interpreter: &Interpreter) -> Resul
     take(&subject)
 }
 
-fn subject<'a>(memory: &'a ImageMemory, maps: &'a Maps, interpreter: &'a Interpreter) -> Subject<'a> {
+pub(crate) fn subject<'a>(memory: &'a ImageMemory, maps: &'a Maps, interpreter: &'a Interpreter) -> Subject<'a> {
     Subject {
         pid: 1,
         process_start: 0,
@@ -50,7 +50,7 @@ fn subject<'a>(memory: &'a ImageMemory, maps: &'a Maps, interpreter: &'a Interpr
     }
 }
 
-fn memory(segments: &[(u64, Vec<u8>)]) -> ImageMemory {
+pub(crate) fn memory(segments: &[(u64, Vec<u8>)]) -> ImageMemory {
     let mut memory = ImageMemory::new();
     for (start, bytes) in segments {
         memory.insert(*start, bytes.clone());
@@ -78,7 +78,7 @@ fn the_parts_of_an_image_add_up() {
 }
 
 /// Words that hurt: lists that become rings, sizes beyond all bounds, pointers to the wrong place.
-fn hostile_word() -> impl Strategy<Value = u64> {
+pub(crate) fn hostile_word() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(u64::MAX), Just(1 << 46), Just(i64::MAX as u64), any::<u64>(), 0u64..4096]
 }
 

@@ -20,8 +20,8 @@ const MAX_LINES: usize = 200;
 pub struct FrameInfo {
     /// `threading.get_ident()` of its thread.
     pub thread: u64,
-    /// How many frames called from it there are.
-    pub depth: u32,
+    /// How many frames are above it on the way to the thread's first.
+    pub height: u32,
     pub function: String,
     pub file: String,
     pub line: Option<u32>,
@@ -44,12 +44,16 @@ impl Frames {
             let mut seen = HashSet::new();
             let mut base = thread.frame;
             let mut depth = 0;
+            let first = frames.all.len();
             while base != 0 && seen.len() < MAX_FRAMES && seen.insert(base) {
                 if frames.add(visitor, base, thread.thread_id, depth) {
                     depth += 1;
                 }
                 let previous = base.wrapping_add(visitor.offsets.frame.previous.into());
                 base = visitor.memory.u64(previous).unwrap_or(0);
+            }
+            for (height, frame) in frames.all[first..].iter_mut().rev().enumerate() {
+                frame.height = height as u32;
             }
         }
         frames
@@ -72,7 +76,7 @@ impl Frames {
             position.ok().and_then(|position| info.line_of(position))
         };
         let frame = self.all.len() as u32;
-        self.all.push(FrameInfo { thread, depth, function: info.qualname, file: info.filename, line, code });
+        self.all.push(FrameInfo { thread, height: 0, function: info.qualname, file: info.filename, line, code });
         let held = &mut self.held;
         let each = &mut |slot, address| held.push((frame, slot, address));
         if visitor.offsets.frame.function == ABSENT {

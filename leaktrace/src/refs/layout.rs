@@ -18,6 +18,9 @@ use crate::target::Memory;
 const MAX_WORDS: u64 = 1 << 16;
 /// Longest chain of bases that is followed.
 const MAX_BASES: usize = 64;
+/// Where in `teedataobject` the values begin, and how many of them there are (`Modules/itertoolsmodule.c`).
+pub(super) const TEE_VALUES: u32 = 40;
+pub(super) const TEE_COUNT: u32 = 24;
 /// `ob_refcnt` and `ob_type`.
 const HEADER: u32 = 16;
 
@@ -38,6 +41,11 @@ pub(super) enum Special {
     /// The C side of `threading.local`.
     ThreadLocal,
     Module,
+    /// `functools.partial`.
+    Partial,
+    /// What the branches of `itertools.tee` share.
+    TeeData,
+    ContextVar,
 }
 
 /// The layout of one type's instances.
@@ -72,7 +80,8 @@ impl Layout {
         let special = special(&static_name);
         let start = match of.shape {
             Shape::Plain | Shape::Frame => HEADER,
-            Shape::Type => 0,
+            // What a metatype adds.
+            Shape::Type => offsets.heap_type.size,
             _ => u32::try_from(static_size).unwrap_or(HEADER),
         };
         // Beyond the fixed part of a tuple its items begin.
@@ -88,13 +97,23 @@ impl Layout {
             Special::Frame => [frame.generator, frame.frame, ABSENT],
             // `root.prev` and `root.next`, which nothing counts (`Modules/_functoolsmodule.c`).
             Special::LruCache => [HEADER, HEADER + 8, ABSENT],
+            // The placeholder of 3.14, which the module's state has (`Modules/_functoolsmodule.c`).
+            Special::Partial => [skip[0].saturating_add(8), ABSENT, ABSENT],
+            // `var_cached` is borrowed from the context (Include/internal/pycore_context.h).
+            Special::ContextVar => [HEADER + 16, ABSENT, ABSENT],
+            // `gi_running` is a byte; what is beside it is left from before.
+            Special::Generator if offsets.generator.state == ABSENT => [offsets.generator.frame + 8, ABSENT, ABSENT],
             _ => [ABSENT; 3],
         };
         skip[2..].copy_from_slice(&more);
-        let leaf = special == Special::Leaf || of.shape == Shape::Type;
+        let leaf = special == Special::Leaf;
         let frame_at = match (special, offsets.generator.state) {
             (Special::Generator, state) if state != ABSENT => offsets.generator.frame,
-            (Special::Frame, _) if offsets.frame_object.data == ABSENT => offsets.frame.localsplus,
+            // Up to `f_trace`: behind it are numbers, and the block stack with what was there before.
+            (Special::Frame, _) if offsets.frame_object.data == ABSENT => {
+                offsets.frame.locals + if offsets.frame.stack_pointer == ABSENT { 24 } else { 32 }
+            }
+            (Special::TeeData, _) => TEE_VALUES,
             (Special::Frame, _) => offsets.frame_object.data,
             _ => end,
         };
@@ -107,7 +126,7 @@ impl Layout {
             items: of.shape == Shape::Plain && of.itemsize == 8,
             basicsize: end,
             itemsize: of.itemsize as u32,
-            dict: if leaf { 0 } else { dict },
+            dict: if leaf || of.shape == Shape::Type { 0 } else { dict },
             managed: of.managed,
             inline_values: of.inline_values,
             heap: of.heap,
@@ -161,6 +180,9 @@ fn special(name: &str) -> Special {
         "functools._lru_cache_wrapper" => Special::LruCache,
         "_thread._local" => Special::ThreadLocal,
         "module" => Special::Module,
+        "functools.partial" => Special::Partial,
+        "itertools._tee_dataobject" => Special::TeeData,
+        "ContextVar" | "_contextvars.ContextVar" => Special::ContextVar,
         // Its reference to the dict of the thread is borrowed (`Modules/_threadmodule.c`); the links of an `lru_cache` are
         // followed from the cache.
         "_thread._localdummy" | "functools._lru_list_elem" => Special::Leaf,

@@ -17,6 +17,8 @@ mod repr;
 mod retained;
 mod roots;
 mod slot;
+#[cfg(test)]
+mod tests;
 pub mod value;
 mod visit;
 

@@ -81,6 +81,11 @@ impl<'v, 'a> Namer<'v, 'a> {
         of.map_or_else(|| "a type".to_owned(), Type::qualified)
     }
 
+    /// Whether an object is the cell of a variable that inner functions use too.
+    pub(super) fn is_cell(&self, node: Node) -> bool {
+        self.visitor.layout(self.nodes.type_of(node)).special == Special::Cell
+    }
+
     fn type_of(&self, node: Node) -> &Type {
         self.visitor.type_(self.nodes.type_of(node))
     }
@@ -118,7 +123,7 @@ impl<'v, 'a> Namer<'v, 'a> {
             Slot::Cached => {
                 Step { python: self.by_id(child, "gc.get_referents({})"), ..like(".<cached>".to_owned(), 1) }
             }
-            Slot::Local(index) => self.local(parent, child, index),
+            Slot::Local(index) => self.local(parent, child, index, slots.get(1).copied()),
             Slot::Stack(_) | Slot::Frame(_) | Slot::State => self.unknown(child),
             Slot::Field(offset) => self.field(&of, path, slots, offset),
         }
@@ -194,7 +199,9 @@ impl<'v, 'a> Namer<'v, 'a> {
         Step { python: self.by_id(child, "gc.get_referents({})"), ..like(format!(".<{name}>"), 1) }
     }
 
-    fn local(&self, frame: Node, child: Node, index: u32) -> Step {
+    /// What a cell holds is what the variable is for Python.
+    fn local(&self, frame: Node, child: Node, index: u32, next: Option<Slot>) -> Step {
+        let in_cell = self.is_cell(child);
         let of = self.type_of(frame);
         let attribute = match of.name.as_str() {
             "coroutine" => ".cr_frame",
@@ -211,10 +218,14 @@ impl<'v, 'a> Namer<'v, 'a> {
             (true, false) => address.wrapping_add(of.data.into()),
         };
         match self.local_name(self.visitor.code_of(base), index) {
-            Some(name) => {
+            Some(name) if !in_cell || matches!(next, Some(Slot::Field(_))) => {
                 let text = format!("{attribute}.f_locals[{}]", quoted(&name));
-                Step { python: format!("{{}}{text}"), ..like(text, 1) }
+                plain(text, if in_cell { 2 } else { 1 })
             }
+            Some(name) => Step {
+                python: self.by_id(child, &format!("gc.get_referents({{}}{attribute})")),
+                ..like(format!(".<cell {name}>"), 1)
+            },
             None => self.unknown(child),
         }
     }

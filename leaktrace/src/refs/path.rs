@@ -102,15 +102,17 @@ fn begin(namer: &Namer<'_, '_>, roots: &Roots, node: Node, root: Root) -> Begin 
             let file = frame.file.rsplit('/').next().unwrap_or_default();
             let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
             let place = format!("{} ({file}{line})", frame.function);
+            // All frames of the thread, the first first: evaluating the expression adds some at the end only.
             let python = format!(
-                "(lambda f: [f := f.f_back for _ in range({})] and f or f)(sys._current_frames()[{}])",
-                frame.depth, frame.thread
+                "(lambda s: s(s, sys._current_frames()[{}]))(lambda s, f: (s(s, f.f_back) if f.f_back else []) + [f])[{}]",
+                frame.thread, frame.height
             );
             match slot {
                 Slot::Local(index) => match namer.local_name(frame.code, index) {
                     Some(name) => {
-                        let python = format!("{python}.f_locals[{}]", quoted(&name));
-                        begin(RootKind::Local, format!("local {name} of {place}"), Some(python))
+                        // Python gives out what the cell of a variable holds, not the cell.
+                        let python = (!namer.is_cell(node)).then(|| format!("{python}.f_locals[{}]", quoted(&name)));
+                        begin(RootKind::Local, format!("local {name} of {place}"), python)
                     }
                     None => begin(RootKind::Local, format!("a local variable of {place}"), None),
                 },

@@ -2,7 +2,7 @@
 
 use leaktrace_common::walk::ABSENT;
 
-use super::layout::{Layout, Special};
+use super::layout::{Layout, Special, TEE_COUNT, TEE_VALUES};
 use super::slot::Slot;
 use crate::census::object::{BEFORE, HEAD, dict_keys, entry_of, measure};
 use crate::census::words::{i64_at, u64_at};
@@ -19,6 +19,8 @@ const MAX_ITEMS: u64 = 1 << 32;
 const MAX_SHARED: u64 = 64;
 /// Most local variables, and most values on its stack, of a frame that is believed.
 const MAX_LOCALS: u64 = 1 << 16;
+/// Most values of a `teedataobject` (`LINKCELLS`, Modules/itertoolsmodule.c).
+const MAX_TEE: u32 = 57;
 /// Largest state of a module that is believed, bytes.
 const MAX_STATE: u64 = 1 << 20;
 /// Most links of an `lru_cache` that are followed.
@@ -134,7 +136,7 @@ impl<'a> Visitor<'a> {
 
     fn references(&mut self, address: u64, layout: &Layout, head: &[u8], each: Each<'_>) {
         let object = &head[BEFORE..];
-        if layout.heap {
+        if layout.heap && layout.shape != Shape::Type {
             each(Slot::Class, layout.address);
         }
         let word = |offset: u32| u64_at(object, offset).unwrap_or(0);
@@ -145,7 +147,12 @@ impl<'a> Visitor<'a> {
             Shape::Dict => self.dict(word(self.offsets.dict.keys), word(self.offsets.dict.values), each),
             Shape::Set => self.set(address, object, each),
             Shape::Deque => self.deque(object, length(), each),
-            Shape::Type => return self.class(object, each),
+            Shape::Type => {
+                self.class(object, each);
+                if word(self.offsets.type_object.flags) & crate::census::object::HEAP_TYPE == 0 {
+                    return;
+                }
+            }
             _ => {}
         }
         for offset in layout.words.clone().step_by(8) {
@@ -184,6 +191,12 @@ impl<'a> Visitor<'a> {
                 }
             }
             Special::LruCache => self.lru_cache(address, each),
+            Special::TeeData => {
+                let count = word(TEE_COUNT) & u64::from(u32::MAX);
+                if count <= u64::from(MAX_TEE) {
+                    self.items(address.wrapping_add(TEE_VALUES.into()), count, each);
+                }
+            }
             Special::Module => self.module_state(object, each),
             _ => {}
         }
