@@ -312,7 +312,7 @@ def main():
             own = {id(chosen), id(sys._getframe())}
             answers = []
             for held in chosen:
-                answers.append(sorted({id(one) for one in gc.get_referrers(held)} - own))
+                answers.append(sorted(set(map(id, gc.get_referrers(held))) - own))
             del held
             tracked = [id(one) for one in gc.get_objects() if id(one) not in own]
             print(json.dumps({"referrers": answers, "tracked": tracked}), flush=True)
