@@ -29,7 +29,7 @@ struct OneObject {
     address: u64,
     #[serde(rename = "type")]
     name: String,
-    path: Option<Path>,
+    path: Option<Way>,
     referrers: Vec<Referrer>,
 }
 
@@ -41,7 +41,7 @@ struct Referrer {
 }
 
 #[derive(Debug, Deserialize)]
-struct Path {
+struct Way {
     path: String,
     objects: u64,
     share: f64,
@@ -51,7 +51,7 @@ struct Path {
 #[derive(Debug, Deserialize)]
 struct Objects {
     count: u64,
-    paths: Vec<Path>,
+    paths: Vec<Way>,
 }
 
 #[derive(Debug, Deserialize)]
