@@ -33,10 +33,20 @@ pub struct Sampling {
     /// By index of the ledger's sites: the most blocks a second by which the heap grows in the size class of its blocks;
     /// `None` where that is not known.
     pub bounds: Vec<Option<f64>>,
+    /// The heap has more and more blocks of some size.
+    pub heap_grows: bool,
     pub facts: WatchFacts,
 }
 
+/// Windows below which nothing can be called innocent.
+const FEWEST_WINDOWS: u64 = 20;
+
 impl Sampling {
+    /// Whether so much was seen that what does not seem to grow does not.
+    pub fn is_enough(&self) -> bool {
+        self.facts.windows >= FEWEST_WINDOWS && self.facts.sites_unseen == 0 && !self.heap_grows
+    }
+
     /// For how many blocks each that was seen of the site stands.
     pub fn weight(&self, site: usize) -> f64 {
         self.weights.get(site).copied().unwrap_or(1.0)
@@ -83,7 +93,7 @@ mod tests {
 
     /// Each block seen stands for 100; the heap grows by at most `bound` such blocks a second.
     fn extended(bound: Option<f64>) -> Judgement {
-        let sampling = Sampling { weights: vec![100.0], bounds: vec![bound], facts: WatchFacts::default() };
+        let sampling = Sampling { weights: vec![100.0], bounds: vec![bound], ..Sampling::default() };
         let mut judgement = growing(Rate { estimate: 0.5, low: 0.4, high: 0.6 });
         sampling.extend(&mut judgement, &[0]);
         judgement
@@ -104,5 +114,13 @@ mod tests {
             assert_eq!((judgement.verdict, judgement.evidence.reason), (Verdict::Unknown, Reason::HeapDoesNotGrow));
         }
         assert_eq!(extended(None).verdict, Verdict::Growing, "of the C allocator's blocks it is not known");
+    }
+
+    #[test]
+    fn few_windows_or_a_heap_that_grows_acquit_no_one() {
+        let facts = |windows, sites_unseen| WatchFacts { windows, sites_unseen, ..WatchFacts::default() };
+        let enough = |facts, heap_grows| Sampling { heap_grows, facts, ..Sampling::default() }.is_enough();
+        assert!(enough(facts(20, 0), false));
+        assert!(!enough(facts(19, 0), false) && !enough(facts(20, 1), false) && !enough(facts(20, 0), true));
     }
 }

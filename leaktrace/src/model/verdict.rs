@@ -267,7 +267,8 @@ fn decide(
         }
         Some(doubt) => doubt,
     };
-    if enlarges(trail) {
+    // Of a sample, the level rises as more windows are seen.
+    if criteria.weight <= 1.0 && enlarges(trail) {
         return (Verdict::Growing, Reason::BlocksEnlarge);
     }
     if ageing.blocks == 0 || (ageing.blocks as f64) < 0.01 * trail.allocated.blocks as f64 && !rises(trail, timeline) {

@@ -298,7 +298,10 @@ fn headline(ledger: &Ledger, lines: &[Line], sites: &[SiteReport], facts: &Facts
     let watched = timeline.now_ns() - timeline.start_ns();
     let outlook = if growing_lines > 0 {
         Outlook::Leaking
-    } else if watched < criteria.min_observed_ns || timeline.scans() < criteria.min_scans {
+    } else if watched < criteria.min_observed_ns
+        || timeline.scans() < criteria.min_scans
+        || facts.sampling.as_ref().is_some_and(|sampling| !sampling.is_enough())
+    {
         Outlook::TooEarly
     } else if is_incomplete(facts) || lines.iter().any(|line| line.evidence.reason == Reason::Missed) {
         Outlook::Incomplete

@@ -259,6 +259,7 @@ impl Session {
         Some(Sampling {
             weights: sums.iter().map(|sum| sum.mean(wall / watch.open_seconds.max(1e-3))).collect(),
             bounds: sums.iter().map(|sum| if sum.blocks == 0 { Some(0.0) } else { bound(sum.commonest()) }).collect(),
+            heap_grows: watch.classes.growing() & !SiteStats::LARGE != 0,
             facts: WatchFacts {
                 overhead_limit: watch.limits.overhead,
                 overhead: watch.budget.spent_share(cpu),
