@@ -195,7 +195,7 @@ fn site_report(ledger: &Ledger, facts: &Facts, number: usize, line: usize, judge
         live_blocks: live.blocks,
         allocated_bytes: allocated.bytes,
         allocated_blocks: allocated.blocks,
-        freed_blocks: allocated.blocks.saturating_sub(live.blocks),
+        freed_blocks: facts.all_of(number, trail.freed()).blocks,
         lost_blocks: trail.lost_blocks,
         growth: judgement.growth,
         series: match judgement.verdict {
@@ -226,10 +226,11 @@ fn line_report(ledger: &Ledger, facts: &Facts, draft: &LineDraft) -> Line {
     let frame = ledger.stacks().line_frame(site.stack);
     let trail = &draft.trail;
     let empty: Arc<str> = "".into();
-    let (mut live, mut allocated) = (Tally::default(), Tally::default());
+    let [mut live, mut allocated, mut freed] = [Tally::default(); 3];
     for (number, _) in &draft.sites {
         live.add(facts.all_of(*number, ledger.sites()[*number].trail.live));
         allocated.add(facts.all_of(*number, ledger.sites()[*number].trail.allocated));
+        freed.add(facts.all_of(*number, ledger.sites()[*number].trail.freed()));
     }
     Line {
         verdict: draft.judgement.verdict,
@@ -243,7 +244,7 @@ fn line_report(ledger: &Ledger, facts: &Facts, draft: &LineDraft) -> Line {
         live_blocks: live.blocks,
         allocated_bytes: allocated.bytes,
         allocated_blocks: allocated.blocks,
-        freed_blocks: allocated.blocks.saturating_sub(live.blocks),
+        freed_blocks: freed.blocks,
         lost_blocks: trail.lost_blocks,
         growth: draft.judgement.growth,
         evidence: draft.judgement.evidence.clone(),
