@@ -23,6 +23,8 @@ use crate::{
 const OPEN: Duration = Duration::from_millis(60);
 /// How often the hits of an open window are looked at.
 const LOOK: Duration = Duration::from_millis(5);
+/// Looks at a target that cannot be armed, until it is said to be there still.
+const DYING_LOOKS: u32 = 40;
 /// A window that costs this much more than it may is closed at once.
 const TOO_MUCH: f64 = 1.5;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
@@ -91,8 +93,22 @@ struct Opened {
 
 impl Session {
     /// Opens a window if the budget affords one, and brings the ledger up to date with what survived it. Says whether it
-    /// did. Takes as long as the window.
+    /// did. Takes as long as the window. A target that ends meanwhile is no error: see [`Self::ended`].
     pub fn watch(&mut self) -> Result<bool, SessionError> {
+        let result = self.watch_if_afforded();
+        if result.is_err() {
+            // It may be on its way out: what it lacks is told a moment before its end is.
+            for _ in 0..DYING_LOOKS {
+                if self.ended().is_some() {
+                    return Ok(false);
+                }
+                thread::sleep(LOOK);
+            }
+        }
+        result
+    }
+
+    fn watch_if_afforded(&mut self) -> Result<bool, SessionError> {
         let Some(watch) = &mut self.watch else { return Ok(false) };
         let cpu = self.target.cpu_clock()?.as_secs_f64();
         let limit = watch.limit();
@@ -155,9 +171,13 @@ impl Session {
         let probes: Vec<usize> = units().flat_map(|unit| unit.probes.iter().copied()).collect();
         let returns: Vec<usize> = units().flat_map(|unit| unit.returns.iter().copied()).collect();
         let runs = self.tracer.run_statistics();
-        self.tracer.arm_some(&self.tracefs, self.target.pid(), &self.plan, &probes, &returns)?;
+        if let Err(error) = self.tracer.arm_some(&self.tracefs, self.target.pid(), &self.plan, &probes, &returns) {
+            // Of a plan that is refused half-way, a part is armed.
+            self.tracer.disarm_window();
+            return Err(error.into());
+        }
         let begin = Instant::now();
-        let cpu = self.target.cpu_clock()?;
+        let cpu = self.target.cpu_clock().unwrap_or_default();
         let mut used;
         loop {
             thread::sleep(LOOK);
