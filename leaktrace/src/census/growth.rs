@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::memory::{Cause, Shares};
 use super::value::Census;
@@ -12,7 +12,7 @@ use crate::model::growth::{Point, Rate};
 const MAX_POINTS: usize = 256;
 
 /// How one type, or one container, changed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grown {
     /// The type's name; for a container with its address.
     pub name: String,
@@ -34,7 +34,7 @@ impl Grown {
 }
 
 /// What changed over a series of censuses.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Growth {
     /// From the first to the last, seconds.
     pub seconds: f64,

@@ -1,13 +1,33 @@
 //! What the cyclic collector did while we watched.
 
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
 /// Most starts of full collections that are remembered; the oldest are forgotten.
 const MAX_FULL: usize = 256;
+/// Most collections that are kept one by one.
+const MAX_RECENT: usize = 4096;
+/// Upper bounds of the pauses that [`GenerationLog::pauses`] counts, nanoseconds; the last count has none.
+pub const PAUSE_BOUNDS_NS: [u64; 11] = [
+    100_000,
+    250_000,
+    1_000_000,
+    2_500_000,
+    10_000_000,
+    25_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+];
 /// CPython's default for the first threshold (`gc.get_threshold()`): 700 up to 3.11, 2000 from 3.13. Object pairs of
 /// garbage cycles wait for a young collection only until so many containers were allocated.
 const DEFAULT_THRESHOLD: u64 = 700;
 
 /// One collection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collection {
     pub generation: u8,
     /// Whether it examined every generation.
@@ -20,17 +40,19 @@ pub struct Collection {
 }
 
 /// Sums of one generation since the attach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GenerationLog {
     pub collections: u64,
     pub collected: u64,
     pub uncollectable: u64,
     pub pause_total_ns: u64,
     pub pause_max_ns: u64,
+    /// How many pauses were within each of [`PAUSE_BOUNDS_NS`] and not within the one before; last: longer than all.
+    pub pauses: [u64; PAUSE_BOUNDS_NS.len() + 1],
 }
 
 /// The collector's history since the attach.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct GcLog {
     generations: Vec<GenerationLog>,
     full_starts: Vec<u64>,
@@ -38,6 +60,12 @@ pub struct GcLog {
     pauses_unknown: bool,
     enabled: Option<bool>,
     threshold: Option<u64>,
+    /// The last ones, oldest first.
+    #[serde(skip)]
+    recent: VecDeque<Collection>,
+    /// Collections that were added one by one.
+    #[serde(skip)]
+    recorded: u64,
 }
 
 impl GcLog {
@@ -48,6 +76,7 @@ impl GcLog {
         if let Some(pause) = collection.pause_ns {
             generation.pause_total_ns += pause;
             generation.pause_max_ns = generation.pause_max_ns.max(pause);
+            generation.pauses[PAUSE_BOUNDS_NS.partition_point(|bound| *bound < pause)] += 1;
         } else {
             self.pauses_unknown = true;
         }
@@ -58,6 +87,17 @@ impl GcLog {
             self.full_starts.push(collection.start_ns);
         }
         self.last_start = self.last_start.max(Some(collection.start_ns));
+        if self.recent.len() >= MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(collection);
+        self.recorded += 1;
+    }
+
+    /// Collections that were added so far, and the last of those after the first `known`, oldest first.
+    pub fn since(&self, known: u64) -> (u64, impl Iterator<Item = &Collection>) {
+        let new = usize::try_from(self.recorded.saturating_sub(known)).unwrap_or(usize::MAX).min(self.recent.len());
+        (self.recorded, self.recent.iter().skip(self.recent.len() - new))
     }
 
     /// Adds `count` collections of which only the counter tells. See [`Collection::start_ns`].

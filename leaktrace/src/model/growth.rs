@@ -10,10 +10,10 @@
 //!
 //! Intervals are 95 %, by Student's t, so that 6 points admit how little they know.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A rate per second with its 95 % confidence interval. Always finite.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Rate {
     pub estimate: f64,
     pub low: f64,

@@ -28,8 +28,8 @@ pub struct Site {
     /// One of [`leaktrace_common::site::domain`].
     pub domain: u8,
     pub trail: Trail,
-    threads: Vec<u32>,
-    threads_overflow: bool,
+    pub(crate) threads: Vec<u32>,
+    pub(crate) threads_overflow: bool,
 }
 
 impl Site {
@@ -90,6 +90,19 @@ impl Ledger {
             rss: vec![rss_bytes],
             contradictions: 0,
         }
+    }
+
+    /// A ledger as it was, put together from its parts. `rss` has one value for each sample of the timeline.
+    pub(crate) fn restore(
+        stacks: Stacks,
+        sites: Vec<Site>,
+        timeline: Timeline,
+        gc: GcLog,
+        rss: Vec<u64>,
+        contradictions: u64,
+    ) -> Self {
+        let index = sites.iter().zip(0..).map(|(site, number)| ((site.stack, site.domain), number)).collect();
+        Self { stacks, sites, index, dense: Vec::new(), timeline, gc, rss, contradictions }
     }
 
     /// Learns what a dense stack number stands for: frames innermost first. Several numbers may mean one site. Numbers
@@ -240,6 +253,7 @@ impl Pass<'_> {
             if trail.first_ns == 0 && trail.allocated.blocks > 0 {
                 trail.first_ns = interval_start.max(1);
             }
+            // Where the last sample made way, `resize` drops its value.
             if step.thinned && !trail.series.is_empty() {
                 thin(&mut trail.series);
             }
@@ -256,10 +270,11 @@ impl Pass<'_> {
                 }
             }
         }
+        let last = ledger.rss.last().copied().unwrap_or_default();
         if step.thinned {
             thin(&mut ledger.rss);
         }
-        let last = ledger.rss.last().copied().unwrap_or_default();
+        ledger.rss.truncate(samples - 1);
         ledger.rss.push(if end.rss_bytes == 0 { last } else { end.rss_bytes });
     }
 }

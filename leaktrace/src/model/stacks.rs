@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What kind of code a frame runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FrameKind {
     Python,
@@ -47,7 +47,8 @@ pub enum Root {
     Lost = 2,
 }
 
-const ROOTS: u32 = 3;
+/// How many [`Root`]s there are.
+pub const ROOTS: u32 = 3;
 
 /// Handle of a stack in [`Stacks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +59,11 @@ impl StackId {
     pub const EMPTY: Self = Self(Root::Whole as u32);
     /// A stack of which nothing is known.
     pub const LOST: Self = Self(Root::Lost as u32);
+
+    /// Its index in [`Stacks::nodes`].
+    pub fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// Where a stack allocates, whoever called: the innermost Python frame's file and line. Handle, unique in its [`Stacks`].
@@ -67,18 +73,24 @@ pub struct LineId {
     line: u32,
 }
 
+/// A frame as it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct PackedFrame {
-    kind: FrameKind,
-    function: u32,
-    file: u32,
-    line: u32,
+pub struct PackedFrame {
+    pub kind: FrameKind,
+    /// Indices in [`Stacks::texts`].
+    pub function: u32,
+    pub file: u32,
+    /// 0 where it is not known.
+    pub line: u32,
 }
 
+/// A stack as it is kept: its innermost frame, and the stack without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Node {
-    parent: u32,
-    frame: u32,
+pub struct Node {
+    /// Index in [`Stacks::nodes`], less than the node's own; of a [`Root`] its own.
+    pub parent: u32,
+    /// Index in [`Stacks::packed_frames`]; none for a [`Root`].
+    pub frame: u32,
 }
 
 /// What was interned: 8 bytes for each frame of a stack that no other stack has.
@@ -243,6 +255,45 @@ impl Stacks {
     fn allocating(&self, stack: StackId) -> Option<PackedFrame> {
         let python = self.tree.packed(stack).find(|frame| frame.kind == FrameKind::Python);
         python.or_else(|| self.tree.packed(stack).next())
+    }
+
+    /// Puts an interner together again; `nodes` without the roots. `None` where something points to what is not there.
+    pub fn restore(texts: Vec<Arc<str>>, frames: Vec<PackedFrame>, nodes: Vec<Node>) -> Option<Self> {
+        let mut stacks = Self::default();
+        let exists = |text: u32| (text as usize) < texts.len();
+        if !frames.iter().all(|frame| exists(frame.function) && exists(frame.file)) {
+            return None;
+        }
+        let known = |(node, id): (&Node, u32)| node.parent < id && (node.frame as usize) < frames.len();
+        if !nodes.iter().zip(ROOTS..).all(known) {
+            return None;
+        }
+        stacks.text_index = texts.iter().cloned().zip(0..).collect();
+        stacks.frame_index = frames.iter().copied().zip(0..).collect();
+        stacks.node_index = nodes.iter().copied().zip(ROOTS..).collect();
+        let tree = stacks.tree_mut();
+        tree.texts = texts;
+        tree.frames = frames;
+        tree.nodes.extend(nodes);
+        Some(stacks)
+    }
+
+    /// The stack with this number, if there is one.
+    pub fn id(&self, number: u32) -> Option<StackId> {
+        ((number as usize) < self.tree.nodes.len()).then_some(StackId(number))
+    }
+
+    /// Every text, frame and stack in the order in which they came; the first [`ROOTS`] nodes are the roots.
+    pub fn texts(&self) -> &[Arc<str>] {
+        &self.tree.texts
+    }
+
+    pub fn packed_frames(&self) -> &[PackedFrame] {
+        &self.tree.frames
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.tree.nodes
     }
 
     /// Number of distinct stacks and their prefixes.

@@ -1,7 +1,9 @@
 //! The time axis that all sites share: cohort boundaries, sampling points and the reference scan.
 //!
 //! A cohort is the interval between two scans in which a block was allocated. All three lists are bounded, whatever
-//! the length of the trace: cohorts are merged with their neighbours, samples are thinned.
+//! the length of the trace: cohorts are merged with their neighbours, samples are thinned to every 2nd, 4th, 8th ... scan.
+
+use serde::{Deserialize, Serialize};
 
 /// Most cohorts that are told apart.
 pub const MAX_COHORTS: usize = 40;
@@ -20,18 +22,20 @@ const REFERENCE_STRIDE: (u64, u64) = (5, 4);
 pub struct Step {
     /// Cohort that was merged into its predecessor, by its old index.
     pub merged: Option<usize>,
-    /// Samples at odd indices were dropped before the new one was added.
+    /// Samples at odd indices were dropped before the new one was added; see [`Timeline::samples`].
     pub thinned: bool,
     /// This scan became the newest reference, and the oldest one was dropped.
     pub referenced: bool,
 }
 
 /// Shared time axis.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     start_ns: u64,
     cohort_ends: Vec<u64>,
     samples: Vec<u64>,
+    /// Scans from one sample to the next, a power of two.
+    stride: u64,
     references: [u64; REFERENCES],
     scans: u64,
     last_interval_ns: u64,
@@ -44,6 +48,7 @@ impl Timeline {
             start_ns,
             cohort_ends: Vec::new(),
             samples: vec![start_ns],
+            stride: 1,
             references: [start_ns; REFERENCES],
             scans: 0,
             last_interval_ns: 0,
@@ -56,9 +61,14 @@ impl Timeline {
         self.last_interval_ns = now_ns - self.now_ns();
         let merged = self.merge_if_full();
         self.cohort_ends.push(now_ns);
-        let thinned = self.samples.len() >= MAX_SAMPLES;
-        if thinned {
+        // The last sample is always the last scan; it makes way when it is not one of every `stride`.
+        let passing = !self.scans.is_multiple_of(self.stride);
+        let thinned = !passing && self.samples.len() >= MAX_SAMPLES;
+        if passing {
+            self.samples.pop();
+        } else if thinned {
             thin(&mut self.samples);
+            self.stride *= 2;
         }
         self.samples.push(now_ns);
         self.scans += 1;
@@ -134,9 +144,24 @@ impl Timeline {
         self.cohort_ends[index]
     }
 
-    /// Times of the samples; the first is the start of the trace.
+    /// Times of the samples: the start of the trace, every so many scans evenly over all of it, and the last one.
     pub fn samples(&self) -> &[u64] {
         &self.samples
+    }
+}
+
+impl Timeline {
+    /// Whether one that was read from outside keeps the rules that the others rely on.
+    pub fn is_sound(&self) -> bool {
+        let rising = |times: &[u64]| times.is_sorted_by(|a, b| a < b) && times.first().is_none_or(|t| *t >= self.start_ns);
+        self.cohort_ends.len() <= MAX_COHORTS
+            && self.samples.len() <= MAX_SAMPLES
+            && self.samples.first() == Some(&self.start_ns)
+            && self.samples.last() == Some(&self.now_ns())
+            && self.stride.is_power_of_two()
+            && rising(&self.cohort_ends)
+            && rising(&self.samples)
+            && self.references.iter().all(|time| (self.start_ns..=self.now_ns()).contains(time))
     }
 }
 
@@ -163,6 +188,10 @@ mod tests {
             assert!(timeline.cohorts() <= MAX_COHORTS && timeline.samples().len() <= MAX_SAMPLES);
         }
         assert_eq!((timeline.cohort_start(0), timeline.now_ns()), (7, 7 + 25_000 * SECOND));
+        assert!(timeline.is_sound());
+        // Evenly over the whole trace, but for the last.
+        let steps: Vec<_> = timeline.samples().windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(steps[..steps.len() - 1].iter().all(|step| *step == steps[0]), "{steps:?}");
         // The one next to the fresh ones is still being filled up.
         let lengths: Vec<_> = (0..MAX_COHORTS - FRESH_COHORTS - 1)
             .map(|index| timeline.cohort_end(index) - timeline.cohort_start(index))

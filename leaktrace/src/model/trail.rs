@@ -1,10 +1,12 @@
 //! What is remembered of a site, and of several sites read as one.
 
+use serde::{Deserialize, Serialize};
+
 use super::growth::{Increment, Point, Rate};
 use super::timeline::{REFERENCES, Timeline};
 
 /// Blocks and their bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
     pub blocks: u64,
     pub bytes: u64,
@@ -33,7 +35,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.live_bytes += other.live_bytes;
         self.live = self.live.saturating_add(other.live);
         for (count, more) in self.references.iter_mut().zip(other.references) {
@@ -52,15 +54,15 @@ pub struct Trail {
     /// Blocks of it that the table had no room for: whether they live is not known.
     pub lost_blocks: u64,
     /// As many as there were of them at the timeline's reference scans, newest first.
-    pub(super) lost_references: [u64; REFERENCES],
+    pub(crate) lost_references: [u64; REFERENCES],
     /// Start of the interval in which the first block was allocated; 0 before that.
     pub first_ns: u64,
     /// Birth of the oldest block that lives.
     pub oldest_ns: Option<u64>,
     /// One per cohort of the timeline; empty when no block ever lived at a scan.
-    pub(super) cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
     /// One per sample of the timeline; empty when no block ever lived at a scan.
-    pub(super) series: Vec<Tally>,
+    pub(crate) series: Vec<Tally>,
 }
 
 impl Trail {

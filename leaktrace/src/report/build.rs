@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use leaktrace_common::site::domain;
+use serde::{Deserialize, Serialize};
 
 use super::json::SCHEMA;
 use super::value::{
@@ -22,7 +23,7 @@ use crate::model::{Criteria, Growth, Judgement, Ledger, Rate, Root, StackId, Tal
 const MOST_MISSED: f64 = 0.1;
 
 /// What the ledger does not know.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Facts {
     pub target: Target,
     /// "exact" or "watch".

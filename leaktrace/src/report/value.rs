@@ -3,7 +3,7 @@
 use crate::model::sampling::WatchFacts;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Evidence, Growth, Rate, Stack, Verdict};
 
@@ -29,7 +29,7 @@ pub struct Report {
 }
 
 /// The process traced.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Target {
     /// As the host sees it.
     pub pid: u32,
@@ -42,7 +42,7 @@ pub struct Target {
 }
 
 /// Its interpreter.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Python {
     /// As `sys.version` begins: "3.11.2".
     pub version: String,
@@ -50,7 +50,7 @@ pub struct Python {
 }
 
 /// Resident set at the attach and at the last scan.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct RssBytes {
     pub start: u64,
     pub end: u64,
@@ -75,7 +75,7 @@ pub struct Capture {
 }
 
 /// Events seen.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Events {
     pub alloc: u64,
     pub free: u64,
@@ -91,7 +91,7 @@ pub struct Events {
 }
 
 /// Events lost, by cause.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lost {
     /// Records that the ring had no room for.
     pub ring: u64,
@@ -115,7 +115,7 @@ impl Lost {
 }
 
 /// What share of the allocations was seen, and how that is known.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Coverage {
     /// 0 to 1; `None` when it could not be measured.
     pub ratio: Option<f64>,
@@ -123,7 +123,7 @@ pub struct Coverage {
 }
 
 /// What tracing cost.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// CPU time that the probes took from the target.
     pub probe_seconds: f64,
@@ -166,7 +166,7 @@ pub enum Outlook {
 }
 
 /// Memory that the target can still take.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Room {
     pub available_bytes: u64,
     /// What sets the bound: "cgroup memory.max", "MemAvailable".
