@@ -5,6 +5,7 @@ pub mod cpython;
 pub mod host;
 pub mod model;
 pub mod plan;
+pub mod recording;
 pub mod refs;
 pub mod report;
 pub mod session;

@@ -1,11 +1,11 @@
 //! Where only a part was traced: what was seen, and for how much it stands.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Judgement, Verdict, verdict::Reason};
 
 /// The windows of a watch at a bounded cost.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct WatchFacts {
     /// Share of the target's CPU time that tracing might cost, and what it did cost by our own measure.
     pub overhead_limit: f64,
@@ -26,7 +26,7 @@ pub struct WatchFacts {
 }
 
 /// What makes estimates of what windows saw.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Sampling {
     /// By index of the ledger's sites: for how many blocks each that was seen stands.
     pub weights: Vec<f64>,

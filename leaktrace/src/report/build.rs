@@ -8,6 +8,7 @@ use leaktrace_common::site::domain;
 use serde::{Deserialize, Serialize};
 
 use super::json::SCHEMA;
+use super::select::{Chosen, Counted, Selection};
 use super::value::{
     Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Line, Lost, Memory, Outlook, Pause,
     Report, Room, RssBytes, Series, SiteReport, Target, Totals,
@@ -42,7 +43,7 @@ pub struct Facts {
 
 impl Facts {
     /// What there is of a site, estimated where a part was seen only.
-    fn all_of(&self, site: usize, seen: Tally) -> Tally {
+    pub(crate) fn all_of(&self, site: usize, seen: Tally) -> Tally {
         let weight = self.sampling.as_ref().map_or(1.0, |sampling| sampling.weight(site));
         let all = |seen: u64| (seen as f64 * weight).round() as u64;
         Tally { blocks: all(seen.blocks), bytes: all(seen.bytes) }
@@ -72,22 +73,29 @@ impl LineDraft {
 impl Report {
     /// The report as of the ledger's last scan.
     pub fn build(ledger: &Ledger, facts: &Facts, criteria: &Criteria) -> Self {
+        Self::of_selection(ledger, facts, criteria, &Selection::default())
+    }
+
+    /// The report on some of the sites. Its totals, lines and headline are of these.
+    pub fn of_selection(ledger: &Ledger, facts: &Facts, criteria: &Criteria, selection: &Selection) -> Self {
         let timeline = ledger.timeline();
-        let mut drafts = lines(ledger, facts.sampling.as_ref(), criteria);
+        let chosen = selection.of(ledger, facts);
+        let mut drafts = lines(ledger, &chosen, facts.sampling.as_ref(), criteria);
         if is_incomplete(facts) {
             drafts.iter_mut().for_each(LineDraft::doubt);
         }
         let mut sites = Vec::with_capacity(ledger.sites().len());
         let mut lines = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
-            lines.push(line_report(ledger, facts, &draft));
+            lines.push(line_report(ledger, &chosen, &draft));
             // Each judgement moves on, so that they are not held twice.
             sites.extend(
-                draft.sites.into_iter().map(|(site, judgement)| site_report(ledger, facts, site, index, judgement)),
+                draft.sites.into_iter().map(|(site, judgement)| site_report(ledger, &chosen, site, index, judgement)),
             );
         }
         let headline = headline(ledger, &lines, &sites, facts, criteria);
         sort(&mut sites, &mut lines);
+        let totals = totals(&lines);
         let duration_seconds = seconds(timeline.now_ns() - timeline.start_ns());
         Self {
             schema: SCHEMA,
@@ -101,11 +109,11 @@ impl Report {
                 coverage: facts.coverage.clone(),
                 cost: facts.cost,
                 watch: facts.sampling.as_ref().map(|sampling| sampling.facts),
-                notes: facts.notes.clone(),
+                notes: facts.notes.iter().cloned().chain(selection.note()).collect(),
             },
             headline,
-            totals: totals(ledger, facts),
-            memory: memory(ledger, facts),
+            totals,
+            memory: memory(ledger, facts, totals.live_bytes),
             sites,
             lines,
             gc: collector(ledger),
@@ -121,10 +129,15 @@ impl Report {
 }
 
 /// Sites that allocated something, by line and domain, each line judged as a whole.
-fn lines(ledger: &Ledger, sampling: Option<&Sampling>, criteria: &Criteria) -> Vec<LineDraft> {
+fn lines(
+    ledger: &Ledger,
+    chosen: &Chosen<'_>,
+    sampling: Option<&Sampling>,
+    criteria: &Criteria,
+) -> Vec<LineDraft> {
     let mut index: HashMap<(Option<LineId>, bool, u8), usize> = HashMap::new();
     let mut groups: Vec<(Trail, Vec<usize>)> = Vec::new();
-    for (number, site) in ledger.sites().iter().enumerate().filter(|(_, site)| site.trail.allocated.blocks > 0) {
+    for (number, site) in chosen.sites() {
         let next = groups.len();
         let key = (ledger.stacks().line(site.stack), site.stack == StackId::LOST, site.domain);
         let group = *index.entry(key).or_insert(next);
@@ -185,18 +198,25 @@ fn judge_line(
     LineDraft { trail, judgement: whole, sites: stacks }
 }
 
-fn site_report(ledger: &Ledger, facts: &Facts, number: usize, line: usize, judgement: Judgement) -> SiteReport {
+fn site_report(
+    ledger: &Ledger,
+    chosen: &Chosen<'_>,
+    number: usize,
+    line: usize,
+    judgement: Judgement,
+) -> SiteReport {
     let site = &ledger.sites()[number];
     let trail = &site.trail;
-    let (live, allocated) = (facts.all_of(number, trail.live), facts.all_of(number, trail.allocated));
+    let Counted { live, allocated, freed } = chosen.counted(number);
     SiteReport {
+        number,
         verdict: judgement.verdict,
         domain: domain_name(site.domain),
         live_bytes: live.bytes,
         live_blocks: live.blocks,
         allocated_bytes: allocated.bytes,
         allocated_blocks: allocated.blocks,
-        freed_blocks: facts.all_of(number, trail.freed()).blocks,
+        freed_blocks: freed.blocks,
         lost_blocks: trail.lost_blocks,
         growth: judgement.growth,
         series: match judgement.verdict {
@@ -212,7 +232,7 @@ fn site_report(ledger: &Ledger, facts: &Facts, number: usize, line: usize, judge
     }
 }
 
-fn line_report(ledger: &Ledger, facts: &Facts, draft: &LineDraft) -> Line {
+fn line_report(ledger: &Ledger, chosen: &Chosen<'_>, draft: &LineDraft) -> Line {
     // The worst site's function names the line; others may share it (a lambda, a comprehension).
     let mut order: Vec<_> =
         draft.sites.iter().map(|(number, judgement)| (&ledger.sites()[*number], judgement)).collect();
@@ -227,12 +247,9 @@ fn line_report(ledger: &Ledger, facts: &Facts, draft: &LineDraft) -> Line {
     let frame = ledger.stacks().line_frame(site.stack);
     let trail = &draft.trail;
     let empty: Arc<str> = "".into();
-    let [mut live, mut allocated, mut freed] = [Tally::default(); 3];
-    for (number, _) in &draft.sites {
-        live.add(facts.all_of(*number, ledger.sites()[*number].trail.live));
-        allocated.add(facts.all_of(*number, ledger.sites()[*number].trail.allocated));
-        freed.add(facts.all_of(*number, ledger.sites()[*number].trail.freed()));
-    }
+    let mut counted = Counted::default();
+    draft.sites.iter().for_each(|(number, _)| counted.add(chosen.counted(*number)));
+    let Counted { live, allocated, freed } = counted;
     Line {
         verdict: draft.judgement.verdict,
         domain: domain_name(site.domain),
@@ -336,21 +353,16 @@ fn exhaustion(room: &Room, rate: &Rate) -> Option<Exhaustion> {
     })
 }
 
-fn totals(ledger: &Ledger, facts: &Facts) -> Totals {
-    let (mut allocated, mut live) = (Tally::default(), Tally::default());
-    for (number, site) in ledger.sites().iter().enumerate() {
-        allocated.add(facts.all_of(number, site.trail.allocated));
-        live.add(facts.all_of(number, site.trail.live));
-    }
-    Totals {
-        allocated_bytes: allocated.bytes,
-        allocated_blocks: allocated.blocks,
-        live_bytes: live.bytes,
-        live_blocks: live.blocks,
-    }
+fn totals(lines: &[Line]) -> Totals {
+    lines.iter().fold(Totals::default(), |sum, line| Totals {
+        allocated_bytes: sum.allocated_bytes + line.allocated_bytes,
+        allocated_blocks: sum.allocated_blocks + line.allocated_blocks,
+        live_bytes: sum.live_bytes + line.live_bytes,
+        live_blocks: sum.live_blocks + line.live_blocks,
+    })
 }
 
-fn memory(ledger: &Ledger, facts: &Facts) -> Memory {
+fn memory(ledger: &Ledger, facts: &Facts, explained_bytes: u64) -> Memory {
     let timeline = ledger.timeline();
     let points: Vec<_> = timeline
         .samples()
@@ -362,7 +374,7 @@ fn memory(ledger: &Ledger, facts: &Facts) -> Memory {
     Memory {
         rss_growth: Rate::of_series(&points),
         rss_grown_bytes: end as i64 - start as i64,
-        explained_bytes: totals(ledger, facts).live_bytes,
+        explained_bytes,
         rss_series: ledger.rss().to_vec(),
     }
 }

@@ -7,6 +7,7 @@ pub mod json;
 pub mod line;
 pub mod live;
 pub mod refs;
+mod select;
 pub mod source;
 pub mod style;
 pub mod text;
@@ -15,6 +16,7 @@ mod value;
 mod words;
 
 pub use build::Facts;
+pub use select::Selection;
 pub use source::SourceReader;
 pub use style::Style;
 pub use value::{

@@ -200,6 +200,9 @@ pub struct Memory {
 /// One site.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SiteReport {
+    /// Its number in the ledger and in a recording.
+    #[serde(skip)]
+    pub number: usize,
     pub verdict: Verdict,
     pub domain: &'static str,
     pub live_bytes: u64,
