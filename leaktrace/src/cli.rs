@@ -1,5 +1,7 @@
 //! The command line.
 
+mod recording;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::recording::{FilterArgs, RecordArgs, ReportArgs, SinceArgs};
 use crate::exit::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -15,6 +18,8 @@ Examples:
   leaktrace run --pid 4242                  trace until Ctrl-C, then report
   leaktrace run --pid 4242 --duration 60s --json report.json
   leaktrace run --pid 4242 --duration 5m --fail-on-growth
+  leaktrace run --pid 4242 --record a.leaktrace   keep everything; needs no root to read:
+  leaktrace report a.leaktrace --include '*/app/*' --since 10m
   leaktrace heap --pid 4242                 what is in the heap, with no probe set
   leaktrace heap --pid 4242 --interval 10s  what grows
   leaktrace heap --pid 4242 --save before.json; leaktrace diff before.json after.json
@@ -42,6 +47,12 @@ pub(crate) enum Command {
     /// Trace a process and say which sites grow without bound
     #[command(after_long_help = help())]
     Run(RunArgs),
+    /// Trace a process into a recording, without a view
+    #[command(after_long_help = help())]
+    Record(RecordArgs),
+    /// Show a recording: the report of the run that made it, as of its last look
+    #[command(after_long_help = help())]
+    Report(ReportArgs),
     /// Say what this kernel, these privileges and an interpreter allow, and why not
     #[command(after_long_help = help())]
     Doctor(DoctorArgs),
@@ -62,8 +73,9 @@ pub(crate) enum Command {
     Guard { owner: String, tracefs: PathBuf },
 }
 
+/// What is traced, and how.
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
+pub(crate) struct TraceArgs {
     /// The process to trace
     #[arg(long)]
     pub(crate) pid: u32,
@@ -79,24 +91,38 @@ pub(crate) struct RunArgs {
     /// How long to trace (30s, 5m, 1h30m); without it until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
-    /// How often to look at what is outstanding
-    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
-    pub(crate) interval: Duration,
+    /// How often to look at what is outstanding; a second when it is recorded, else five
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub(crate) interval: Option<Duration>,
+    /// Room for this many outstanding blocks; more are counted as lost
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
+    pub(crate) max_blocks: u32,
+    /// Replace a recording that exists already
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Show the diagnostics of the BPF programs
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
     /// How many sites to show; the JSON report has them all
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) top: usize,
     /// Write the report as JSON to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<JsonOutput>,
+    /// Record to a file, for `report`, `diff` and `export`; each look is in it at once, whatever happens later
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
     /// Exit with 1 when a site grows, with 12 when that cannot be told
     #[arg(long)]
     pub(crate) fail_on_growth: bool,
-    /// Room for this many outstanding blocks; more are counted as lost
-    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
-    pub(crate) max_blocks: u32,
-    /// Show the diagnostics of the BPF programs
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -292,13 +318,13 @@ mod tests {
     #[test]
     fn defaults() {
         let args = run(&["--pid", "7"]).unwrap();
-        assert_eq!((args.pid, args.mode, args.duration), (7, Mode::Exact, None));
-        assert_eq!((args.interval, args.top, args.json), (Duration::from_secs(5), 10, None));
+        assert_eq!((args.trace.pid, args.trace.mode, args.trace.duration), (7, Mode::Exact, None));
+        assert_eq!((args.trace.interval, args.top, args.json), (None, 10, None));
     }
 
     #[test]
     fn durations() {
-        let duration = |text| run(&["--pid", "7", "--duration", text]).map(|args| args.duration.unwrap());
+        let duration = |text| run(&["--pid", "7", "--duration", text]).map(|args| args.trace.duration.unwrap());
         assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
         assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
         for bad in ["", "30", "0s", "-5s", "soon"] {

@@ -23,13 +23,14 @@ pub(crate) enum ExitCode {
     AlreadyTraced = 10,
     TargetChanged = 11,
     Undecided = 12,
+    Recording = 13,
     Internal = 70,
     /// What [`leaktrace::host::signals::StopSignals`] ends with.
     Interrupted = 130,
 }
 
 impl ExitCode {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Success,
         Self::Growth,
         Self::Usage,
@@ -43,6 +44,7 @@ impl ExitCode {
         Self::AlreadyTraced,
         Self::TargetChanged,
         Self::Undecided,
+        Self::Recording,
         Self::Internal,
         Self::Interrupted,
     ];
@@ -62,6 +64,7 @@ impl ExitCode {
             Self::AlreadyTraced => "another leaktrace traces that process",
             Self::TargetChanged => "the process ended or replaced itself during the start",
             Self::Undecided => "whether a site grows cannot be told, and --fail-on-growth was given",
+            Self::Recording => "a file is no recording, holds nothing yet, is damaged, or comes from a newer leaktrace",
             Self::Internal => "a fault of leaktrace",
             Self::Interrupted => "a second Ctrl-C ended it at once, without a report (143: a second SIGTERM)",
         }

@@ -14,6 +14,8 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
+        Command::Record(args) => commands::run::record(args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Heap(args) => commands::heap::run(&args),
         Command::Diff(args) => commands::diff::run(&args),

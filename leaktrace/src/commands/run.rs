@@ -2,6 +2,7 @@
 
 mod facts;
 mod heap;
+mod tape;
 mod view;
 
 use std::io::Write as _;
@@ -16,16 +17,17 @@ use leaktrace::host::privileges;
 use leaktrace::host::signals::StopSignals;
 use leaktrace::host::tracefs::Tracefs;
 use leaktrace::model::Criteria;
-use leaktrace::report::{Outlook, Report, SourceReader, json};
+use leaktrace::report::{Facts, Outlook, Report, Selection, SourceReader, json};
 use leaktrace::session::windows::Limits;
 use leaktrace::session::{Ended, Options, Session};
 use leaktrace::target::process::Target;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
 
 use self::heap::HeapWatch;
+use self::tape::Tape;
 use self::view::View;
 use super::output::Json;
-use crate::cli::{JsonOutput, Mode, RunArgs};
+use crate::cli::{FilterArgs, JsonOutput, Mode, RecordArgs, RunArgs, TraceArgs};
 use crate::exit::ExitCode;
 
 /// A look that takes longer than this is announced in the end.
@@ -34,13 +36,32 @@ const SLOW: Duration = Duration::from_millis(500);
 /// How often the target is asked whether it is still there.
 const WATCH: Duration = Duration::from_millis(200);
 
+/// How often is looked when nothing else was asked, and when it is recorded: what a killed collector can lose.
+const INTERVAL: Duration = Duration::from_secs(5);
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// `leaktrace record`: as [`run`], with nothing to see.
+pub(crate) fn record(args: RecordArgs) -> Result<ExitCode> {
+    let RecordArgs { file, trace } = args;
+    let filter = FilterArgs::default();
+    let args = RunArgs { trace, top: 0, json: None, record: Some(file), fail_on_growth: false, filter };
+    trace_it(&args, true)
+}
+
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
-    let json = args.json.as_ref().map(Json::open).transpose()?;
+    trace_it(args, false)
+}
+
+fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
+    let args = &run.trace;
+    let json = run.json.as_ref().map(Json::open).transpose()?;
+    let selection = run.filter.selection()?;
     // What is wrong with the pid is told to everybody, also to who may not trace.
     let target = Target::open(args.pid)?;
     let _claim = Claim::new(target.pid())?;
     // Before any thread starts: the mount namespace is a thread's.
     let tracefs = Tracefs::find_or_mount()?;
+    let tape = run.record.as_ref().map(|path| Tape::create(path, args.force)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let inside = runtime.enter();
     // From here on a signal ends the run cleanly instead of this process.
@@ -60,10 +81,15 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     drop(hurry);
     announce(&session, begun.elapsed());
     drop(inside);
-    let mut view = View::new()?;
-    let mut heap = HeapWatch::new();
-    heap.tick(&session);
-    let ended = runtime.block_on(watch(&mut session, args, signals, &mut view, &mut heap));
+    let view = if quiet { View::Silent } else { View::new()? };
+    let heap = HeapWatch::new(tape.is_some());
+    let mut outputs = Outputs { selection, view, heap, tape };
+    if let Some(tape) = &mut outputs.tape {
+        tape.begin(&session);
+    }
+    outputs.heap.tick(&session);
+    let ended = runtime.block_on(watch(&mut session, args, signals, &mut outputs));
+    let Outputs { selection, mut view, mut heap, tape } = outputs;
     // Whatever happened: first the target gets its full speed back.
     let hurry = Hurry::new();
     session.disarm();
@@ -76,17 +102,25 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     } else {
         heap.finish(&session);
     }
-    let report = build(&session, &heap, ended)?;
+    let facts = facts::of(&session, ended)?;
+    let report = build(&session, &facts, &heap, &selection);
+    let recorded = tape.map_or(Ok(()), |tape| tape.finish(&session, &facts, &mut heap, &report));
     // A file that cannot take the report must not cost the reader the text as well.
     let written = json.map_or(Ok(()), |json| json.write(|out| json::write(&report, out)));
     let mut source = SourceReader::new(session.target().proc_path("root"));
-    view::print(&report, args.top, &mut source, args.json == Some(JsonOutput::Stdout))?;
+    if let (true, Some(path)) = (quiet, &run.record) {
+        let line = format!("leaktrace: recorded {} looks in {}", report.capture.scans, path.display());
+        let _ = writeln!(std::io::stderr(), "{line}");
+    } else {
+        view::print(&report, run.top, &mut source, run.json == Some(JsonOutput::Stdout))?;
+    }
     written?;
-    Ok(if args.fail_on_growth { gate(report.headline.outlook) } else { ExitCode::Success })
+    recorded?;
+    Ok(if run.fail_on_growth { gate(report.headline.outlook) } else { ExitCode::Success })
 }
 
 /// What `--fail-on-growth` makes of the outlook: what could not be told has not passed.
-fn gate(outlook: Outlook) -> ExitCode {
+pub(super) fn gate(outlook: Outlook) -> ExitCode {
     match outlook {
         Outlook::Leaking => ExitCode::Growth,
         Outlook::NotLeaking => ExitCode::Success,
@@ -94,17 +128,38 @@ fn gate(outlook: Outlook) -> ExitCode {
     }
 }
 
+/// Where what is found goes while it runs.
+struct Outputs {
+    selection: Selection,
+    view: View,
+    heap: HeapWatch,
+    tape: Option<Tape>,
+}
+
+impl Outputs {
+    /// Shows and records the last look.
+    fn look(&mut self, session: &Session) -> Result<()> {
+        let facts = facts::of(session, None)?;
+        let report = build(session, &facts, &self.heap, &self.selection);
+        if let Some(tape) = &mut self.tape {
+            tape.record(session, &facts, &mut self.heap, &report);
+        }
+        self.view.show(&report)?;
+        Ok(())
+    }
+}
+
 /// Scans at each interval until it is over; says how the target ended, if it did.
 async fn watch(
     session: &mut Session,
-    args: &RunArgs,
+    args: &TraceArgs,
     mut signals: StopSignals,
-    view: &mut View,
-    heap: &mut HeapWatch,
+    outputs: &mut Outputs,
 ) -> Result<Option<Ended>> {
     let begin = Moment::now();
     let deadline = args.duration.map(|duration| begin + duration);
-    let mut interval = tokio::time::interval_at(begin + args.interval, args.interval);
+    let interval = args.interval.unwrap_or(if outputs.tape.is_some() { RECORD_INTERVAL } else { INTERVAL });
+    let mut interval = tokio::time::interval_at(begin + interval, interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut opened = false;
     let mut watch = tokio::time::interval(WATCH);
@@ -124,13 +179,13 @@ async fn watch(
                 if StopSignals::came() {
                     break;
                 }
-                heap.tick(session);
+                outputs.heap.tick(session);
                 // Between windows there is nothing new.
                 if args.mode == Mode::Watch && !opened {
                     continue;
                 }
                 opened = false;
-                view.show(&build(session, heap, None)?)?;
+                outputs.look(session)?;
                 // A report of many sites is large, and the next one is some seconds away.
                 memory::give_back();
             }
@@ -146,7 +201,7 @@ async fn watch(
         }
     }
     if session.last_scan().took > SLOW {
-        view.note("taking a last look; Ctrl-C again ends at once, without a report")?;
+        outputs.view.note("taking a last look; Ctrl-C again ends at once, without a report")?;
     }
     let _hurry = Hurry::new();
     // While everything is still armed: what is handed out afterwards would pass for what was seen.
@@ -161,10 +216,10 @@ async fn watch(
     Ok(ended)
 }
 
-fn build(session: &Session, heap: &HeapWatch, ended: Option<Ended>) -> Result<Report> {
-    let mut report = Report::build(session.ledger(), &facts::of(session, ended)?, &Criteria::default());
+fn build(session: &Session, facts: &Facts, heap: &HeapWatch, selection: &Selection) -> Report {
+    let mut report = Report::of_selection(session.ledger(), facts, &Criteria::default(), selection);
     report.heap = heap.growth();
-    Ok(report)
+    report
 }
 
 /// One line that says that everything is armed.

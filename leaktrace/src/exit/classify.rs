@@ -10,6 +10,7 @@ use leaktrace::host::claim::ClaimError;
 use leaktrace::host::freeze::FreezeError;
 use leaktrace::host::tracefs::TracefsError;
 use leaktrace::plan::PlanError;
+use leaktrace::recording::RecordingError;
 use leaktrace::refs::RefsError;
 use leaktrace::session::SessionError;
 use leaktrace::target::{ElfError, TargetError};
@@ -68,6 +69,7 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Class<'a>> {
         .or_else(|| error.downcast_ref().map(of_census))
         .or_else(|| error.downcast_ref().map(of_refs))
         .or_else(|| error.downcast_ref().map(of_freeze))
+        .or_else(|| error.downcast_ref().map(of_recording))
 }
 
 fn of_target(error: &TargetError) -> Class<'static> {
@@ -186,6 +188,21 @@ fn of_freeze(error: &FreezeError) -> Class<'static> {
         FreezeError::Refused { .. } => (ExitCode::NoPrivilege, "leave out --pause, or end the debugger first"),
         FreezeError::Gone { .. } => (ExitCode::TargetChanged, GONE),
         FreezeError::Busy { .. } => (ExitCode::TargetChanged, "leave out --pause, or try again"),
+    }
+}
+
+fn of_recording(error: &RecordingError) -> Class<'static> {
+    match error {
+        RecordingError::Exists { .. } => (ExitCode::Output, "--force replaces it"),
+        RecordingError::Write { .. } | RecordingError::Create { .. } => {
+            (ExitCode::Output, "choose another place for the recording")
+        }
+        RecordingError::Open { .. } | RecordingError::Foreign { .. } => {
+            (ExitCode::Recording, "`leaktrace run --record FILE` makes one")
+        }
+        RecordingError::Newer { .. } => (ExitCode::Recording, "read it with that leaktrace"),
+        RecordingError::Empty { .. } => (ExitCode::Recording, "the first look comes a second after the start"),
+        RecordingError::Damaged { .. } => (ExitCode::Recording, ""),
     }
 }
 

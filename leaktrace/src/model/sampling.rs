@@ -52,6 +52,13 @@ impl Sampling {
         self.weights.get(site).copied().unwrap_or(1.0)
     }
 
+    /// Whether estimates of a ledger from these weights, which may come from outside, stay numbers.
+    pub fn is_sound(&self, ledger: &super::Ledger) -> bool {
+        let sites = ledger.sites().iter().enumerate();
+        let all: f64 = sites.map(|(site, s)| self.weight(site) * (s.trail.allocated.bytes as f64 + 1.0)).sum();
+        self.weights.iter().all(|weight| *weight >= 0.0) && all < 1e18
+    }
+
     /// The mean over sites.
     pub fn mean_weight(&self, sites: &[usize]) -> f64 {
         sites.iter().map(|&site| self.weight(site)).sum::<f64>() / sites.len().max(1) as f64

@@ -14,7 +14,7 @@ use super::RecordingError;
 use crate::census::growth::Growth;
 use crate::model::stacks::{FrameKind, Node, PackedFrame};
 use crate::model::timeline::REFERENCES;
-use crate::model::trail::Cell;
+use crate::model::trail::{Cell, seconds};
 use crate::model::{Criteria, GcLog, Ledger, Site, Stacks, Tally, Timeline, Trail};
 use crate::report::{Facts, Report, Selection};
 
@@ -53,6 +53,10 @@ impl Recording {
         let mut sites = sites(&opened, &stacks, &state.timeline, &mut damage);
         let rss = levels(&opened, &state.timeline, &origin, &mut sites, &mut damage);
         let ledger = Ledger::restore(stacks, sites, state.timeline, gc.unwrap_or_default(), rss, state.contradictions);
+        if facts.sampling.as_ref().is_some_and(|sampling| !sampling.is_sound(&ledger)) {
+            damage.note("what was seen in windows cannot be extended to all");
+            facts.sampling = None;
+        }
         let notes = damage.into_notes();
         facts.notes.extend(notes.into_iter().map(|what| format!("the recording is damaged, what could be read is shown: {what}")));
         Ok(Self { path: path.to_owned(), opened, origin, ledger, facts, heap })
@@ -63,6 +67,12 @@ impl Recording {
         let mut report = Report::of_selection(&self.ledger, &self.facts, &Criteria::default(), selection);
         report.heap = self.heap.clone();
         report
+    }
+
+    /// From the attach to the last scan.
+    pub fn seconds(&self) -> f64 {
+        let timeline = self.ledger.timeline();
+        seconds(timeline.now_ns() - timeline.start_ns())
     }
 
     pub fn origin(&self) -> &Origin {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use leaktrace_common::site::domain;
@@ -65,30 +66,40 @@ struct Progress {
 }
 
 impl Recorder {
-    /// Begins a recording. An existing file is replaced only when `replace` says so.
-    pub fn create(path: &Path, origin: &Origin, replace: bool) -> Result<Self, RecordingError> {
+    /// Makes the file of a recording. An existing one is replaced only when `replace` says so.
+    pub fn create(path: &Path, replace: bool) -> Result<Self, RecordingError> {
         let create = |source| RecordingError::Create { path: path.to_owned(), source };
-        match OpenOptions::new().write(true).create_new(true).open(path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && !replace => {
-                return Err(RecordingError::Exists { path: path.to_owned() });
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                // Another file with the name, so that who still reads the old one is not disturbed.
-                fs::remove_file(path).map_err(create)?;
-                for rest in ["-wal", "-shm", "-journal"] {
-                    let mut name = path.as_os_str().to_owned();
-                    name.push(rest);
-                    let _ = fs::remove_file(name);
-                }
-            }
-            Err(error) => return Err(create(error)),
+        if replace && path.is_file() {
+            // Another file with the name, so that who still reads the old one is not disturbed.
+            fs::remove_file(path).map_err(create)?;
+            Self::discard(path);
         }
+        OpenOptions::new().write(true).create_new(true).open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => RecordingError::Exists { path: path.to_owned() },
+            _ => create(source),
+        })?;
         let write = |source| RecordingError::Write { path: path.to_owned(), source };
         let connection = Connection::open(path).and_then(|c| begin(&c).map(|()| c)).map_err(write)?;
-        put_document(&connection, document::ORIGIN, origin).map_err(write)?;
-        let progress = Progress { started_at: origin.started_at, nodes: ROOTS as usize, ..Progress::default() };
+        let progress = Progress { nodes: ROOTS as usize, ..Progress::default() };
         Ok(Self { path: path.to_owned(), connection, progress })
+    }
+
+    /// Says where the trace began. To be called before anything else is recorded.
+    pub fn begin(&mut self, origin: &Origin) -> Result<(), RecordingError> {
+        self.write(|progress, to| {
+            progress.started_at = origin.started_at;
+            put_document(to, document::ORIGIN, origin)
+        })
+    }
+
+    /// Removes a recording and what SQLite keeps beside it.
+    pub fn discard(path: &Path) {
+        for rest in ["", "-wal", "-shm", "-journal"] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(rest);
+            // What is not there need not be removed.
+            let _ = fs::remove_file(name);
+        }
     }
 
     /// Adds the ledger's last scan. When this returns it is in the file.

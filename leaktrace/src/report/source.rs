@@ -15,18 +15,28 @@ const MAX_FILES: usize = 64;
 /// Reads lines of source through the target's root directory.
 #[derive(Debug)]
 pub struct SourceReader {
-    root: PathBuf,
+    /// `None`: only what was recorded is shown.
+    root: Option<PathBuf>,
+    recorded: HashMap<(String, u32), String>,
     files: HashMap<String, Vec<String>>,
 }
 
 impl SourceReader {
     /// `root` is put before each absolute path, e.g. `/proc/PID/root`, or `/` for this host's own files.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), files: HashMap::new() }
+        Self { root: Some(root.into()), recorded: HashMap::new(), files: HashMap::new() }
+    }
+
+    /// Shows lines that were kept, by file and line.
+    pub fn recorded(recorded: HashMap<(String, u32), String>) -> Self {
+        Self { root: None, recorded, files: HashMap::new() }
     }
 
     /// A line (from 1) without indentation. `None` when the file cannot be read or has no such line.
     pub fn line(&mut self, file: &str, line: u32) -> Option<&str> {
+        if self.root.is_none() {
+            return self.recorded.get(&(file.to_owned(), line)).map(String::as_str);
+        }
         if !self.files.contains_key(file) {
             if self.files.len() >= MAX_FILES {
                 self.files.clear();
@@ -43,7 +53,7 @@ impl SourceReader {
         if relative.components().any(|part| matches!(part, std::path::Component::ParentDir)) {
             return None;
         }
-        let path = self.root.join(relative);
+        let path = self.root.as_ref()?.join(relative);
         let metadata = std::fs::metadata(&path).ok()?;
         if !metadata.is_file() || metadata.len() > MAX_BYTES {
             return None;

@@ -17,6 +17,9 @@ const REST: u32 = 30;
 pub(super) struct HeapWatch {
     watch: Watch,
     taken: u64,
+    /// Not yet recorded.
+    new: Vec<Census>,
+    keep: bool,
     running: Option<JoinHandle<Option<Census>>>,
     started: Instant,
     not_before: Instant,
@@ -33,9 +36,10 @@ struct Job {
 }
 
 impl HeapWatch {
-    pub(super) fn new() -> Self {
+    /// `keep`: censuses wait for [`Self::take_new`].
+    pub(super) fn new(keep: bool) -> Self {
         let now = Instant::now();
-        Self { watch: Watch::default(), taken: 0, running: None, started: now, not_before: now }
+        Self { watch: Watch::default(), taken: 0, new: Vec::new(), keep, running: None, started: now, not_before: now }
     }
 
     /// Takes what is done, and starts the next census when it is due.
@@ -55,8 +59,13 @@ impl HeapWatch {
     pub(super) fn finish(&mut self, session: &Session) {
         self.join();
         if let Some(census) = Job::of(session).run() {
-            self.add(&census);
+            self.add(census);
         }
+    }
+
+    /// The censuses that came since the last call.
+    pub(super) fn take_new(&mut self) -> Vec<Census> {
+        std::mem::take(&mut self.new)
     }
 
     fn join(&mut self) {
@@ -64,13 +73,16 @@ impl HeapWatch {
         self.not_before = Instant::now() + (self.started.elapsed() * REST).min(Duration::from_mins(10));
         // A census that failed, as of a target that has ended, says nothing.
         if let Ok(Some(census)) = running.join() {
-            self.add(&census);
+            self.add(census);
         }
     }
 
-    fn add(&mut self, census: &Census) {
-        self.watch.add(census);
+    fn add(&mut self, census: Census) {
+        self.watch.add(&census);
         self.taken += 1;
+        if self.keep {
+            self.new.push(census);
+        }
     }
 
     /// What grew, once there are two to compare.

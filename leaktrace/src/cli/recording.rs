@@ -1,0 +1,96 @@
+//! Arguments of what makes recordings and what reads them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use leaktrace::report::Selection;
+use leaktrace_common::site::domain;
+
+use super::{JsonOutput, TraceArgs, duration};
+use crate::exit::{ExitCode, Failure};
+
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// The recording; `leaktrace report FILE` shows it, also while it is being written
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A recording that `run --record` or `record` made or is making
+    pub(crate) file: PathBuf,
+    /// How many sites to show; the JSON report has them all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) top: usize,
+    /// Write the report as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
+    /// Exit with 1 when a site grows, with 12 when that cannot be told
+    #[arg(long)]
+    pub(crate) fail_on_growth: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    #[command(flatten)]
+    pub(crate) since: SinceArgs,
+}
+
+/// Which sites a view shows.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Filters")]
+pub(crate) struct FilterArgs {
+    /// Only stacks with a frame whose function or file matches (`*/app/*`, `Cache.*`); may be given again
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// Not what is allocated in a function or file that matches; may be given again
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// Only blocks of this domain
+    #[arg(long, value_enum)]
+    pub(crate) domain: Option<Domain>,
+    /// Only sites at which a block of the thread with this kernel id was seen alive
+    #[arg(long, value_name = "TID")]
+    pub(crate) thread: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Args)]
+#[command(next_help_heading = "Filters")]
+pub(crate) struct SinceArgs {
+    /// Count only blocks of the last TIME (10m) of the recording
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+}
+
+/// Who manages a block: CPython's three allocators, or the C allocator called directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Domain {
+    Raw,
+    Mem,
+    Obj,
+    Native,
+}
+
+impl FilterArgs {
+    /// As the report takes it.
+    pub(crate) fn selection(&self) -> Result<Selection, Failure> {
+        let bad = |error: globset::Error| {
+            Failure::new(ExitCode::Usage, error.to_string(), "* is any text, ? any character, [ab] one of these")
+        };
+        let mut selection =
+            Selection::default().include(&self.include).and_then(|s| s.exclude(&self.exclude)).map_err(bad)?;
+        if let Some(value) = self.domain {
+            selection = selection.domain(match value {
+                Domain::Raw => domain::RAW,
+                Domain::Mem => domain::MEM,
+                Domain::Obj => domain::OBJ,
+                Domain::Native => domain::NATIVE,
+            });
+        }
+        Ok(match self.thread {
+            Some(tid) => selection.thread(tid),
+            None => selection,
+        })
+    }
+}
