@@ -153,7 +153,8 @@ impl Timeline {
 impl Timeline {
     /// Whether one that was read from outside keeps the rules that the others rely on.
     pub fn is_sound(&self) -> bool {
-        let rising = |times: &[u64]| times.is_sorted_by(|a, b| a < b) && times.first().is_none_or(|t| *t >= self.start_ns);
+        let rising =
+            |times: &[u64]| times.is_sorted_by(|a, b| a < b) && times.first().is_none_or(|t| *t >= self.start_ns);
         self.cohort_ends.len() <= MAX_COHORTS
             && self.samples.len() <= MAX_SAMPLES
             && self.samples.first() == Some(&self.start_ns)

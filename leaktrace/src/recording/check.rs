@@ -19,7 +19,13 @@ impl Damage {
     }
 
     /// All rows of a query up to the first that cannot be read or that `read` refuses.
-    pub(super) fn rows(&mut self, from: &Connection, table: &str, query: &str, mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<()>) {
+    pub(super) fn rows(
+        &mut self,
+        from: &Connection,
+        table: &str,
+        query: &str,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    ) {
         let mut run = || -> rusqlite::Result<()> {
             let mut statement = from.prepare_cached(query)?;
             let mut rows = statement.query([])?;

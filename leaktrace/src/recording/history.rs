@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::check::{Damage, number, real, refuse};
 use super::Recording;
+use super::check::{Damage, number, real, refuse};
 use crate::model::trail::seconds;
 use crate::model::{Collection, Tally};
 
@@ -124,7 +124,8 @@ impl Recording {
         });
         damage.rows(from, "type_sample", "SELECT * FROM type_sample ORDER BY type, census", |row| {
             let type_ = *index.get(&row.get::<_, u64>("type")?).ok_or_else(|| refuse("of a type that is not there"))?;
-            let place = *places.get(&row.get::<_, u64>("census")?).ok_or_else(|| refuse("of a census that is not there"))?;
+            let place =
+                *places.get(&row.get::<_, u64>("census")?).ok_or_else(|| refuse("of a census that is not there"))?;
             let levels = &mut types[type_].levels;
             let last = levels.last().copied().unwrap_or_default();
             levels.resize(place, last);
@@ -148,7 +149,8 @@ impl Recording {
     /// A site over time, by its number in the ledger ([`SiteReport::number`](crate::report::SiteReport)): one level at
     /// each scan that changed it.
     pub fn levels(&self, site: usize) -> Vec<Level> {
-        let query = "SELECT time_ns, sample.* FROM sample JOIN scan ON scan.id = sample.scan WHERE site = ? ORDER BY scan";
+        let query =
+            "SELECT time_ns, sample.* FROM sample JOIN scan ON scan.id = sample.scan WHERE site = ? ORDER BY scan";
         let start = self.ledger().timeline().start_ns();
         let read = || -> rusqlite::Result<Vec<Level>> {
             let mut statement = self.opened.connection.prepare_cached(query)?;
@@ -156,7 +158,10 @@ impl Recording {
                 Ok(Level {
                     seconds: seconds(row.get::<_, u64>("time_ns")?.saturating_sub(start)),
                     live: Tally { blocks: number(row, "live_blocks")?, bytes: number(row, "live_bytes")? },
-                    allocated: Tally { blocks: number(row, "allocated_blocks")?, bytes: number(row, "allocated_bytes")? },
+                    allocated: Tally {
+                        blocks: number(row, "allocated_blocks")?,
+                        bytes: number(row, "allocated_bytes")?,
+                    },
                 })
             })?;
             rows.collect()

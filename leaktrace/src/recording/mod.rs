@@ -10,8 +10,6 @@ mod history;
 mod open;
 mod reader;
 mod retention;
-#[cfg(test)]
-mod tests;
 mod value;
 mod writer;
 

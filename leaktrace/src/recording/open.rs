@@ -16,8 +16,19 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Longest text that is read.
 const MAX_TEXT: i32 = 1 << 26;
 const TABLES: [&str; 13] = [
-    "document", "text", "frame", "stack", "site", "scan", "sample", "gc_sample", "collection", "census", "type",
-    "type_sample", "source",
+    "document",
+    "text",
+    "frame",
+    "stack",
+    "site",
+    "scan",
+    "sample",
+    "gc_sample",
+    "collection",
+    "census",
+    "type",
+    "type_sample",
+    "source",
 ];
 
 /// A recording open for reading.
@@ -83,7 +94,8 @@ pub(super) fn open(path: &Path) -> Result<Opened, RecordingError> {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).or_else(|_| Connection::open_with_flags(path, read_only))?;
+    let connection =
+        Connection::open_with_flags(path, flags).or_else(|_| Connection::open_with_flags(path, read_only))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_TEXT)?;

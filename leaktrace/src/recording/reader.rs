@@ -7,10 +7,10 @@ use leaktrace_common::site::domain;
 use rusqlite::{OptionalExtension as _, Row};
 use serde::de::DeserializeOwned;
 
+use super::RecordingError;
 use super::check::{Damage, number, refuse};
 use super::open::{Opened, open};
 use super::value::{Cohort, Origin, State, document};
-use super::RecordingError;
 use crate::census::growth::Growth;
 use crate::model::stacks::{FrameKind, Node, PackedFrame};
 use crate::model::timeline::REFERENCES;
@@ -58,7 +58,9 @@ impl Recording {
             facts.sampling = None;
         }
         let notes = damage.into_notes();
-        facts.notes.extend(notes.into_iter().map(|what| format!("the recording is damaged, what could be read is shown: {what}")));
+        facts.notes.extend(
+            notes.into_iter().map(|what| format!("the recording is damaged, what could be read is shown: {what}")),
+        );
         Ok(Self { path: path.to_owned(), opened, origin, ledger, facts, heap })
     }
 
@@ -120,7 +122,12 @@ fn stacks(opened: &Opened, damage: &mut Damage) -> Stacks {
     damage.rows(from, "frame", "SELECT id, kind, function, file, line FROM frame ORDER BY id", |row| {
         in_order(row, frames.len())?;
         let kind = if row.get_ref("kind")?.as_str()? == "python" { FrameKind::Python } else { FrameKind::Native };
-        frames.push(PackedFrame { kind, function: row.get("function")?, file: row.get("file")?, line: row.get("line")? });
+        frames.push(PackedFrame {
+            kind,
+            function: row.get("function")?,
+            file: row.get("file")?,
+            line: row.get("line")?,
+        });
         Ok(())
     });
     damage.rows(from, "stack", "SELECT id, parent, frame FROM stack ORDER BY id", |row| {
@@ -171,7 +178,8 @@ fn site(row: &Row<'_>, stacks: &Stacks, timeline: &Timeline) -> rusqlite::Result
     let first_ns: u64 = row.get("first_ns")?;
     let oldest_ns: Option<u64> = row.get("oldest_ns")?;
     let lost_references: [u64; REFERENCES] = list(row, "lost_references")?;
-    let cells = if row.get("lived")? { cells(&list::<Vec<Cohort>>(row, "cohorts")?, live, timeline)? } else { Vec::new() };
+    let cells =
+        if row.get("lived")? { cells(&list::<Vec<Cohort>>(row, "cohorts")?, live, timeline)? } else { Vec::new() };
     // A stack that was not read is a lost one.
     let stack = stacks.id(row.get("stack")?).unwrap_or(crate::model::StackId::LOST);
     Ok(Site {

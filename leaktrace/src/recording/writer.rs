@@ -125,7 +125,9 @@ impl Recorder {
         self.write(|progress, to| progress.scan(to, ledger, facts, heap, true))?;
         let Self { path, connection, .. } = self;
         let closed = connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()));
-        closed.and_then(|()| connection.close().map_err(|(_, e)| e)).map_err(|source| RecordingError::Write { path, source })
+        closed
+            .and_then(|()| connection.close().map_err(|(_, e)| e))
+            .map_err(|source| RecordingError::Write { path, source })
     }
 
     fn write(
@@ -154,20 +156,22 @@ impl Progress {
         }
         self.stacks(to, ledger)?;
         let (live, allocated) = self.changed_sites(to, ledger, facts, whole)?;
-        to.prepare_cached("INSERT OR REPLACE INTO scan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
-            scan,
-            timeline.now_ns(),
-            ledger.rss().last().copied().unwrap_or_default(),
-            live.blocks,
-            live.bytes,
-            allocated.blocks,
-            allocated.bytes,
-            facts.lost.total(),
-            facts.coverage.ratio,
-            facts.cost.probe_seconds,
-            facts.cost.collector_cpu_seconds,
-            facts.cost.collector_rss_bytes,
-        ])?;
+        to.prepare_cached("INSERT OR REPLACE INTO scan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?.execute(
+            params![
+                scan,
+                timeline.now_ns(),
+                ledger.rss().last().copied().unwrap_or_default(),
+                live.blocks,
+                live.bytes,
+                allocated.blocks,
+                allocated.bytes,
+                facts.lost.total(),
+                facts.coverage.ratio,
+                facts.cost.probe_seconds,
+                facts.cost.collector_cpu_seconds,
+                facts.cost.collector_rss_bytes,
+            ],
+        )?;
         self.collector(to, ledger, scan)?;
         let state = State { timeline: timeline.clone(), contradictions: ledger.contradictions() };
         put_document(to, document::STATE, &state)?;
@@ -179,7 +183,11 @@ impl Progress {
         for dropped in self.scans.add(scan) {
             to.prepare_cached("UPDATE OR IGNORE sample SET scan = ?2 WHERE scan = ?1")?
                 .execute([dropped.scan, dropped.next])?;
-            for table in ["DELETE FROM sample WHERE scan = ?", "DELETE FROM gc_sample WHERE scan = ?", "DELETE FROM scan WHERE id = ?"] {
+            for table in [
+                "DELETE FROM sample WHERE scan = ?",
+                "DELETE FROM gc_sample WHERE scan = ?",
+                "DELETE FROM scan WHERE id = ?",
+            ] {
                 to.prepare_cached(table)?.execute([dropped.scan])?;
             }
         }

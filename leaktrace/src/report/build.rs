@@ -129,12 +129,7 @@ impl Report {
 }
 
 /// Sites that allocated something, by line and domain, each line judged as a whole.
-fn lines(
-    ledger: &Ledger,
-    chosen: &Chosen<'_>,
-    sampling: Option<&Sampling>,
-    criteria: &Criteria,
-) -> Vec<LineDraft> {
+fn lines(ledger: &Ledger, chosen: &Chosen<'_>, sampling: Option<&Sampling>, criteria: &Criteria) -> Vec<LineDraft> {
     let mut index: HashMap<(Option<LineId>, bool, u8), usize> = HashMap::new();
     let mut groups: Vec<(Trail, Vec<usize>)> = Vec::new();
     for (number, site) in chosen.sites() {
@@ -198,13 +193,7 @@ fn judge_line(
     LineDraft { trail, judgement: whole, sites: stacks }
 }
 
-fn site_report(
-    ledger: &Ledger,
-    chosen: &Chosen<'_>,
-    number: usize,
-    line: usize,
-    judgement: Judgement,
-) -> SiteReport {
+fn site_report(ledger: &Ledger, chosen: &Chosen<'_>, number: usize, line: usize, judgement: Judgement) -> SiteReport {
     let site = &ledger.sites()[number];
     let trail = &site.trail;
     let Counted { live, allocated, freed } = chosen.counted(number);

@@ -64,7 +64,9 @@ impl Selection {
     #[must_use]
     pub fn since(mut self, seconds: f64, allocated: HashMap<usize, Tally>) -> Self {
         self.since = Some(Since { seconds, allocated });
-        self.words.push(format!("allocated later than {seconds:.0} s after the attach (verdicts and rates are of the whole trace)"));
+        self.words.push(format!(
+            "allocated later than {seconds:.0} s after the attach (verdicts and rates are of the whole trace)"
+        ));
         self
     }
 

@@ -1,6 +1,7 @@
 //! The ledger and the verdicts on simulated services: streams of allocations and frees in simulated time.
 
 mod ledger;
+mod recording;
 mod report;
 mod simulator;
 mod verdicts;

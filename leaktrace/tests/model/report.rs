@@ -28,7 +28,7 @@ fn golden(name: &str, got: &str) {
 }
 
 /// A leak at stack 1, a leak scattered over many callers at line 3, a start-up burst at 2, churn at 4, full collections.
-fn service(world: &mut World) {
+pub(crate) fn service(world: &mut World) {
     for _ in 0..3 {
         world.alloc(1, 120);
     }
@@ -46,7 +46,7 @@ fn service(world: &mut World) {
     }
 }
 
-fn facts() -> Facts {
+pub(crate) fn facts() -> Facts {
     Facts {
         target: Target {
             pid_inside: 4711,
