@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -51,25 +51,23 @@ pub(super) fn open(path: &Path) -> Result<Opened, RecordingError> {
         return Err(foreign());
     }
     // A journal beside the file is part of it. SQLite reads it only where it may write its index beside it.
-    let direct = connect(path);
-    let (connection, copy) = match direct {
-        Ok(connection) => (connection, None),
-        Err(_) => {
-            let folder = tempfile::tempdir().map_err(failure)?;
-            let copy = folder.path().join("recording");
-            fs::copy(path, &copy).map_err(failure)?;
-            let with = |path: &Path| {
-                let mut name = path.as_os_str().to_owned();
-                name.push("-wal");
-                name
-            };
-            if Path::new(&with(path)).exists() {
-                fs::copy(with(path), with(&copy)).map_err(failure)?;
-            }
-            let connection = connect(&copy)
-                .map_err(|error| RecordingError::Damaged { path: path.to_owned(), what: error.to_string() })?;
-            (connection, Some(folder))
+    let (connection, copy) = if let Ok(connection) = connect(path) {
+        (connection, None)
+    } else {
+        let folder = tempfile::tempdir().map_err(failure)?;
+        let copy = folder.path().join("recording");
+        fs::copy(path, &copy).map_err(failure)?;
+        let journal = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push("-wal");
+            PathBuf::from(name)
+        };
+        if journal(path).exists() {
+            fs::copy(journal(path), journal(&copy)).map_err(failure)?;
         }
+        let damaged =
+            |error: rusqlite::Error| RecordingError::Damaged { path: path.to_owned(), what: error.to_string() };
+        (connect(&copy).map_err(damaged)?, Some(folder))
     };
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).unwrap_or(0);
     if number("application_id") != APPLICATION_ID {

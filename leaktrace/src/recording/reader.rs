@@ -67,7 +67,7 @@ impl Recording {
     /// The report, as the live view built it from the same numbers.
     pub fn report(&self, selection: &Selection) -> Report {
         let mut report = Report::of_selection(&self.ledger, &self.facts, &Criteria::default(), selection);
-        report.heap = self.heap.clone();
+        report.heap.clone_from(&self.heap);
         report
     }
 
