@@ -122,12 +122,14 @@ fn set(globs: &[String]) -> Result<Option<GlobSet>, globset::Error> {
 pub(super) struct Counted {
     pub(super) live: Tally,
     pub(super) allocated: Tally,
+    pub(super) freed: Tally,
 }
 
 impl Counted {
     pub(super) fn add(&mut self, other: Self) {
         self.live.add(other.live);
         self.allocated.add(other.allocated);
+        self.freed.add(other.freed);
     }
 }
 
@@ -164,13 +166,16 @@ impl Chosen<'_> {
     /// What is counted of the site with this number.
     pub(super) fn counted(&self, number: usize) -> Counted {
         let trail = &self.ledger.sites()[number].trail;
-        let (mut live, mut allocated) = (trail.live, trail.allocated);
+        let mut counted = [trail.live, trail.allocated, trail.freed()];
         if let (Some(since), Some(first)) = (&self.selection.since, self.first_cohort) {
-            live = young(trail, first, self.ledger.timeline());
+            let live = young(trail, first, self.ledger.timeline());
             let later = trail.allocated.less(since.allocated.get(&number).copied().unwrap_or_default());
-            allocated = Tally { blocks: later.blocks.max(live.blocks), bytes: later.bytes.max(live.bytes) };
+            let allocated = Tally { blocks: later.blocks.max(live.blocks), bytes: later.bytes.max(live.bytes) };
+            // When what was lost was lost is not known.
+            counted = [live, allocated, allocated.less(live)];
         }
-        Counted { live: self.facts.all_of(number, live), allocated: self.facts.all_of(number, allocated) }
+        let [live, allocated, freed] = counted.map(|seen| self.facts.all_of(number, seen));
+        Counted { live, allocated, freed }
     }
 }
 

@@ -186,7 +186,7 @@ fn of_a_damaged_recording_what_can_be_read_is_read() {
         if round % 3 == 0 {
             bytes.truncate(random.below(whole.len() as u64) as usize);
         } else {
-            for _ in 0..1 + random.below(40) {
+            for _ in 0..=random.below(40) {
                 let at = random.below(whole.len() as u64) as usize;
                 bytes[at] = random.next() as u8;
             }
