@@ -191,6 +191,9 @@ pub(crate) struct RefsArgs {
     /// Time from the first to the second look of --grown
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
     pub(crate) interval: Duration,
+    /// A JSON report of `leaktrace run` on the same process: says which lines fill the containers that grow
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// What would be freed with each type, module and container
     #[arg(long)]
     pub(crate) retained: bool,

@@ -243,6 +243,35 @@ fn objects_of_a_type_are_found_by_its_name() {
 }
 
 #[test]
+fn a_trace_says_who_holds_what_its_lines_allocate() {
+    require_privileges();
+    let python = &supported()[0];
+    let mut service = Service::start(python, "services/leak_global_list.py", &[]);
+    service.go();
+    let pid = service.pid().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.json");
+    let arguments = ["run", "--pid", &pid, "--duration", "30s", "--interval", "2s", "--json", report.to_str().unwrap()];
+    let output = leaktrace(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    let worst = &text["lines"][0];
+    assert_eq!((&worst["function"], &worst["verdict"]), (&"record".into(), &"growing".into()));
+    let holder = &worst["holders"][0];
+    assert!(holder["path"] == "__main__.AUDIT[*]" && holder["share"].as_f64() > Some(0.95), "{holder}");
+    let answer: Value = json(&["refs", "--pid", &pid, "--interval", "2s", "--report", report.to_str().unwrap()]);
+    let culprit = &answer["growth"]["culprits"][0];
+    assert_eq!(
+        (&culprit["path"], &culprit["inserted_by"][0]["function"]),
+        (&"__main__.AUDIT".into(), &"record".into())
+    );
+    let other = std::process::id().to_string();
+    let refused = leaktrace(&["refs", "--pid", &other, "--report", report.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "a report of another process");
+    service.quit();
+}
+
+#[test]
 fn a_moving_heap_gives_an_answer_each_time() {
     require_privileges();
     let mut service = Service::start(&supported()[0], "services/storm.py", &[]);

@@ -1,5 +1,6 @@
 //! `leaktrace refs`: who holds it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -7,6 +8,7 @@ use leaktrace::census::Subject;
 use leaktrace::cpython::Interpreter;
 use leaktrace::host::freeze::Frozen;
 use leaktrace::host::signals::StopSignals;
+use leaktrace::refs::inserters::Traced;
 use leaktrace::refs::value::{Answer, Coverage};
 use leaktrace::refs::{Before, Look, drawing};
 use leaktrace::report::refs;
@@ -23,6 +25,7 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
     let json = args.json.as_ref().map(Json::open).transpose()?;
     let dot = args.dot.as_ref().map(|path| Json::open(&JsonOutput::File(path.clone()))).transpose()?;
     let svg = args.svg.as_ref().map(|path| Json::open(&JsonOutput::File(path.clone()))).transpose()?;
+    let traced = args.report.as_deref().map(|path| traced(path, args.pid)).transpose()?;
     let target = Target::open(args.pid)?;
     let interpreter = Interpreter::find(&target)?;
     let maps = target.maps()?;
@@ -40,6 +43,9 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
     drop(frozen);
     let mut answer = answer?;
     answer.pause_seconds = pause_seconds;
+    if let (Some(traced), Some(growth)) = (&traced, &mut answer.growth) {
+        traced.join(&mut growth.culprits);
+    }
     answer.seconds = begun.elapsed().as_secs_f64();
     let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
     let picture = drawing::dot(&answer);
@@ -56,6 +62,18 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
         svg.write(|out| out.write_all(&drawn))?;
     }
     Ok(ExitCode::Success)
+}
+
+/// A report of `leaktrace run` on the process.
+fn traced(path: &Path, pid: u32) -> Result<Traced> {
+    let unusable = |what: String| Failure::new(ExitCode::Usage, what, "give what `leaktrace run --json FILE` wrote");
+    let text = std::fs::read(path).map_err(|error| unusable(format!("cannot read {}: {error}", path.display())))?;
+    let traced: Traced = serde_json::from_slice(&text)
+        .map_err(|error| unusable(format!("{} is no report of leaktrace run: {error}", path.display())))?;
+    if traced.pid() != pid {
+        return Err(unusable(format!("{} is of process {}, not {pid}", path.display(), traced.pid())).into());
+    }
+    Ok(traced)
 }
 
 /// The first of two looks, and the wait for the second. A signal ends the wait.

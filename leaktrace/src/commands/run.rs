@@ -2,6 +2,7 @@
 
 mod facts;
 mod heap;
+mod holders;
 mod tape;
 mod view;
 
@@ -103,7 +104,11 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
         heap.finish(&session);
     }
     let facts = facts::of(&session, ended)?;
-    let report = build(&session, &facts, &heap, &selection);
+    let mut report = build(&session, &facts, &heap, &selection);
+    if ended.is_none() {
+        // Who holds what grows is worth a wait, but no failure.
+        let _ = holders::add(&session, &mut report);
+    }
     let recorded = tape.map_or(Ok(()), |tape| tape.finish(&session, &facts, &mut heap, &report));
     // A file that cannot take the report must not cost the reader the text as well.
     let written = json.map_or(Ok(()), |json| json.write(|out| json::write(&report, out)));

@@ -190,6 +190,7 @@ fn culprits(
             key_types: Vec::new(),
             value_types: Vec::new(),
             sample_keys: Vec::new(),
+            inserted_by: Vec::new(),
         };
         let mut score = 0.0;
         for &member in &members {

@@ -1,6 +1,6 @@
 //! One look at who holds what.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::RefsError;
 use super::cycles::garbage;
@@ -10,6 +10,7 @@ use super::graph::{Adjacency, Graph};
 use super::growth::{Before, growth};
 use super::name::Namer;
 use super::nodes::Node;
+use super::owners::owners;
 use super::path::merge;
 use super::reach::{IMMORTAL, Reach};
 use super::retained::retained;
@@ -132,6 +133,25 @@ impl Look {
         holders.collect()
     }
 
+    /// Through what blocks of the allocator (address, bytes) are held: paths up to the first container of many, and their
+    /// share, most first; `None` stands for cycles that nothing holds. Blocks that are no objects and belong to none are left
+    /// out; all of them may be.
+    pub fn holders_of(&self, subject: &Subject<'_>, blocks: &[(u64, u64)]) -> Vec<(Option<String>, f64)> {
+        let mut visitor = Visitor::new(subject.memory, subject.offsets, &self.graph.types);
+        let objects: Vec<Node> = owners(&self.graph, &mut visitor, blocks).into_iter().flatten().collect();
+        let unreached = objects.iter().filter(|&&object| !self.reach.is_reached(object)).count();
+        let mut shares: BTreeMap<Option<String>, f64> = BTreeMap::new();
+        for group in self.paths_by(&mut Namer::new(&mut visitor, &self.graph.nodes), &objects) {
+            *shares.entry(Some(to_container(&group.path).to_owned())).or_default() += group.share;
+        }
+        if unreached > 0 {
+            shares.insert(None, unreached as f64 / objects.len() as f64);
+        }
+        let mut held: Vec<(Option<String>, f64)> = shares.into_iter().collect();
+        held.sort_by(|a, b| b.1.total_cmp(&a.1));
+        held
+    }
+
     /// Which object alone keeps which alive.
     pub fn dominators(&self) -> Dominators {
         let mut roots: Vec<Node> = self.reach.root_nodes().collect();
@@ -170,4 +190,10 @@ pub fn evenly(objects: &[Node], most: usize) -> Vec<Node> {
         return objects.to_vec();
     }
     (0..most).map(|index| objects[(index as u128 * objects.len() as u128 / most as u128) as usize]).collect()
+}
+
+/// A merged path up to where it leads to one of many: `app.CACHE[*]` of `app.CACHE[*].text`.
+fn to_container(path: &str) -> &str {
+    let many = ["[*]", "{*}"].iter().filter_map(|any| Some(path.find(any)? + any.len())).min();
+    many.map_or(path, |end| &path[..end])
 }

@@ -225,6 +225,17 @@ pub struct Culprit {
     pub value_types: Vec<String>,
     /// Some keys, shortened.
     pub sample_keys: Vec<String>,
+    /// Lines of a report of `leaktrace run` that allocate what it holds, the fastest first; with `--report`.
+    pub inserted_by: Vec<Inserter>,
+}
+
+/// A line that allocates what a container holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inserter {
+    pub function: String,
+    pub file: String,
+    pub line: u64,
+    pub bytes_per_second: f64,
 }
 
 /// A type of which there are more than before.

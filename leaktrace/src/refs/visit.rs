@@ -85,6 +85,20 @@ impl<'a> Visitor<'a> {
         Some(seen)
     }
 
+    /// Addresses in the blocks that belong to an object.
+    pub(super) fn parts(&mut self, address: u64, number: u16, each: &mut dyn FnMut(u64)) {
+        let Some(layout) = self.layouts.get(usize::from(number)).cloned() else { return };
+        if layout.is_leaf() && layout.shape == Shape::Int {
+            return;
+        }
+        let Some((_, head)) = self.look(address, number, &layout) else { return };
+        if let Some(object) = measure(self.offsets, &self.types[usize::from(number)], &head, BEFORE) {
+            let part = object.part.map_or(0, |part| part.address);
+            [part, object.values, object.keys].into_iter().filter(|&part| part != 0).for_each(each);
+        }
+        self.head = head;
+    }
+
     /// `len()` of a container.
     pub(super) fn length(&self, address: u64, number: u16) -> Option<u64> {
         let offset = match self.layouts.get(usize::from(number))?.shape {

@@ -217,6 +217,7 @@ fn site_report(ledger: &Ledger, chosen: &Chosen<'_>, number: usize, line: usize,
         truncated: ledger.stacks().root(site.stack) == Root::Truncated,
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
         line,
+        number,
         threads: site.threads().0.to_vec(),
     }
 }
@@ -256,6 +257,7 @@ fn line_report(ledger: &Ledger, chosen: &Chosen<'_>, draft: &LineDraft) -> Line 
         growth: draft.judgement.growth,
         evidence: draft.judgement.evidence.clone(),
         sites: Vec::new(),
+        holders: Vec::new(),
         series: series(trail, ledger.timeline(), draft.judgement.verdict),
     }
 }

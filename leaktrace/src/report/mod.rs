@@ -20,6 +20,6 @@ pub use select::Selection;
 pub use source::SourceReader;
 pub use style::Style;
 pub use value::{
-    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Line, Lost, Memory, Outlook, Pause,
-    Python, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
+    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Holder, Line, Lost, Memory, Outlook,
+    Pause, Python, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
 };

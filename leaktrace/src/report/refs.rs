@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use super::Style;
-use super::units::{bytes, count, percent, span, thousands};
+use super::units::{bytes, bytes_rate, count, percent, span, thousands};
 use super::words::printable;
 use crate::refs::value::{Answer, Culprit, Garbage, GrownType, Growth, Objects, OneObject, PathGroup, Retained};
 
 /// Paths of one grown type that are shown.
 const PATHS: usize = 2;
+/// Lines that fill a container that are shown.
+const INSERTERS: usize = 3;
 /// Bytes of garbage that are worth a word, and the share of what is new that a container's line is.
 const WORTH: u64 = 4096;
 const WORTH_SHARE: f64 = 0.005;
@@ -173,6 +175,11 @@ fn grown(page: &mut String, growth: &Growth, garbage: &Garbage, top: usize, styl
             style.bold(printable(&culprit.path)),
         );
         let _ = writeln!(page, "{:>41}{}", "", style.dim(printable(&description(culprit))));
+        for inserter in culprit.inserted_by.iter().take(INSERTERS) {
+            let rate = bytes_rate(inserter.bytes_per_second);
+            let line = format!("filled by {}:{} {}, {rate}", inserter.file, inserter.line, inserter.function);
+            let _ = writeln!(page, "{:>41}{}", "", printable(&line));
+        }
     }
     let types: Vec<&GrownType> =
         growth.types.iter().filter(|grown| !grown.paths.is_empty() || grown.unreachable > 0).collect();

@@ -131,6 +131,7 @@ fn line_block(number: usize, line: &Line, style: Style, out: &mut dyn Write) -> 
         facts.insert(0, words::growth(&line.growth));
     }
     facts.extend(words::evidence(&line.evidence, line.freed_blocks, line.allocated_blocks));
+    facts.extend(words::holders(&line.holders));
     for text in facts.iter().flat_map(|fact| wrap(fact, WIDTH - 5)) {
         writeln!(out, "     {text}")?;
     }

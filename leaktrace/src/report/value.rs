@@ -222,6 +222,9 @@ pub struct SiteReport {
     pub stack_lost: bool,
     /// Index of its line in [`Report::lines`].
     pub line: usize,
+    /// Its index in the ledger.
+    #[serde(skip)]
+    pub number: usize,
     /// Kernel ids of threads whose blocks were seen alive (the first 16).
     pub threads: Vec<u32>,
     /// Of growing stacks only; lines have more.
@@ -266,9 +269,20 @@ pub struct Line {
     pub evidence: Evidence,
     /// Indices in [`Report::sites`], worst first.
     pub sites: Vec<usize>,
+    /// Through what the blocks of a growing line are held, most first; empty where it was not looked for.
+    pub holders: Vec<Holder>,
     /// Empty for churn.
     #[serde(skip_serializing_if = "Series::is_empty")]
     pub series: Series,
+}
+
+/// A way from a root to blocks of a line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Holder {
+    /// `app.CACHE[*]`, as `leaktrace refs` writes it; `None` for reference cycles that nothing holds.
+    pub path: Option<String>,
+    /// Of the blocks that were looked at.
+    pub share: f64,
 }
 
 /// The cyclic collector.

@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::units::{blocks_rate, bytes, bytes_rate, count, percent, span};
-use super::{Capture, Headline, Line, Memory, Outlook, Report};
+use super::{Capture, Headline, Holder, Line, Memory, Outlook, Report};
 use crate::model::sampling::WatchFacts;
 use crate::model::verdict::{CollectorTest, Evidence, Reason};
 use crate::model::{Frame, FrameKind, Growth, Rate, Verdict};
 
 /// Share of all growth from which on a line is said to be where it comes through.
 const MOST: f64 = 0.5;
+/// Ways to a line's blocks that are told, and the least share of the blocks that is worth it.
+const MOST_HOLDERS: usize = 2;
+const LEAST_SHARE: f64 = 0.05;
 
 /// The verdict as one word.
 pub(super) fn verdict(verdict: Verdict) -> &'static str {
@@ -31,6 +34,17 @@ pub(super) fn growth(growth: &Growth) -> String {
 /// "95 %: 4.8 KiB/s to 5.2 KiB/s".
 pub(super) fn interval(rate: &Rate) -> String {
     format!("95 %: {} to {}", bytes_rate(rate.low), bytes_rate(rate.high))
+}
+
+/// "Held through app.CACHE[*] (98 %).".
+pub(super) fn holders(holders: &[Holder]) -> Option<String> {
+    let way = |holder: &Holder| match &holder.path {
+        Some(path) => format!("{} ({})", printable(path), percent(holder.share)),
+        None => format!("reference cycles that nothing holds and that are not collected ({})", percent(holder.share)),
+    };
+    let shown: Vec<String> =
+        holders.iter().filter(|holder| holder.share >= LEAST_SHARE).take(MOST_HOLDERS).map(way).collect();
+    (!shown.is_empty()).then(|| format!("Held through {}.", shown.join(", ")))
 }
 
 /// Why the verdict is what it is, as sentences.

@@ -6,7 +6,8 @@ pub mod drain;
 pub mod named;
 pub mod native;
 pub mod pauses;
-pub mod symbols;
+pub mod survivors;
+mod symbols;
 pub mod windows;
 
 use std::{

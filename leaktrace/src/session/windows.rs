@@ -48,7 +48,7 @@ pub struct Watch {
     units: Units,
     budget: Budget,
     classes: Classes,
-    followers: Followers,
+    pub(super) followers: Followers,
     random: fastrand::Rng,
     /// What the next window arms.
     next: Option<Selection>,

@@ -216,6 +216,12 @@ impl Tracer {
         Ok(())
     }
 
+    /// Looks at the table of blocks, and leaves it as it is.
+    pub fn each_block(&self, mut each: impl FnMut(u64, &Block)) -> Result<(), TracerError> {
+        let failed = |source: io::Error| TracerError::Map { name: "BLOCKS", source };
+        self.blocks()?.for_each(|&address, block| each(address, block)).map_err(failed)
+    }
+
     /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
     pub fn run_statistics(&self) -> cost::Runs {
         cost::runs(&self.ebpf, &[program::ENTRY, program::C_RETURN, program::REFILL_RETURN, program::GC_RETURN])

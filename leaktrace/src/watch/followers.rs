@@ -65,6 +65,11 @@ impl Followers {
         }
     }
 
+    /// The blocks that are followed, by address.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Block)> {
+        self.followed.iter().map(|(&address, follower)| (address, &follower.block))
+    }
+
     /// Drops what memory shows dead: `pools` were read after every block that was entered had been handed out.
     pub fn settle(&mut self, memory: &dyn Memory, pools: Option<&Pools>) {
         self.followed.retain(|&address, follower| {
