@@ -217,7 +217,6 @@ fn site_report(ledger: &Ledger, chosen: &Chosen<'_>, number: usize, line: usize,
         truncated: ledger.stacks().root(site.stack) == Root::Truncated,
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
         line,
-        number,
         threads: site.threads().0.to_vec(),
     }
 }

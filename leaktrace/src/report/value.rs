@@ -222,9 +222,6 @@ pub struct SiteReport {
     pub stack_lost: bool,
     /// Index of its line in [`Report::lines`].
     pub line: usize,
-    /// Its index in the ledger.
-    #[serde(skip)]
-    pub number: usize,
     /// Kernel ids of threads whose blocks were seen alive (the first 16).
     pub threads: Vec<u32>,
     /// Of growing stacks only; lines have more.
