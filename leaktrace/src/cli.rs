@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::recording::{FilterArgs, RecordArgs, ReportArgs, SinceArgs};
+pub(crate) use self::recording::{ExportArgs, FilterArgs, RecordArgs, ReportArgs, SinceArgs};
 use crate::exit::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -20,6 +20,8 @@ Examples:
   leaktrace run --pid 4242 --duration 5m --fail-on-growth
   leaktrace run --pid 4242 --record a.leaktrace   keep everything; needs no root to read:
   leaktrace report a.leaktrace --include '*/app/*' --since 10m
+  leaktrace export a.leaktrace --format pprof -o a.pb.gz; go tool pprof a.pb.gz
+  leaktrace export a.leaktrace --format flamegraph -o a.svg --value growth
   leaktrace heap --pid 4242                 what is in the heap, with no probe set
   leaktrace heap --pid 4242 --interval 10s  what grows
   leaktrace heap --pid 4242 --save before.json; leaktrace diff before.json after.json
@@ -53,6 +55,9 @@ pub(crate) enum Command {
     /// Show a recording: the report of the run that made it, as of its last look
     #[command(after_long_help = help())]
     Report(ReportArgs),
+    /// Write a recording in the format of another tool: pprof, speedscope, flame graph, CSV ...
+    #[command(after_long_help = help())]
+    Export(ExportArgs),
     /// Say what this kernel, these privileges and an interpreter allow, and why not
     #[command(after_long_help = help())]
     Doctor(DoctorArgs),

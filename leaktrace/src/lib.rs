@@ -2,6 +2,7 @@
 
 pub mod census;
 pub mod cpython;
+pub mod export;
 pub mod host;
 pub mod model;
 pub mod plan;

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Record(args) => commands::run::record(args),
         Command::Report(args) => commands::report::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Heap(args) => commands::heap::run(&args),
         Command::Diff(args) => commands::diff::run(&args),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use leaktrace::export;
 use leaktrace::report::Selection;
 use leaktrace_common::site::domain;
 
@@ -35,6 +36,88 @@ pub(crate) struct ReportArgs {
     pub(crate) filter: FilterArgs,
     #[command(flatten)]
     pub(crate) since: SinceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A recording
+    pub(crate) file: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    pub(crate) format: Format,
+    /// Where to; stdout without it
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: JsonOutput,
+    /// What is told of each stack, in formats that tell one thing; the others show it first
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) value: Value,
+    /// Compare with this recording (flamegraph: red grew, blue shrank; collapsed: two values)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) before: Option<PathBuf>,
+    /// Replace a file that exists already
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    #[command(flatten)]
+    pub(crate) since: SinceArgs,
+}
+
+/// As [`export::Format`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// profile.proto, for `go tool pprof` and the like
+    Pprof,
+    /// For speedscope.app
+    Speedscope,
+    /// A line a stack, for flamegraph.pl and the like
+    Collapsed,
+    /// SVG, to be searched and zoomed in a browser
+    Flamegraph,
+    /// For profiler.firefox.com
+    Firefox,
+    /// A row a site
+    Csv,
+    /// JSON, totals and then a site a line
+    Jsonl,
+}
+
+impl From<Format> for export::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Pprof => Self::Pprof,
+            Format::Speedscope => Self::Speedscope,
+            Format::Collapsed => Self::Collapsed,
+            Format::Flamegraph => Self::Flamegraph,
+            Format::Firefox => Self::Firefox,
+            Format::Csv => Self::Csv,
+            Format::Jsonl => Self::Jsonl,
+        }
+    }
+}
+
+/// As [`export::Value`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Value {
+    #[default]
+    LiveBytes,
+    LiveBlocks,
+    AllocatedBytes,
+    AllocatedBlocks,
+    /// Bytes an hour, of sites that grow
+    Growth,
+}
+
+impl From<Value> for export::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::LiveBytes => Self::LiveBytes,
+            Value::LiveBlocks => Self::LiveBlocks,
+            Value::AllocatedBytes => Self::AllocatedBytes,
+            Value::AllocatedBlocks => Self::AllocatedBlocks,
+            Value::Growth => Self::Growth,
+        }
+    }
 }
 
 /// Which sites a view shows.

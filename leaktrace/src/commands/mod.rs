@@ -2,6 +2,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod doctor;
+pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod guard;
 pub(crate) mod heap;

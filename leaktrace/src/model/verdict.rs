@@ -51,6 +51,18 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Verdict {
+    /// As one word, the same as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Growing => "growing",
+            Self::Plateau => "plateau",
+            Self::Churn => "churn",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

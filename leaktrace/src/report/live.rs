@@ -168,7 +168,7 @@ fn row(line: &Line, style: Style, columns: usize) -> String {
         "{:>10}{bars} {:>11} {} {}",
         bytes(line.live_bytes as f64),
         rate,
-        style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict))),
+        style.verdict(line.verdict, format!("{:<8}", line.verdict.name())),
         fit(&place(line), room),
     )
 }

@@ -70,7 +70,7 @@ fn not_growing(lines: &[&Line], top: usize, style: Style, out: &mut dyn Write) -
     writeln!(out, "\n{}", style.bold(format!("Holds memory, not seen to grow ({shown} of {})", lines.len())))?;
     for line in lines.iter().take(top) {
         let live = format!("{:>10} {:>7}", bytes(line.live_bytes as f64), count(line.live_blocks as f64));
-        let verdict = style.verdict(line.verdict, format!("{:<8}", words::verdict(line.verdict)));
+        let verdict = style.verdict(line.verdict, format!("{:<8}", line.verdict.name()));
         writeln!(out, "{live}  {verdict} {}", fit(&place(line), WIDTH - 29))?;
     }
     Ok(())
@@ -117,9 +117,9 @@ fn head(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn line_block(number: usize, line: &Line, style: Style, out: &mut dyn Write) -> io::Result<()> {
-    let verdict = style.verdict(line.verdict, words::verdict(line.verdict));
+    let verdict = style.verdict(line.verdict, line.verdict.name());
     let prefix = format!("{number:>3}. ");
-    let room = WIDTH - prefix.len() - words::verdict(line.verdict).len() - 2;
+    let room = WIDTH - prefix.len() - line.verdict.name().len() - 2;
     writeln!(out, "\n{prefix}{verdict}  {}", style.bold(fit(&place(line), room)))?;
     let mut facts = vec![format!(
         "{} in {} blocks live, domain {}",
@@ -148,7 +148,7 @@ fn stack(
 ) -> io::Result<()> {
     if line.sites.len() > 1 {
         let share = site.live_bytes as f64 / line.live_bytes.max(1) as f64;
-        let verdict = style.verdict(site.verdict, words::verdict(site.verdict));
+        let verdict = style.verdict(site.verdict, site.verdict.name());
         let live = bytes(site.live_bytes as f64);
         writeln!(out, "     {verdict}  {live} live ({}) through", percent(share))?;
     }

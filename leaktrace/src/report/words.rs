@@ -15,16 +15,6 @@ const MOST: f64 = 0.5;
 const MOST_HOLDERS: usize = 2;
 const LEAST_SHARE: f64 = 0.05;
 
-/// The verdict as one word.
-pub(super) fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Growing => "growing",
-        Verdict::Plateau => "plateau",
-        Verdict::Churn => "churn",
-        Verdict::Unknown => "unknown",
-    }
-}
-
 /// "5 KiB/s (95 %: 4.8 KiB/s to 5.2 KiB/s), 50 blocks/s".
 pub(super) fn growth(growth: &Growth) -> String {
     let Growth { bytes_per_second: bytes, blocks_per_second: blocks } = growth;

@@ -181,7 +181,7 @@ fn of_a_damaged_recording_what_can_be_read_is_read() {
     let damaged = folder.path().join("damaged");
     let mut random = Random::new(5);
     let (mut opened, mut noted) = (0, 0);
-    for round in 0..300 {
+    for round in 0..120 {
         let mut bytes = whole.clone();
         if round % 3 == 0 {
             bytes.truncate(random.below(whole.len() as u64) as usize);
@@ -201,5 +201,5 @@ fn of_a_damaged_recording_what_can_be_read_is_read() {
             recording.sources();
         }
     }
-    assert!(opened > 20 && noted > 10, "{opened} opened, {noted} noted");
+    assert!(opened > 10 && noted > 5, "{opened} opened, {noted} noted");
 }

@@ -1,0 +1,22 @@
+//! A flame graph as SVG.
+
+use std::io::{self, Write};
+
+use inferno::flamegraph::{Options, TextTruncateDirection, from_lines};
+
+use super::{Export, collapsed};
+
+pub(super) fn write(export: &Export<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let lines = collapsed::lines(export);
+    let mut options = Options::default();
+    options.title = export.value.title().to_owned();
+    options.subtitle = Some(match export.before {
+        Some(_) => format!("{}: red grew, blue shrank", export.process()),
+        None => export.process(),
+    });
+    options.count_name = export.value.unit().replace("count", "blocks");
+    options.deterministic = true;
+    // The end of a frame's text tells the file and the line.
+    options.text_truncate_direction = TextTruncateDirection::Right;
+    from_lines(&mut options, lines.iter().map(String::as_str), out)
+}
