@@ -4,12 +4,13 @@ mod recording;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::recording::{ExportArgs, FilterArgs, RecordArgs, ReportArgs, SinceArgs};
+pub(crate) use self::recording::{DiffKey, ExportArgs, FilterArgs, RecordArgs, ReportArgs, SinceArgs};
 use crate::exit::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -22,6 +23,8 @@ Examples:
   leaktrace report a.leaktrace --include '*/app/*' --since 10m
   leaktrace export a.leaktrace --format pprof -o a.pb.gz; go tool pprof a.pb.gz
   leaktrace export a.leaktrace --format flamegraph -o a.svg --value growth
+  leaktrace diff before.leaktrace after.leaktrace --by traceback
+  leaktrace completions bash > /etc/bash_completion.d/leaktrace
   leaktrace heap --pid 4242                 what is in the heap, with no probe set
   leaktrace heap --pid 4242 --interval 10s  what grows
   leaktrace heap --pid 4242 --save before.json; leaktrace diff before.json after.json
@@ -64,7 +67,7 @@ pub(crate) enum Command {
     /// Say what is in the heap, and what grows, without any probe
     #[command(after_long_help = help())]
     Heap(HeapArgs),
-    /// Compare two censuses that `heap --save` wrote
+    /// Compare two recordings, or two censuses that `heap --save` wrote
     #[command(after_long_help = help())]
     Diff(DiffArgs),
     /// Say who holds objects: paths from modules, frames and the rest to those of a type, or to one
@@ -73,6 +76,13 @@ pub(crate) enum Command {
     /// Say how the garbage collector is set and how it does
     #[command(after_long_help = help())]
     Gc(GcArgs),
+    /// Print the completions of a shell
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages into a folder
+    Man {
+        /// Folder for leaktrace.1, leaktrace-run.1 and so on
+        folder: PathBuf,
+    },
     /// Remove what a killed leaktrace leaves behind; started by `run`
     #[command(hide = true, name = leaktrace::tracer::guardian::SUBCOMMAND)]
     Guard { owner: String, tracefs: PathBuf },
@@ -102,6 +112,9 @@ pub(crate) struct TraceArgs {
     /// Room for this many outstanding blocks; more are counted as lost
     #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
     pub(crate) max_blocks: u32,
+    /// Serve metrics for Prometheus here while it runs: a port of this host alone (9464), or ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS", value_parser = address_of_server)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Replace a recording that exists already
     #[arg(long)]
     pub(crate) force: bool,
@@ -167,16 +180,21 @@ pub(crate) struct HeapArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// The census to compare with
+    /// The recording, or the census, to compare with
     pub(crate) old: PathBuf,
-    /// The census to compare
+    /// The one to compare
     pub(crate) new: PathBuf,
+    /// What of two recordings is taken as one; only blocks allocated since each attach count, with `type` all objects
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) by: DiffKey,
     /// How many rows of each table to show; the JSON has them all
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub(crate) top: usize,
     /// Write the comparison as JSON to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<JsonOutput>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -291,6 +309,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn address(text: &str) -> Result<u64, String> {
     let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
     number.map_err(|e| format!("{e}; write it as id() gives it, or in hexadecimal with 0x before it"))
+}
+
+/// "9464" or "0.0.0.0:9464".
+fn address_of_server(text: &str) -> Result<SocketAddr, String> {
+    let loopback = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    loopback.or_else(|_| text.parse()).map_err(|_| "write it as 9464 or 127.0.0.1:9464".to_owned())
 }
 
 /// Each look at the table costs the collector time in proportion to the blocks in it.

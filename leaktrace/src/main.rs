@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Heap(args) => commands::heap::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
+        Command::Completions { shell } => commands::manual::completions(shell),
+        Command::Man { folder } => commands::manual::pages(&folder),
         Command::Refs(args) => commands::refs::run(&args),
         Command::Gc(args) => commands::gc::run(&args),
         Command::Guard { owner, tracefs } => commands::guard::run(&owner, &tracefs),

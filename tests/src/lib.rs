@@ -32,3 +32,21 @@ pub fn cache_folder() -> PathBuf {
     std::fs::create_dir_all(&target).unwrap_or_else(|error| panic!("cannot make {}: {error}", target.display()));
     target
 }
+
+/// The folder of an npm package that is installed under `target/` when it is not there yet.
+///
+/// # Panics
+/// When npm is not there or cannot install it.
+pub fn npm_package(name: &str) -> PathBuf {
+    let root = cache_folder().join("test-npm");
+    std::fs::create_dir_all(&root).unwrap_or_else(|error| panic!("cannot make {}: {error}", root.display()));
+    let lock = std::fs::File::create(root.join("lock")).expect("target/ is writable");
+    lock.lock().expect("the file system has locks");
+    let folder = root.join("node_modules").join(name);
+    if !folder.join("package.json").exists() {
+        let arguments = ["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", name, "--prefix"];
+        let ended = std::process::Command::new("npm").args(arguments).arg(&root).status();
+        assert!(ended.as_ref().is_ok_and(std::process::ExitStatus::success), "npm cannot install {name}: {ended:?}");
+    }
+    folder
+}

@@ -89,6 +89,19 @@ impl Trace {
         false
     }
 
+    /// Waits for the line of the next look; `None` when it has ended.
+    pub fn look(&mut self) -> Option<String> {
+        let line = self.stderr.next(PATIENCE)?;
+        self.said.push(line.clone());
+        Some(line)
+    }
+
+    /// Where it serves its metrics, with `--metrics`: ADDRESS:PORT.
+    pub fn metrics(&self) -> Option<&str> {
+        let start = "leaktrace: metrics at http://";
+        self.said.iter().find_map(|line| line.strip_prefix(start)?.strip_suffix("/metrics"))
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

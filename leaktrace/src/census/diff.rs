@@ -79,8 +79,8 @@ impl Diff {
     }
 }
 
-/// (count, bytes) by name.
-fn compare(old: &BTreeMap<String, (u64, u64)>, new: &BTreeMap<String, (u64, u64)>) -> Vec<Difference> {
+/// What changed of (count, bytes) by name, that by the most bytes first.
+pub(crate) fn compare(old: &BTreeMap<String, (u64, u64)>, new: &BTreeMap<String, (u64, u64)>) -> Vec<Difference> {
     let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
     let mut all: Vec<Difference> = names
         .filter_map(|name| {

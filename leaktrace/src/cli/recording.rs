@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use leaktrace::export;
 use leaktrace::report::Selection;
+use leaktrace::report::diff::Key;
 use leaktrace_common::site::domain;
 
 use super::{JsonOutput, TraceArgs, duration};
@@ -116,6 +117,28 @@ impl From<Value> for export::Value {
             Value::AllocatedBytes => Self::AllocatedBytes,
             Value::AllocatedBlocks => Self::AllocatedBlocks,
             Value::Growth => Self::Growth,
+        }
+    }
+}
+
+/// As [`Key`], by tracemalloc's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DiffKey {
+    #[default]
+    Lineno,
+    Filename,
+    Traceback,
+    /// All objects in the heap, by the last censuses
+    Type,
+}
+
+impl From<DiffKey> for Key {
+    fn from(key: DiffKey) -> Self {
+        match key {
+            DiffKey::Lineno => Self::Lineno,
+            DiffKey::Filename => Self::Filename,
+            DiffKey::Traceback => Self::Traceback,
+            DiffKey::Type => Self::Type,
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod guard;
 pub(crate) mod heap;
+pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod refs;
 pub(crate) mod report;

@@ -9,7 +9,7 @@ use super::{Export, collapsed};
 pub(super) fn write(export: &Export<'_>, out: &mut dyn Write) -> io::Result<()> {
     let lines = collapsed::lines(export);
     let mut options = Options::default();
-    options.title = export.value.title().to_owned();
+    export.value.title().clone_into(&mut options.title);
     options.subtitle = Some(match export.before {
         Some(_) => format!("{}: red grew, blue shrank", export.process()),
         None => export.process(),

@@ -14,6 +14,7 @@ mod value;
 mod writer;
 
 pub use history::{CensusPoint, History, Level, Moment, TypeHistory};
+pub use open::is_one;
 pub use reader::Recording;
 pub use value::Origin;
 pub use writer::Recorder;

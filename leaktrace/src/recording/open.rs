@@ -39,15 +39,21 @@ pub(super) struct Opened {
     _copy: Option<TempDir>,
 }
 
+/// Whether a file looks like a recording: an SQLite file, as no other file of leaktrace is.
+pub fn is_one(path: &Path) -> bool {
+    let mut head = [0; MAGIC.len()];
+    let read = fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head));
+    read.is_ok() && head == MAGIC
+}
+
 pub(super) fn open(path: &Path) -> Result<Opened, RecordingError> {
     let failure = |source| RecordingError::Open { path: path.to_owned(), source };
     let foreign = || RecordingError::Foreign { path: path.to_owned() };
     if !fs::metadata(path).map_err(failure)?.is_file() {
         return Err(foreign());
     }
-    let mut head = [0; MAGIC.len()];
-    io::Read::read_exact(&mut fs::File::open(path).map_err(failure)?, &mut head).map_err(|_| foreign())?;
-    if head != MAGIC {
+    fs::File::open(path).map_err(failure)?;
+    if !is_one(path) {
         return Err(foreign());
     }
     // A journal beside the file is part of it. SQLite reads it only where it may write its index beside it.

@@ -300,12 +300,13 @@ pub fn diff(diff: &Diff, top: usize, style: Style) -> String {
         }
         let columns = format!("{:>11} {:>10} {:>10} {:>8}  {what}", "bytes", "objects", "now", "");
         let _ = writeln!(page, "\n{}", style.dim(columns));
-        rows.iter().take(top).for_each(|row| difference(&mut page, row));
+        rows.iter().take(top).for_each(|row| difference(&mut page, row, &printable(&row.name)));
     }
     page
 }
 
-fn difference(page: &mut String, row: &Difference) {
+/// A row of a comparison.
+pub(super) fn difference(page: &mut String, row: &Difference, name: &str) {
     let change = match row.change {
         Change::New => "new",
         Change::Gone => "gone",
@@ -320,7 +321,7 @@ fn difference(page: &mut String, row: &Difference) {
         format!("{sign}{}", bytes(delta as f64)),
         signed(row.count_delta()),
         count(row.new_count as f64),
-        printable(&row.name),
+        name,
     );
 }
 

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod collector;
+pub mod diff;
 pub mod heap;
 pub mod json;
 pub mod line;
