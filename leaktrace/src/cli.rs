@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::recording::{DiffKey, ExportArgs, FilterArgs, RecordArgs, ReportArgs, SinceArgs};
+pub(crate) use self::recording::{DiffArgs, ExportArgs, FilterArgs, RecordArgs, ReportArgs, SinceArgs};
 use crate::exit::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// Say what is in the heap, and what grows, without any probe
     #[command(after_long_help = help())]
     Heap(HeapArgs),
-    /// Compare two recordings, or two censuses that `heap --save` wrote
+    /// Compare two recordings, or two censuses that `heap --save` wrote: what is new, gone, grown
     #[command(after_long_help = help())]
     Diff(DiffArgs),
     /// Say who holds objects: paths from modules, frames and the rest to those of a type, or to one
@@ -76,13 +76,14 @@ pub(crate) enum Command {
     /// Say how the garbage collector is set and how it does
     #[command(after_long_help = help())]
     Gc(GcArgs),
-    /// Print the completions of a shell
-    Completions { shell: clap_complete::Shell },
-    /// Write the manual pages into a folder
-    Man {
-        /// Folder for leaktrace.1, leaktrace-run.1 and so on
-        folder: PathBuf,
+    /// Print the completion script of a shell
+    #[command(after_help = "Example: leaktrace completions bash > /usr/share/bash-completion/completions/leaktrace")]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
     },
+    /// Print a manual page
+    Man(ManArgs),
     /// Remove what a killed leaktrace leaves behind; started by `run`
     #[command(hide = true, name = leaktrace::tracer::guardian::SUBCOMMAND)]
     Guard { owner: String, tracefs: PathBuf },
@@ -179,25 +180,6 @@ pub(crate) struct HeapArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct DiffArgs {
-    /// The recording, or the census, to compare with
-    pub(crate) old: PathBuf,
-    /// The one to compare
-    pub(crate) new: PathBuf,
-    /// What of two recordings is taken as one; only blocks allocated since each attach count, with `type` all objects
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) by: DiffKey,
-    /// How many rows of each table to show; the JSON has them all
-    #[arg(long, value_name = "N", default_value_t = 15)]
-    pub(crate) top: usize,
-    /// Write the comparison as JSON to a file, or to stdout (-)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<JsonOutput>,
-    #[command(flatten)]
-    pub(crate) filter: FilterArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct RefsArgs {
     /// The process to look at
     #[arg(long)]
@@ -254,6 +236,16 @@ pub(crate) struct GcArgs {
     /// Write what was found as JSON to a file, or to stdout (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<JsonOutput>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: leaktrace man run | man -l -")]
+pub(crate) struct ManArgs {
+    /// Of this subcommand; without it of leaktrace as a whole
+    pub(crate) command: Option<String>,
+    /// Write all pages into this folder instead
+    #[arg(long = "all", value_name = "FOLDER", conflicts_with = "command")]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

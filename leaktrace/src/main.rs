@@ -20,10 +20,10 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Heap(args) => commands::heap::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
-        Command::Completions { shell } => commands::manual::completions(shell),
-        Command::Man { folder } => commands::manual::pages(&folder),
         Command::Refs(args) => commands::refs::run(&args),
         Command::Gc(args) => commands::gc::run(&args),
+        Command::Completions { shell } => commands::shell::completions(shell),
+        Command::Man(args) => commands::shell::man(&args),
         Command::Guard { owner, tracefs } => commands::guard::run(&owner, &tracefs),
     };
     let code = result.unwrap_or_else(|error| {

@@ -173,3 +173,53 @@ fn a_closed_stderr_does_not_change_the_code() {
     let status = leaktrace(&["run", "--pid", "4194305"]).stderr(writer).status().unwrap();
     assert_eq!(status.code(), Some(3));
 }
+
+#[test]
+fn only_things_of_a_kind_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (recording, census) = (path("recording"), path("census"));
+    // As an SQLite file begins, and no more.
+    fs::write(&recording, b"SQLite format 3\0").unwrap();
+    fs::write(&census, "{}").unwrap();
+    assert_fails(&run(&["diff", &recording, &census]), 2, &[&recording, "is a recording", "hint: "]);
+    assert_fails(&run(&["diff", &census, &census]), 2, &[&census, "no census"]);
+    assert_fails(&run(&["diff", &census, &census, "--by", "lineno"]), 2, &["--by", "for recordings"]);
+    assert_fails(&run(&["diff", &recording, &recording]), 13, &[&recording]);
+    assert_fails(&run(&["diff", &path("none"), &census]), 2, &["none"]);
+}
+
+#[test]
+fn completions_are_a_script_that_its_shell_takes() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        assert!(text(&output.stdout).contains("fail-on-growth"), "{shell}");
+    }
+    let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut bash.stdin.take().unwrap(), &run(&["completions", "bash"]).stdout).unwrap();
+    let output = bash.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn every_subcommand_has_a_manual_page() {
+    let help = text(&run(&["--help"]).stdout);
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // What goes on in a second line is indented further.
+    let mut names: Vec<_> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    names.retain(|name| !name.is_empty());
+    names.retain(|name| *name != "help");
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["man", "--all", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), names.len() + 1);
+    for name in names {
+        let page = text(&run(&["man", name]).stdout);
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(".SH OPTIONS"), "{name}: {page}");
+        assert_eq!(fs::read_to_string(dir.path().join(format!("leaktrace-{name}.1"))).unwrap(), page);
+    }
+    assert!(text(&run(&["man"]).stdout).contains("no process has that pid"));
+    assert_fails(&run(&["man", "guard"]), 2, &["guard"]);
+    assert_fails(&run(&["man", "--all", dir.path().join("none").to_str().unwrap()]), 9, &["none"]);
+}

@@ -111,29 +111,89 @@ fn other_tools_read_the_same_totals() {
     assert_eq!(found["pprof"], found["speedscope"]);
 }
 
+/// Each time after another number of looks, and anywhere between two of them.
 #[test]
 fn a_killed_run_leaves_a_recording() {
+    require_privileges();
     let python = &supported()[0];
     let mut service = Service::start(python, "services/leak_dict_cache.py", &[]);
     let folder = readable_folder();
-    let file = path(folder.path(), "a.leaktrace");
-    let trace = Trace::attach(service.pid(), &["--interval", "100ms", "--record", &file]);
     service.go();
-    // Until two looks are in it, as another reader sees.
-    let scans = || {
-        let reader = rusqlite::Connection::open(&file).ok()?;
-        reader.query_row("SELECT count(*) FROM scan WHERE live_bytes > 0", [], |row| row.get::<_, u64>(0)).ok()
-    };
-    while scans().unwrap_or(0) < 2 {
-        std::thread::yield_now();
+    for (round, looks) in [1, 2, 4, 7].into_iter().enumerate() {
+        let file = path(folder.path(), &format!("{round}.leaktrace"));
+        let trace = Trace::attach(service.pid(), &["--interval", "100ms", "--record", &file]);
+        // As another reader sees.
+        let scans = || {
+            let reader = rusqlite::Connection::open(&file).ok()?;
+            let count = "SELECT count(*) FROM scan WHERE live_bytes > 0";
+            reader.query_row(count, [], |row| row.get::<_, u64>(0)).ok()
+        };
+        while scans().unwrap_or(0) < looks {
+            std::thread::yield_now();
+        }
+        (0..round * 3_000_000).for_each(|_| std::hint::spin_loop());
+        trace.kill();
+        let known = scans().unwrap();
+        let (code, printed, said) = unprivileged(&["report", &file, "--json", "-"]);
+        assert_eq!(code, Some(0), "{said}");
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert!(report["capture"]["scans"].as_u64().unwrap() >= known);
+        assert!(!printed.contains("damaged"), "{}", report["capture"]["notes"]);
+        let lines = report["lines"].as_array().unwrap();
+        assert!(lines.iter().any(|line| line["file"].as_str().unwrap().contains("leak_dict")));
     }
-    trace.kill();
-    let known = scans().unwrap();
-    let (code, printed, said) = unprivileged(&["report", &file, "--json", "-"]);
-    assert_eq!(code, Some(0), "{said}");
-    let report: Value = serde_json::from_str(&printed).unwrap();
-    assert!(report["capture"]["scans"].as_u64().unwrap() >= known);
-    assert!(
-        report["lines"].as_array().unwrap().iter().any(|line| line["file"].as_str().unwrap().contains("leak_dict"))
-    );
+}
+
+/// A row as tracemalloc's `compare_to` gives it: places, most recent first; change in bytes, bytes; change in blocks, blocks.
+type Compared = (Vec<(String, u32)>, i64, i64, i64, i64);
+
+fn ours(row: &serde_json::Value, by: &str) -> Compared {
+    let place = |frame: &serde_json::Value| {
+        (frame["file"].as_str().unwrap().to_owned(), frame["line"].as_u64().unwrap() as u32)
+    };
+    let number = |name: &str| row[name].as_i64().unwrap();
+    let places = match by {
+        "traceback" => row["stack"].as_array().map_or_else(Vec::new, |stack| stack.iter().map(place).collect()),
+        _ => vec![place(row)],
+    };
+    let (bytes, count) = (number("new_bytes"), number("new_count"));
+    (places, bytes - number("old_bytes"), bytes, count - number("old_count"), count)
+}
+
+#[test]
+fn a_diff_is_what_tracemalloc_makes_of_the_two() {
+    require_privileges();
+    let python = &supported()[0];
+    let mut service = Service::start(python, "services/leak_callbacks.py", &[]);
+    let folder = readable_folder();
+    let file = |name: &str| path(folder.path(), name);
+    service.go();
+    let pid = service.pid().to_string();
+    for (name, time) in [("old", "2s"), ("new", "4s")] {
+        let (record, json) = (file(name), file(&format!("{name}.json")));
+        let ran = run(&["run", "--pid", &pid, "--duration", time, "--record", &record, "--json", &json]);
+        assert_eq!(ran.code, Some(0), "{:?}", ran.stderr);
+    }
+    for by in ["lineno", "filename", "traceback"] {
+        let truth = Command::new(&python.executable)
+            .arg(leaktrace_tests::asset("readers/compare.py"))
+            .args([&file("old.json"), &file("new.json"), by])
+            .output()
+            .unwrap();
+        let mut truth: Vec<Compared> = serde_json::from_slice(&truth.stdout).unwrap();
+        let (code, printed, said) = unprivileged(&["diff", &file("old"), &file("new"), "--by", by, "--json", "-"]);
+        assert_eq!(code, Some(0), "{said}");
+        let diff: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!((&diff["schema"], &diff["by"]), (&"leaktrace.diff/1".into(), &by.into()));
+        assert!(said.contains(" live: "), "{said}");
+        // Without a Python frame there is nothing to tell tracemalloc.
+        let of_python = |row: &&serde_json::Value| row["kind"] == "python";
+        let mut rows: Vec<_> =
+            diff["rows"].as_array().unwrap().iter().filter(of_python).map(|row| ours(row, by)).collect();
+        assert!(!truth.is_empty());
+        // Rows that changed by as much come in any order.
+        rows.sort();
+        truth.sort();
+        assert_eq!(rows, truth, "{by}");
+    }
 }

@@ -17,6 +17,29 @@ pub enum Change {
     Shrunk,
 }
 
+impl Change {
+    /// From (count, bytes) to (count, bytes); `None` where they are equal.
+    pub(crate) fn of(old: (u64, u64), new: (u64, u64)) -> Option<Self> {
+        match (old, new) {
+            _ if old == new => None,
+            ((0, _), _) => Some(Self::New),
+            (_, (0, _)) => Some(Self::Gone),
+            _ if (new.1, new.0) > (old.1, old.0) => Some(Self::Grown),
+            _ => Some(Self::Shrunk),
+        }
+    }
+
+    /// As one word, the same as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Gone => "gone",
+            Self::Grown => "grown",
+            Self::Shrunk => "shrunk",
+        }
+    }
+}
+
 /// One type or size class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
@@ -85,13 +108,7 @@ pub(crate) fn compare(old: &BTreeMap<String, (u64, u64)>, new: &BTreeMap<String,
     let mut all: Vec<Difference> = names
         .filter_map(|name| {
             let (old, new) = (old.get(name).copied().unwrap_or_default(), new.get(name).copied().unwrap_or_default());
-            let change = match (old, new) {
-                _ if old == new => return None,
-                ((0, _), _) => Change::New,
-                (_, (0, _)) => Change::Gone,
-                _ if (new.1, new.0) > (old.1, old.0) => Change::Grown,
-                _ => Change::Shrunk,
-            };
+            let change = Change::of(old, new)?;
             let ((old_count, old_bytes), (new_count, new_bytes)) = (old, new);
             Some(Difference { name: name.clone(), change, old_count, new_count, old_bytes, new_bytes })
         })

@@ -64,6 +64,27 @@ pub(crate) struct ExportArgs {
     pub(crate) since: SinceArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The recording or census to compare with
+    pub(crate) old: PathBuf,
+    /// The recording or census to compare
+    pub(crate) new: PathBuf,
+    /// What of recordings is compared, in the words of tracemalloc's `compare_to`; lineno unless told otherwise
+    #[arg(long, value_enum)]
+    pub(crate) by: Option<By>,
+    /// How many rows of each table to show; the JSON has them all
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub(crate) top: usize,
+    /// Write the comparison as JSON to a file, or to stdout (-)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<JsonOutput>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    #[command(flatten)]
+    pub(crate) since: SinceArgs,
+}
+
 /// As [`export::Format`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -121,24 +142,24 @@ impl From<Value> for export::Value {
     }
 }
 
-/// As [`Key`], by tracemalloc's names.
+/// As [`Key`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DiffKey {
+pub(crate) enum By {
+    /// Lines that allocate
     #[default]
     Lineno,
+    /// Files of these lines
     Filename,
+    /// Whole stacks
     Traceback,
-    /// All objects in the heap, by the last censuses
-    Type,
 }
 
-impl From<DiffKey> for Key {
-    fn from(key: DiffKey) -> Self {
-        match key {
-            DiffKey::Lineno => Self::Lineno,
-            DiffKey::Filename => Self::Filename,
-            DiffKey::Traceback => Self::Traceback,
-            DiffKey::Type => Self::Type,
+impl From<By> for Key {
+    fn from(by: By) -> Self {
+        match by {
+            By::Lineno => Self::Line,
+            By::Filename => Self::File,
+            By::Traceback => Self::Stack,
         }
     }
 }
@@ -179,6 +200,11 @@ pub(crate) enum Domain {
 }
 
 impl FilterArgs {
+    /// Whether anything is left out.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.include.is_empty() || !self.exclude.is_empty() || self.domain.is_some() || self.thread.is_some()
+    }
+
     /// As the report takes it.
     pub(crate) fn selection(&self) -> Result<Selection, Failure> {
         let bad = |error: globset::Error| {

@@ -1,66 +1,86 @@
-//! `leaktrace diff`: what changed from one recording, or saved census, to another.
+//! `leaktrace diff`: what changed from one recording, or one saved census, to another.
 
-use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::Result;
 use leaktrace::census::diff::Diff;
 use leaktrace::census::{Census, SCHEMA};
-use leaktrace::model::Tally;
 use leaktrace::recording::{self, Recording};
-use leaktrace::report::diff::Side;
-use leaktrace::report::{self, heap};
+use leaktrace::report::{Style, diff, heap};
+use serde::Serialize;
 
 use super::output::{Json, Page};
+use super::report::selection;
 use crate::cli::{DiffArgs, JsonOutput};
 use crate::exit::{ExitCode, Failure};
 
 pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
+    match (is_recording(&args.old)?, is_recording(&args.new)?) {
+        (true, true) => recordings(args),
+        (false, false) => censuses(args),
+        (old, _) => {
+            let (recording, census) = if old { (&args.old, &args.new) } else { (&args.new, &args.old) };
+            let what = format!("{} is a recording, {} is none", recording.display(), census.display());
+            Err(Failure::new(ExitCode::Usage, what, "compare two recordings or two censuses").into())
+        }
+    }
+}
+
+fn recordings(args: &DiffArgs) -> Result<ExitCode> {
     let json = args.json.as_ref().map(Json::open).transpose()?;
-    let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
-    let text = match (recording::is_one(&args.old), recording::is_one(&args.new)) {
-        (true, true) => {
-            let diff = recordings(args)?;
-            json.map_or(Ok(()), |json| json.write_value(&diff))?;
-            diff.text(args.top, page.style())
-        }
-        (false, false) => {
-            let (old, new) = (load(&args.old)?, load(&args.new)?);
-            let diff = Diff::of(&old, &new);
-            json.map_or(Ok(()), |json| json.write_value(&diff))?;
-            heap::diff(&diff, args.top, page.style())
-        }
-        _ => {
-            let what = "a recording and a census cannot be compared";
-            return Err(Failure::new(ExitCode::Usage, what, "give two recordings or two censuses").into());
-        }
+    let read = |path: &Path| -> Result<_> {
+        let recording = Recording::open(path)?;
+        let report = recording.report(&selection(&recording, &args.filter, args.since)?);
+        Ok((report, recording.types()))
     };
-    page.print(&text)?;
+    let ((old, old_types), (new, new_types)) = (read(&args.old)?, read(&args.new)?);
+    let compared = diff::Diff::of(&old, &new, args.by.unwrap_or_default().into()).with_types(&old_types, &new_types);
+    show(args, json, &compared, |style| diff::text(&compared, args.top, style))
+}
+
+fn censuses(args: &DiffArgs) -> Result<ExitCode> {
+    if args.by.is_some() || args.filter.is_given() || args.since.since.is_some() {
+        let what = "--by and filters are for recordings, and these are censuses";
+        return Err(Failure::new(ExitCode::Usage, what, "`leaktrace run --record FILE` makes a recording").into());
+    }
+    let json = args.json.as_ref().map(Json::open).transpose()?;
+    let (old, new) = (load(&args.old)?, load(&args.new)?);
+    let diff = Diff::of(&old, &new);
+    show(args, json, &diff, |style| heap::diff(&diff, args.top, style))
+}
+
+fn show(
+    args: &DiffArgs,
+    json: Option<Json>,
+    diff: &impl Serialize,
+    text: impl FnOnce(Style) -> String,
+) -> Result<ExitCode> {
+    let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
+    if let Some(json) = json {
+        json.write_value(diff)?;
+    }
+    page.print(&text(page.style()))?;
     Ok(ExitCode::Success)
 }
 
-fn recordings(args: &DiffArgs) -> Result<report::diff::Diff> {
-    let (old, new) = (Recording::open(&args.old)?, Recording::open(&args.new)?);
-    let selection = args.filter.selection()?;
-    let (old_report, new_report) = (old.report(&selection), new.report(&selection));
-    let types = |recording: &Recording| -> BTreeMap<String, Tally> {
-        let types = recording.history().types.into_iter();
-        types.map(|type_| (type_.name, type_.levels.last().copied().unwrap_or_default())).collect()
-    };
-    let (old_types, new_types) = (types(&old), types(&new));
-    let old = Side { report: &old_report, types: &old_types };
-    let new = Side { report: &new_report, types: &new_types };
-    Ok(report::diff::Diff::of(old, new, args.by.into()))
+fn is_recording(path: &Path) -> Result<bool, Failure> {
+    File::open(path).map_err(|error| unreadable(path, &error.to_string()))?;
+    Ok(recording::is_one(path))
 }
 
 fn load(path: &Path) -> Result<Census, Failure> {
-    let hint = "it is made by `leaktrace heap --save` or `--json`";
-    let failure = |why: String| Failure::new(ExitCode::Usage, format!("cannot read {}: {why}", path.display()), hint);
-    let text = std::fs::read_to_string(path).map_err(|error| failure(error.to_string()))?;
-    let census: Census = serde_json::from_str(&text).map_err(|error| failure(format!("no census: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error.to_string()))?;
+    let census: Census = serde_json::from_str(&text)
+        .map_err(|error| unreadable(path, &format!("it is no recording, and no census: {error}")))?;
     if census.schema == SCHEMA {
         Ok(census)
     } else {
-        Err(failure(format!("its schema is {:?}, not {SCHEMA}", census.schema)))
+        Err(unreadable(path, &format!("its schema is {:?}, not {SCHEMA}", census.schema)))
     }
+}
+
+fn unreadable(path: &Path, why: &str) -> Failure {
+    let hint = "recordings are made by `leaktrace run --record`, censuses by `leaktrace heap --save`";
+    Failure::new(ExitCode::Usage, format!("cannot read {}: {why}", path.display()), hint)
 }

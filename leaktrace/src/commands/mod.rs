@@ -6,12 +6,12 @@ pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod guard;
 pub(crate) mod heap;
-pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod refs;
 pub(crate) mod report;
 pub(crate) mod run;
 mod screen;
+pub(crate) mod shell;
 
 use tokio::time::{Instant, sleep_until};
 

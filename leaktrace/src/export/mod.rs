@@ -12,12 +12,7 @@ mod stacks;
 use std::io::{self, Write};
 
 use crate::recording::Origin;
-use crate::report::{Report, SiteReport};
-
-/// The frames of a site as texts, innermost first.
-pub(crate) fn labels(site: &SiteReport) -> Vec<String> {
-    stacks::frames(site).iter().rev().map(stacks::label).collect()
-}
+use crate::report::Report;
 
 /// A format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,6 +36,13 @@ pub struct Frame {
     pub line: u32,
 }
 
+impl Frame {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> FrameRef<'_> {
+        FrameRef { kind: self.kind, function: &self.function, file: &self.file, line: self.line }
+    }
+}
+
 /// How far a stack reaches outwards. Each is a root of the prefix tree, so a cut stack never equals a whole one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Root {

@@ -1,6 +1,6 @@
 //! What a recording tells over time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Recording;
 use super::check::{Damage, number, real, refuse};
@@ -109,11 +109,23 @@ impl Recording {
             });
             Ok(())
         });
-        history.types = self.types(&places, &mut damage);
+        history.types = self.types_at(&places, &mut damage);
         history
     }
 
-    fn types(&self, places: &HashMap<u64, usize>, damage: &mut Damage) -> Vec<TypeHistory> {
+    /// Objects and their bytes by type, as the last census counted them; empty where there is none.
+    pub fn types(&self) -> BTreeMap<String, (u64, u64)> {
+        let query =
+            "SELECT name, objects, bytes, max(census) FROM type_sample JOIN type ON type.id = type GROUP BY type";
+        let mut types = BTreeMap::new();
+        Damage::default().rows(&self.opened.connection, "type", query, |row| {
+            types.insert(row.get("name")?, (number(row, "objects")?, number(row, "bytes")?));
+            Ok(())
+        });
+        types
+    }
+
+    fn types_at(&self, places: &HashMap<u64, usize>, damage: &mut Damage) -> Vec<TypeHistory> {
         let from = &self.opened.connection;
         let mut index = HashMap::new();
         let mut types: Vec<TypeHistory> = Vec::new();

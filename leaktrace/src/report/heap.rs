@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Style;
 use super::units::{bytes, bytes_rate, count, percent, span};
 use super::words::printable;
-use crate::census::diff::{Change, Diff, Difference};
+use crate::census::diff::{Diff, Difference};
 use crate::census::growth::{Grown, Growth};
 use crate::census::memory::{Cause, Shares};
 use crate::census::{Census, Consistency, Container, TypeCount};
@@ -300,32 +300,27 @@ pub fn diff(diff: &Diff, top: usize, style: Style) -> String {
         }
         let columns = format!("{:>11} {:>10} {:>10} {:>8}  {what}", "bytes", "objects", "now", "");
         let _ = writeln!(page, "\n{}", style.dim(columns));
-        rows.iter().take(top).for_each(|row| difference(&mut page, row, &printable(&row.name)));
+        rows.iter().take(top).for_each(|row| difference(&mut page, row));
     }
     page
 }
 
-/// A row of a comparison.
-pub(super) fn difference(page: &mut String, row: &Difference, name: &str) {
-    let change = match row.change {
-        Change::New => "new",
-        Change::Gone => "gone",
-        Change::Grown => "grown",
-        Change::Shrunk => "shrunk",
-    };
+/// One row of a comparison.
+pub(super) fn difference(page: &mut String, row: &Difference) {
     let delta = row.bytes_delta();
     let sign = if delta > 0 { "+" } else { "" };
     let _ = writeln!(
         page,
-        "{:>11} {:>10} {:>10} {change:>8}  {}",
+        "{:>11} {:>10} {:>10} {:>8}  {}",
         format!("{sign}{}", bytes(delta as f64)),
         signed(row.count_delta()),
         count(row.new_count as f64),
-        name,
+        row.change.name(),
+        printable(&row.name),
     );
 }
 
-fn signed(value: i64) -> String {
+pub(super) fn signed(value: i64) -> String {
     let text = count(value as f64);
     if value > 0 { format!("+{text}") } else { text }
 }

@@ -242,7 +242,7 @@ pub(super) fn frame(frame: &Frame) -> String {
 }
 
 /// A file of an installed package or of the standard library without the way there, which fills a line and tells nothing.
-fn short(file: &str) -> &str {
+pub(super) fn short(file: &str) -> &str {
     let package = ["/site-packages/", "/dist-packages/"].iter().find_map(|folder| Some(file.rsplit_once(folder)?.1));
     let library = || file.split_once("/lib/python3.")?.1.split_once('/').map(|(_, rest)| rest);
     package.or_else(library).filter(|rest| !rest.is_empty()).unwrap_or(file)

@@ -1,5 +1,6 @@
 //! The ledger and the verdicts on simulated services: streams of allocations and frees in simulated time.
 
+mod diff;
 mod ledger;
 mod recording;
 mod report;
