@@ -136,7 +136,7 @@ fn a_killed_run_leaves_a_recording() {
         let known = scans().unwrap();
         let (code, printed, said) = unprivileged(&["report", &file, "--json", "-"]);
         assert_eq!(code, Some(0), "{said}");
-        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        let report: Value = serde_json::from_str(&printed).unwrap();
         assert!(report["capture"]["scans"].as_u64().unwrap() >= known);
         assert!(!printed.contains("damaged"), "{}", report["capture"]["notes"]);
         let lines = report["lines"].as_array().unwrap();
@@ -147,10 +147,8 @@ fn a_killed_run_leaves_a_recording() {
 /// A row as tracemalloc's `compare_to` gives it: places, most recent first; change in bytes, bytes; change in blocks, blocks.
 type Compared = (Vec<(String, u32)>, i64, i64, i64, i64);
 
-fn ours(row: &serde_json::Value, by: &str) -> Compared {
-    let place = |frame: &serde_json::Value| {
-        (frame["file"].as_str().unwrap().to_owned(), frame["line"].as_u64().unwrap() as u32)
-    };
+fn ours(row: &Value, by: &str) -> Compared {
+    let place = |frame: &Value| (frame["file"].as_str().unwrap().to_owned(), frame["line"].as_u64().unwrap() as u32);
     let number = |name: &str| row[name].as_i64().unwrap();
     let places = match by {
         "traceback" => row["stack"].as_array().map_or_else(Vec::new, |stack| stack.iter().map(place).collect()),
@@ -176,18 +174,18 @@ fn a_diff_is_what_tracemalloc_makes_of_the_two() {
     }
     for by in ["lineno", "filename", "traceback"] {
         let truth = Command::new(&python.executable)
-            .arg(leaktrace_tests::asset("readers/compare.py"))
+            .arg(asset("readers/compare.py"))
             .args([&file("old.json"), &file("new.json"), by])
             .output()
             .unwrap();
         let mut truth: Vec<Compared> = serde_json::from_slice(&truth.stdout).unwrap();
         let (code, printed, said) = unprivileged(&["diff", &file("old"), &file("new"), "--by", by, "--json", "-"]);
         assert_eq!(code, Some(0), "{said}");
-        let diff: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        let diff: Value = serde_json::from_str(&printed).unwrap();
         assert_eq!((&diff["schema"], &diff["by"]), (&"leaktrace.diff/1".into(), &by.into()));
         assert!(said.contains(" live: "), "{said}");
         // Without a Python frame there is nothing to tell tracemalloc.
-        let of_python = |row: &&serde_json::Value| row["kind"] == "python";
+        let of_python = |row: &&Value| row["kind"] == "python";
         let mut rows: Vec<_> =
             diff["rows"].as_array().unwrap().iter().filter(of_python).map(|row| ours(row, by)).collect();
         assert!(!truth.is_empty());
