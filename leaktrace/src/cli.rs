@@ -4,7 +4,6 @@ mod recording;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,9 +112,6 @@ pub(crate) struct TraceArgs {
     /// Room for this many outstanding blocks; more are counted as lost
     #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
     pub(crate) max_blocks: u32,
-    /// Serve metrics for Prometheus here while it runs: a port of this host alone (9464), or ADDRESS:PORT
-    #[arg(long, value_name = "ADDRESS", value_parser = address_of_server)]
-    pub(crate) metrics: Option<SocketAddr>,
     /// Replace a recording that exists already
     #[arg(long)]
     pub(crate) force: bool,
@@ -301,12 +297,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn address(text: &str) -> Result<u64, String> {
     let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
     number.map_err(|e| format!("{e}; write it as id() gives it, or in hexadecimal with 0x before it"))
-}
-
-/// "9464" or "0.0.0.0:9464".
-fn address_of_server(text: &str) -> Result<SocketAddr, String> {
-    let loopback = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    loopback.or_else(|_| text.parse()).map_err(|_| "write it as 9464 or 127.0.0.1:9464".to_owned())
 }
 
 /// Each look at the table costs the collector time in proportion to the blocks in it.

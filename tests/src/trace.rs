@@ -96,12 +96,6 @@ impl Trace {
         Some(line)
     }
 
-    /// Where it serves its metrics, with `--metrics`: ADDRESS:PORT.
-    pub fn metrics(&self) -> Option<&str> {
-        let start = "leaktrace: metrics at http://";
-        self.said.iter().find_map(|line| line.strip_prefix(start)?.strip_suffix("/metrics"))
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

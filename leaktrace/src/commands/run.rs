@@ -1,7 +1,6 @@
 //! `leaktrace run`: trace until the time is up, a signal comes or the target ends; then report.
 
 mod facts;
-mod gauge;
 mod heap;
 mod holders;
 mod tape;
@@ -25,7 +24,6 @@ use leaktrace::session::{Ended, Options, Session};
 use leaktrace::target::process::Target;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
 
-use self::gauge::Gauge;
 use self::heap::HeapWatch;
 use self::tape::Tape;
 use self::view::View;
@@ -64,7 +62,6 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     let _claim = Claim::new(target.pid())?;
     // Before any thread starts: the mount namespace is a thread's.
     let tracefs = Tracefs::find_or_mount()?;
-    let gauge = args.metrics.map(Gauge::start).transpose()?;
     let tape = run.record.as_ref().map(|path| Tape::create(path, args.force)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let inside = runtime.enter();
@@ -87,16 +84,13 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     drop(inside);
     let view = if quiet { View::Silent } else { View::new()? };
     let heap = HeapWatch::new(tape.is_some());
-    let mut outputs = Outputs { selection, view, heap, tape, gauge };
+    let mut outputs = Outputs { selection, view, heap, tape };
     if let Some(tape) = &mut outputs.tape {
         tape.begin(&session);
     }
     outputs.heap.tick(&session);
-    if let Some(gauge) = &mut outputs.gauge {
-        gauge.publish(&build(&session, &facts::of(&session, None)?, &outputs.heap, &Selection::default()));
-    }
     let ended = runtime.block_on(watch(&mut session, args, signals, &mut outputs));
-    let Outputs { selection, mut view, mut heap, tape, gauge: _ } = outputs;
+    let Outputs { selection, mut view, mut heap, tape } = outputs;
     // Whatever happened: first the target gets its full speed back.
     let hurry = Hurry::new();
     session.disarm();
@@ -145,7 +139,6 @@ struct Outputs {
     view: View,
     heap: HeapWatch,
     tape: Option<Tape>,
-    gauge: Option<Gauge>,
 }
 
 impl Outputs {
@@ -155,9 +148,6 @@ impl Outputs {
         let report = build(session, &facts, &self.heap, &self.selection);
         if let Some(tape) = &mut self.tape {
             tape.record(session, &facts, &mut self.heap, &report);
-        }
-        if let Some(gauge) = &mut self.gauge {
-            gauge.publish(&report);
         }
         self.view.show(&report)?;
         Ok(())
@@ -206,9 +196,6 @@ async fn watch(
             }
             _ = watch.tick() => {
                 session.tick();
-                if let Some(gauge) = &outputs.gauge {
-                    gauge.beat();
-                }
                 opened |= session.watch()?;
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));

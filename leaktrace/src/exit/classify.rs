@@ -9,7 +9,6 @@ use leaktrace::cpython::{DiscoverError, SnapshotError};
 use leaktrace::host::claim::ClaimError;
 use leaktrace::host::freeze::FreezeError;
 use leaktrace::host::tracefs::TracefsError;
-use leaktrace::metrics::ServerError;
 use leaktrace::plan::PlanError;
 use leaktrace::recording::RecordingError;
 use leaktrace::refs::RefsError;
@@ -71,7 +70,6 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Class<'a>> {
         .or_else(|| error.downcast_ref().map(of_refs))
         .or_else(|| error.downcast_ref().map(of_freeze))
         .or_else(|| error.downcast_ref().map(of_recording))
-        .or_else(|| error.downcast_ref().map(of_server))
 }
 
 fn of_target(error: &TargetError) -> Class<'static> {
@@ -205,13 +203,6 @@ fn of_recording(error: &RecordingError) -> Class<'static> {
         RecordingError::Newer { .. } => (ExitCode::Recording, "read it with that leaktrace"),
         RecordingError::Empty { .. } => (ExitCode::Recording, "the first look comes a second after the start"),
         RecordingError::Damaged { .. } => (ExitCode::Recording, ""),
-    }
-}
-
-fn of_server(error: &ServerError) -> Class<'static> {
-    match error.source.kind() {
-        io::ErrorKind::AddrInUse => (ExitCode::Address, "choose another port, or end who listens there"),
-        _ => (ExitCode::Address, ""),
     }
 }
 

@@ -377,7 +377,6 @@ fn collector(ledger: &Ledger) -> Collector {
         collected: log.collected,
         uncollectable: log.uncollectable,
         pause_seconds: Pause { total: seconds(log.pause_total_ns), max: seconds(log.pause_max_ns) },
-        pause_counts: log.pauses.to_vec(),
     });
     Collector { generations: generations.collect(), enabled: log.enabled(), pauses_known: log.pauses_known() }
 }

@@ -300,9 +300,6 @@ pub struct Generation {
     pub collected: u64,
     pub uncollectable: u64,
     pub pause_seconds: Pause,
-    /// How many pauses were at most 0.1, 0.25, 1, 2.5, 10, 25, 100, 250 ms, 1, 2.5, 10 s long and longer than the bound
-    /// before; last: longer than all ([`crate::model::gc::PAUSE_BOUNDS_NS`]).
-    pub pause_counts: Vec<u64>,
 }
 
 /// How long collections stopped the interpreter.
