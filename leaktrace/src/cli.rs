@@ -4,6 +4,7 @@ mod recording;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ Examples:
   leaktrace export a.leaktrace --format flamegraph -o a.svg --value growth
   leaktrace diff before.leaktrace after.leaktrace --by traceback
   leaktrace completions bash > /etc/bash_completion.d/leaktrace
+  leaktrace run --pid 4242 --metrics 127.0.0.1:9464   for Prometheus
   leaktrace heap --pid 4242                 what is in the heap, with no probe set
   leaktrace heap --pid 4242 --interval 10s  what grows
   leaktrace heap --pid 4242 --save before.json; leaktrace diff before.json after.json
@@ -115,6 +117,9 @@ pub(crate) struct TraceArgs {
     /// Replace a recording that exists already
     #[arg(long)]
     pub(crate) force: bool,
+    /// Serve Prometheus metrics meanwhile on /metrics, and /healthz; :PORT is that of 127.0.0.1, port 0 a free one
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Show the diagnostics of the BPF programs
     #[arg(short, long)]
     pub(crate) verbose: bool,
@@ -289,6 +294,16 @@ fn slowdown(text: &str) -> Result<f64, String> {
     if (1.1..=100.0).contains(&factor) { Ok(factor) } else { Err("must be from 1.1x to 100x".to_owned()) }
 }
 
+/// "127.0.0.1:9464", "[::1]:9464", ":9464". A port alone is never that of all interfaces: the metrics name files of the
+/// target, and nobody is asked for a password.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.strip_prefix(':').map_or_else(
+        || text.parse().ok(),
+        |port| port.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+    );
+    address.ok_or_else(|| "write it as 127.0.0.1:9464 or :9464".to_owned())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     at_least(text, Duration::from_millis(1))
 }
@@ -345,6 +360,18 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(run(&["--pid", "7", "--interval", "10ms"]).is_err());
+    }
+
+    #[test]
+    fn listen_addresses() {
+        let metrics =
+            |text| run(&["--pid", "7", "--metrics", text]).map(|args| args.trace.metrics.unwrap().to_string());
+        assert_eq!(metrics("127.0.0.1:9464").unwrap(), "127.0.0.1:9464");
+        assert_eq!(metrics(":0").unwrap(), "127.0.0.1:0");
+        assert_eq!(metrics("[::]:9464").unwrap(), "[::]:9464");
+        for bad in ["", "9464", ":", ":x", ":70000", "127.0.0.1", "localhost"] {
+            assert!(metrics(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

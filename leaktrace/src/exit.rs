@@ -24,13 +24,14 @@ pub(crate) enum ExitCode {
     TargetChanged = 11,
     Undecided = 12,
     Recording = 13,
+    Address = 14,
     Internal = 70,
     /// What [`leaktrace::host::signals::StopSignals`] ends with.
     Interrupted = 130,
 }
 
 impl ExitCode {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Success,
         Self::Growth,
         Self::Usage,
@@ -45,6 +46,7 @@ impl ExitCode {
         Self::TargetChanged,
         Self::Undecided,
         Self::Recording,
+        Self::Address,
         Self::Internal,
         Self::Interrupted,
     ];
@@ -65,6 +67,7 @@ impl ExitCode {
             Self::TargetChanged => "the process ended or replaced itself during the start",
             Self::Undecided => "whether a site grows cannot be told, and --fail-on-growth was given",
             Self::Recording => "a file is no recording, holds nothing yet, is damaged, or comes from a newer leaktrace",
+            Self::Address => "the address of --metrics is taken, or not this host's",
             Self::Internal => "a fault of leaktrace",
             Self::Interrupted => "a second Ctrl-C ended it at once, without a report (143: a second SIGTERM)",
         }

@@ -4,6 +4,7 @@ pub mod census;
 pub mod cpython;
 pub mod export;
 pub mod host;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod recording;

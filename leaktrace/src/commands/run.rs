@@ -3,6 +3,7 @@
 mod facts;
 mod heap;
 mod holders;
+mod metrics;
 mod tape;
 mod view;
 
@@ -25,6 +26,7 @@ use leaktrace::target::process::Target;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
 
 use self::heap::HeapWatch;
+use self::metrics::Metrics;
 use self::tape::Tape;
 use self::view::View;
 use super::output::Json;
@@ -62,6 +64,7 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     let _claim = Claim::new(target.pid())?;
     // Before any thread starts: the mount namespace is a thread's.
     let tracefs = Tracefs::find_or_mount()?;
+    let metrics = args.metrics.map(Metrics::listen).transpose()?;
     let tape = run.record.as_ref().map(|path| Tape::create(path, args.force)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let inside = runtime.enter();
@@ -84,13 +87,14 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     drop(inside);
     let view = if quiet { View::Silent } else { View::new()? };
     let heap = HeapWatch::new(tape.is_some());
-    let mut outputs = Outputs { selection, view, heap, tape };
+    let mut outputs = Outputs { selection, view, heap, tape, metrics };
     if let Some(tape) = &mut outputs.tape {
         tape.begin(&session);
     }
     outputs.heap.tick(&session);
+    outputs.begin(&session)?;
     let ended = runtime.block_on(watch(&mut session, args, signals, &mut outputs));
-    let Outputs { selection, mut view, mut heap, tape } = outputs;
+    let Outputs { selection, mut view, mut heap, tape, mut metrics } = outputs;
     // Whatever happened: first the target gets its full speed back.
     let hurry = Hurry::new();
     session.disarm();
@@ -108,6 +112,9 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     if ended.is_none() {
         // Who holds what grows is worth a wait, but no failure.
         let _ = holders::add(&session, &mut report);
+    }
+    if let Some(metrics) = &mut metrics {
+        metrics.publish(&session, &report);
     }
     let recorded = tape.map_or(Ok(()), |tape| tape.finish(&session, &facts, &mut heap, &report));
     // A file that cannot take the report must not cost the reader the text as well.
@@ -139,15 +146,28 @@ struct Outputs {
     view: View,
     heap: HeapWatch,
     tape: Option<Tape>,
+    metrics: Option<Metrics>,
 }
 
 impl Outputs {
+    /// Nothing was looked at yet, but scrapes may come.
+    fn begin(&mut self, session: &Session) -> Result<()> {
+        if let Some(metrics) = &mut self.metrics {
+            let facts = facts::of(session, None)?;
+            metrics.publish(session, &build(session, &facts, &self.heap, &self.selection));
+        }
+        Ok(())
+    }
+
     /// Shows and records the last look.
     fn look(&mut self, session: &Session) -> Result<()> {
         let facts = facts::of(session, None)?;
         let report = build(session, &facts, &self.heap, &self.selection);
         if let Some(tape) = &mut self.tape {
             tape.record(session, &facts, &mut self.heap, &report);
+        }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.publish(session, &report);
         }
         self.view.show(&report)?;
         Ok(())
@@ -196,6 +216,9 @@ async fn watch(
             }
             _ = watch.tick() => {
                 session.tick();
+                if let Some(metrics) = &outputs.metrics {
+                    metrics.alive();
+                }
                 opened |= session.watch()?;
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));

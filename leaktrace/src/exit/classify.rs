@@ -9,6 +9,7 @@ use leaktrace::cpython::{DiscoverError, SnapshotError};
 use leaktrace::host::claim::ClaimError;
 use leaktrace::host::freeze::FreezeError;
 use leaktrace::host::tracefs::TracefsError;
+use leaktrace::metrics::ListenError;
 use leaktrace::plan::PlanError;
 use leaktrace::recording::RecordingError;
 use leaktrace::refs::RefsError;
@@ -70,6 +71,14 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Class<'a>> {
         .or_else(|| error.downcast_ref().map(of_refs))
         .or_else(|| error.downcast_ref().map(of_freeze))
         .or_else(|| error.downcast_ref().map(of_recording))
+        .or_else(|| error.downcast_ref().map(of_listen))
+}
+
+fn of_listen(error: &ListenError) -> Class<'static> {
+    match error {
+        ListenError::Listen { .. } => (ExitCode::Address, "choose another with --metrics; port 0 takes a free one"),
+        ListenError::Thread(_) => (ExitCode::Internal, REPORT),
+    }
 }
 
 fn of_target(error: &TargetError) -> Class<'static> {

@@ -13,6 +13,7 @@ use super::value::{
     Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Line, Lost, Memory, Outlook, Pause,
     Report, Room, RssBytes, Series, SiteReport, Target, Totals,
 };
+use crate::model::gc::PAUSE_BOUNDS_NS;
 use crate::model::growth::Point;
 use crate::model::sampling::Sampling;
 use crate::model::stacks::LineId;
@@ -377,8 +378,14 @@ fn collector(ledger: &Ledger) -> Collector {
         collected: log.collected,
         uncollectable: log.uncollectable,
         pause_seconds: Pause { total: seconds(log.pause_total_ns), max: seconds(log.pause_max_ns) },
+        pause_counts: log.pauses.to_vec(),
     });
-    Collector { generations: generations.collect(), enabled: log.enabled(), pauses_known: log.pauses_known() }
+    Collector {
+        generations: generations.collect(),
+        enabled: log.enabled(),
+        pauses_known: log.pauses_known(),
+        pause_bounds_seconds: PAUSE_BOUNDS_NS.map(seconds).to_vec(),
+    }
 }
 
 fn series(trail: &Trail, timeline: &Timeline, verdict: Verdict) -> Series {

@@ -290,6 +290,8 @@ pub struct Collector {
     pub enabled: Option<bool>,
     /// Whether pauses were measured.
     pub pauses_known: bool,
+    /// Upper bounds of [`Generation::pause_counts`].
+    pub pause_bounds_seconds: Vec<f64>,
 }
 
 /// One generation.
@@ -300,6 +302,9 @@ pub struct Generation {
     pub collected: u64,
     pub uncollectable: u64,
     pub pause_seconds: Pause,
+    /// How many pauses were within each of [`Collector::pause_bounds_seconds`] and not within the one before; the last
+    /// count is of those longer than all.
+    pub pause_counts: Vec<u64>,
 }
 
 /// How long collections stopped the interpreter.

@@ -2,6 +2,7 @@
 
 mod diff;
 mod ledger;
+mod metrics;
 mod recording;
 mod report;
 mod simulator;
