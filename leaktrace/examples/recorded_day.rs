@@ -2,6 +2,9 @@
 //! of 25 frames, 1,000 of them busy in each second, a hundred that leak, collections, and a census of 3,000 types every ten
 //! minutes. Prints what the file takes, and how long it takes to open.
 
+#![allow(clippy::default_trait_access, reason = "parts of the census that are not simulated")]
+#![allow(clippy::print_stdout, reason = "a program that prints its measurement")]
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
