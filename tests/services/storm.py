@@ -7,7 +7,7 @@
     storm.py --seccomp          under a filter that kills on any system call that Python does not need for this
     storm.py --digest STEPS     prints the digest after STEPS steps, and ends
 
-The work repeats every CYCLE steps. `stats` answers with `digest`, which depends on `steps` modulo CYCLE alone, with the
+The work repeats every CYCLE steps. `stats` answers with `digest`, that after `cycle_step` steps of a cycle, with the
 threads' own pairs, and with `wrong`: how many cycles ended with another digest than the one before READY.
 """
 
@@ -75,7 +75,7 @@ class Work:
         ring.append(ring)
         digest = zlib.crc32(bytes(buffer), zlib.crc32(text.encode(), digest))
         digest = zlib.crc32(repr([row["id"] for row in shuffled]).encode(), digest)
-        self.state = (n + 1) % CYCLE, digest
+        self.state = n + 1, digest
 
 
 def digest_after(steps):

@@ -31,7 +31,7 @@ pub(super) struct Steadiness {
 }
 
 impl Ageing {
-    pub(super) fn of(trail: &Trail, timeline: &Timeline, gc: &GcLog) -> Self {
+    pub(super) fn of(trail: &Trail, timeline: &Timeline, gc: &GcLog, exposure: Option<&[f64]>) -> Self {
         let now = timeline.now_ns();
         let first_ns = trail.first_ns.max(timeline.start_ns());
         let age_ns = ((now - first_ns.min(now)) / 6).max(timeline.last_interval_ns());
@@ -67,7 +67,7 @@ impl Ageing {
             deaths,
             matured: cells(reference.min(mature)..mature).map(|c| u64::from(c.live)).sum(),
             matured_bytes: cells(reference.min(mature)..mature).map(|c| c.live_bytes).sum(),
-            steadiness: steadiness(&trail.survivors(timeline, rated(first, mature), |c| u64::from(c.live))),
+            steadiness: steadiness(&trail.survivors(timeline, exposure, rated(first, mature), |c| u64::from(c.live))),
         }
     }
 

@@ -54,6 +54,16 @@ impl Rate {
         Self::around(rate, student(freedom) * error)
     }
 
+    /// The same of counts in short spans, which cannot be surer than chance allows: two spans that happen to agree say no more
+    /// than their number of arrivals does (Poisson: the variance is the mean).
+    pub fn of_counts(increments: &[Increment]) -> Self {
+        let rate = Self::of_increments(increments);
+        let time: f64 = increments.iter().map(|i| i.seconds).sum();
+        let half =
+            (rate.high - rate.estimate).max(1.96 * (rate.estimate / time.max(f64::MIN_POSITIVE)).max(0.0).sqrt());
+        Self::around(rate.estimate, half)
+    }
+
     /// The slope of a level.
     pub fn of_series(points: &[Point]) -> Self {
         let Some(slope) = theil_sen(points) else { return Self::default() };

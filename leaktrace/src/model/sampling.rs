@@ -30,6 +30,12 @@ pub struct WatchFacts {
 pub struct Sampling {
     /// By index of the ledger's sites: for how many blocks each that was seen stands.
     pub weights: Vec<f64>,
+    /// Seconds in which some part of the interpreter was armed, by the timeline's cohorts.
+    #[serde(default)]
+    pub exposures: Vec<Vec<f64>>,
+    /// By index of the ledger's sites: which of [`Self::exposures`] is that of its blocks; `None` where none was seen.
+    #[serde(default)]
+    pub exposure_of: Vec<Option<u32>>,
     /// By index of the ledger's sites: the most blocks a second by which the heap grows in the size class of its blocks;
     /// `None` where that is not known.
     pub bounds: Vec<Option<f64>>,
@@ -56,7 +62,9 @@ impl Sampling {
     pub fn is_sound(&self, ledger: &super::Ledger) -> bool {
         let sites = ledger.sites().iter().enumerate();
         let all: f64 = sites.map(|(site, s)| self.weight(site) * (s.trail.allocated.bytes as f64 + 1.0)).sum();
-        self.weights.iter().all(|weight| *weight >= 0.0) && all < 1e18
+        let believable = |seconds: &f64| (0.0..1e12).contains(seconds);
+        let exposures = self.exposures.iter().all(|by_cohort| by_cohort.iter().all(believable));
+        self.weights.iter().all(|weight| *weight >= 0.0) && exposures && all < 1e18
     }
 
     /// The mean over sites.
@@ -64,10 +72,21 @@ impl Sampling {
         sites.iter().map(|&site| self.weight(site)).sum::<f64>() / sites.len().max(1) as f64
     }
 
-    /// Makes the judgement on what was seen of some sites (their indices) one on all of it: the rates are multiplied, and what
-    /// seems to grow where the heap does not is not called growing.
+    /// Seconds by cohort for which some sites (their indices) were armed, the mean over those that are known; `None` where
+    /// none is.
+    pub fn exposure(&self, sites: &[usize]) -> Option<Vec<f64>> {
+        let of = |site: &usize| self.exposures.get(*self.exposure_of.get(*site)?.as_ref()? as usize);
+        let known: Vec<&Vec<f64>> = sites.iter().filter_map(of).collect();
+        let cohorts = known.iter().map(|by_cohort| by_cohort.len()).max()?;
+        let mean = |cohort| known.iter().filter_map(|e| e.get(cohort)).sum::<f64>() / known.len() as f64;
+        Some((0..cohorts).map(mean).collect())
+    }
+
+    /// Makes the judgement on what was seen of some sites (their indices) one on all of it: rates of levels are multiplied
+    /// (those of cohorts are by time of exposure already), and what seems to grow where the heap does not is not called growing.
     pub fn extend(&self, judgement: &mut Judgement, sites: &[usize]) {
-        let weight = self.mean_weight(sites);
+        let by_exposure = judgement.evidence.reason == Reason::CohortsSurvive && self.exposure(sites).is_some();
+        let weight = if by_exposure { 1.0 } else { self.mean_weight(sites) };
         judgement.growth.bytes_per_second = judgement.growth.bytes_per_second.scaled(weight);
         judgement.growth.blocks_per_second = judgement.growth.blocks_per_second.scaled(weight);
         let bounds = sites.iter().map(|&site| self.bounds.get(site).copied().flatten());

@@ -141,18 +141,24 @@ impl Trail {
         Rate::of_series(&points)
     }
 
-    /// What each cohort has left, picked by `value`, over `cohorts` (indices).
+    /// What each cohort has left, picked by `value`, over `cohorts` (indices). With `exposure` (seconds by cohort) each is
+    /// as long as was looked, and left out where nobody did.
     pub fn survivors(
         &self,
         timeline: &Timeline,
+        exposure: Option<&[f64]>,
         cohorts: std::ops::Range<usize>,
         value: impl Fn(&Cell) -> u64,
     ) -> Vec<Increment> {
         cohorts
             .map(|index| Increment {
-                seconds: seconds(timeline.cohort_end(index) - timeline.cohort_start(index)),
+                seconds: match exposure {
+                    Some(exposure) => exposure.get(index).copied().unwrap_or(0.0),
+                    None => seconds(timeline.cohort_end(index) - timeline.cohort_start(index)),
+                },
                 amount: self.cells.get(index).map_or(0, &value) as f64,
             })
+            .filter(|increment| increment.seconds > 0.0)
             .collect()
     }
 }

@@ -185,6 +185,8 @@ pub struct Criteria {
     pub min_steadiness: f64,
     /// For how many blocks each that was seen stands: 1 where all are.
     pub weight: f64,
+    /// Where windows were open only now and then: for how many seconds of each cohort.
+    pub exposure: Option<Vec<f64>>,
 }
 
 impl Default for Criteria {
@@ -198,6 +200,7 @@ impl Default for Criteria {
             max_balance: 0.5,
             min_steadiness: 0.65,
             weight: 1.0,
+            exposure: None,
         }
     }
 }
@@ -211,7 +214,7 @@ const PEAK_SLACK: f64 = 1.1;
 
 /// Judges a site, or several read as one.
 pub fn judge(trail: &Trail, timeline: &Timeline, gc: &GcLog, criteria: &Criteria) -> Judgement {
-    let ageing = Ageing::of(trail, timeline, gc);
+    let ageing = Ageing::of(trail, timeline, gc, criteria.exposure.as_deref());
     let observed = timeline.now_ns().saturating_sub(trail.first_ns.max(timeline.start_ns()));
     let mut collector = CollectorTest::NotApplied;
     let (verdict, reason) = match decide(trail, timeline, gc, criteria, &ageing, observed, &mut collector) {
@@ -221,10 +224,13 @@ pub fn judge(trail: &Trail, timeline: &Timeline, gc: &GcLog, criteria: &Criteria
         decided => decided,
     };
     let growth = if reason == Reason::CohortsSurvive {
-        Growth {
-            bytes_per_second: Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live_bytes)),
-            blocks_per_second: Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live.into())),
-        }
+        let blocks = survival(trail, timeline, criteria, &ageing);
+        let bytes = match criteria.exposure {
+            // So many that seconds are one window: what blocks weigh differs more than how many there are.
+            Some(_) => blocks.scaled(ageing.bytes as f64 / ageing.blocks.max(1) as f64),
+            None => Rate::of_increments(&trail.survivors(timeline, None, ageing.rated(), |c| c.live_bytes)),
+        };
+        Growth { bytes_per_second: bytes, blocks_per_second: blocks }
     } else {
         Growth {
             bytes_per_second: trail.slope(timeline, |t| t.bytes),
@@ -269,7 +275,7 @@ fn decide(
     }
     let doubt = match doubt(trail, timeline, criteria, ageing) {
         None => {
-            *collector = collector_test(trail, timeline, gc, ageing);
+            *collector = collector_test(trail, timeline, gc, criteria, ageing);
             let survivors = ageing.blocks as f64 * criteria.weight;
             let waiting = *collector == CollectorTest::Untested && survivors <= gc.threshold() as f64;
             if *collector != CollectorTest::NotApplied && !waiting {
@@ -312,12 +318,24 @@ fn doubt(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Agein
     if ageing.steadiness.is_some_and(|s| s.ratio < criteria.min_steadiness && s.declines) {
         return Some(Reason::Slowing);
     }
-    let rate = Rate::of_increments(&trail.survivors(timeline, ageing.rated(), |c| c.live.into()));
-    (!rate.is_positive()).then_some(Reason::Uneven)
+    (!survival(trail, timeline, criteria, ageing).is_positive()).then_some(Reason::Uneven)
+}
+
+/// Survivors per second of birth.
+fn survival(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Ageing) -> Rate {
+    let exposure = criteria.exposure.as_deref();
+    let increments = trail.survivors(timeline, exposure, ageing.rated(), |c| c.live.into());
+    if exposure.is_some() { Rate::of_counts(&increments) } else { Rate::of_increments(&increments) }
 }
 
 /// What the collector says of survivors that pile up. [`CollectorTest::NotApplied`] when it freed the like of them.
-fn collector_test(trail: &Trail, timeline: &Timeline, gc: &GcLog, ageing: &Ageing) -> CollectorTest {
+fn collector_test(
+    trail: &Trail,
+    timeline: &Timeline,
+    gc: &GcLog,
+    criteria: &Criteria,
+    ageing: &Ageing,
+) -> CollectorTest {
     if gc.enabled() == Some(false) {
         return CollectorTest::Disabled;
     }
@@ -328,7 +346,9 @@ fn collector_test(trail: &Trail, timeline: &Timeline, gc: &GcLog, ageing: &Agein
         if tested == 0 {
             continue;
         }
-        let survivors = |range| Rate::of_increments(&trail.survivors(timeline, range, |c| c.live.into())).estimate;
+        let exposure = criteria.exposure.as_deref();
+        let survivors =
+            |range| Rate::of_increments(&trail.survivors(timeline, exposure, range, |c| c.live.into())).estimate;
         let kept = survivors(ageing.first..ageing.first + tested);
         let all = survivors(ageing.first..ageing.mature);
         return if kept * 2.0 >= all { passed } else { CollectorTest::NotApplied };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tempfile::TempDir;
 
 use super::{APPLICATION_ID, RecordingError, VERSION};
@@ -100,12 +100,19 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection =
         Connection::open_with_flags(path, flags).or_else(|_| Connection::open_with_flags(path, read_only))?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_TEXT)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.set_prepared_statement_cache_capacity(32);
     // This is what needs the journal.
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    let look = || connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    if let Err(error) = look() {
+        if error.sqlite_error_code() != Some(ErrorCode::DatabaseCorrupt) {
+            return Err(error);
+        }
+        // A file that was cut is refused as a whole, unless this says that somebody means to repair it (SQLite 3.50 btree.c, lockBtree).
+        connection.pragma_update(None, "writable_schema", true)?;
+        look()?;
+    }
     Ok(connection)
 }

@@ -156,7 +156,8 @@ fn judge_line(
 ) -> LineDraft {
     let judged = |trail: &Trail, sites: &[usize]| {
         let Some(sampling) = sampling else { return judge(trail, ledger.timeline(), ledger.gc(), criteria) };
-        let criteria = Criteria { weight: sampling.mean_weight(sites), ..criteria.clone() };
+        let criteria =
+            Criteria { weight: sampling.mean_weight(sites), exposure: sampling.exposure(sites), ..criteria.clone() };
         let mut judgement = judge(trail, ledger.timeline(), ledger.gc(), &criteria);
         sampling.extend(&mut judgement, sites);
         judgement

@@ -142,6 +142,7 @@ impl Session {
         let slots = selection.units.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
         let before: HashMap<u32, SiteStats> = slots.map(|slot| (slot, self.tracer.site_stats(slot))).collect();
         self.cost.begin_sample(&self.tracer);
+        let begun_ns = now_ns();
         let opened = self.trace(watch, selection)?;
         self.cost.end_sample(&self.tracer);
         let hits = opened.runs.count as f64 * self.cost.hit().as_secs_f64() + opened.runs.nanos as f64 * 1e-9;
@@ -154,7 +155,7 @@ impl Session {
             watch.slowest = watch.slowest.max(opened.cpu_seconds / own);
         }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_seconds);
-        watch.units.enter(selection, open, own, limit, hit_seconds, |slot| {
+        watch.units.enter(selection, open, (begun_ns, now_ns()), own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
         watch.budget.enter(hits, open, closing, watch.random.f64());
@@ -214,7 +215,10 @@ impl Session {
         self.learn();
         let mut pass = self.ledger.scan(begin_ns);
         let mut unnamed: Vec<Block> = Vec::new();
-        for block in watch.followers.blocks() {
+        let tested = |block: &&Block| {
+            watch.units.unit_of(block.site()).is_none_or(|unit| watch.units.get(unit).has_tested(block.time_ns))
+        };
+        for block in watch.followers.blocks().filter(tested) {
             if block.stack == 0 || pass.knows(block.stack) {
                 pass.observe(block);
             } else {
@@ -223,6 +227,7 @@ impl Session {
         }
         let end = super::End { target: &self.target, tracer: &self.tracer, drain: &self.drain, execed: false };
         end.finish(pass, &unnamed, &mut self.totals)?;
+        watch.units.coalesce(self.ledger.timeline());
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { pools_read: pools.is_some(), took, ..ScanStats::default() };
@@ -260,9 +265,12 @@ impl Session {
         let mut sums = vec![Sum::default(); sites];
         for block in watch.followers.blocks() {
             let Some(sum) = self.ledger.site(block.stack).and_then(|site| sums.get_mut(site)) else { continue };
-            let exposure = watch.units.exposure(block.site());
             sum.blocks += 1;
-            sum.weight += if exposure > 0.0 { wall / exposure } else { 0.0 };
+            if let Some(unit) = watch.units.unit_of(block.site()) {
+                let exposure = watch.units.get(unit).exposure();
+                sum.weight += if exposure > 0.0 { wall / exposure } else { 0.0 };
+                *sum.units.entry(unit).or_default() += 1;
+            }
             let class = if block.in_pool() { self.class_of(block.size()) } else { None };
             *sum.classes.entry(class).or_default() += 1;
         }
@@ -276,9 +284,24 @@ impl Session {
         };
         let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
         let (unseen, too_hot) = watch.units.unarmed(watch.limit(), watch.hit_seconds);
+        let mut exposures = Vec::new();
+        let mut numbers: HashMap<usize, u32> = HashMap::new();
+        let by_site = sums.iter().map(|sum| {
+            let unit = commonest(&sum.units)?;
+            Some(*numbers.entry(unit).or_insert_with(|| {
+                exposures.push(watch.units.get(unit).exposure_by_cohort(self.ledger.timeline()));
+                exposures.len() as u32 - 1
+            }))
+        });
+        let exposure_of = by_site.collect();
         Some(Sampling {
+            exposures,
+            exposure_of,
             weights: sums.iter().map(|sum| sum.mean(wall / watch.open_seconds.max(1e-3))).collect(),
-            bounds: sums.iter().map(|sum| if sum.blocks == 0 { Some(0.0) } else { bound(sum.commonest()) }).collect(),
+            bounds: sums
+                .iter()
+                .map(|sum| if sum.blocks == 0 { Some(0.0) } else { bound(commonest(&sum.classes).flatten()) })
+                .collect(),
             heap_grows: watch.classes.growing() & !SiteStats::LARGE != 0,
             facts: WatchFacts {
                 overhead_limit: watch.limits.overhead,
@@ -312,6 +335,8 @@ struct Sum {
     weight: f64,
     /// Blocks by size class; `None`: of the C allocator.
     classes: HashMap<Option<usize>, u32>,
+    /// Blocks by the unit that saw them.
+    units: HashMap<usize, u32>,
 }
 
 impl Sum {
@@ -319,8 +344,8 @@ impl Sum {
     fn mean(&self, otherwise: f64) -> f64 {
         if self.blocks == 0 { otherwise } else { self.weight / f64::from(self.blocks) }
     }
+}
 
-    fn commonest(&self) -> Option<usize> {
-        self.classes.iter().max_by_key(|(class, blocks)| (**blocks, **class)).and_then(|(class, _)| *class)
-    }
+fn commonest<T: Copy + Ord>(counts: &HashMap<T, u32>) -> Option<T> {
+    counts.iter().max_by_key(|(key, blocks)| (**blocks, **key)).map(|(key, _)| *key)
 }

@@ -7,7 +7,7 @@ use leaktrace_common::{
     wire::SiteStats,
 };
 
-use crate::plan::ProbePlan;
+use crate::{model::Timeline, plan::ProbePlan};
 
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
 const FEWEST_SITES: usize = 16;
@@ -35,11 +35,41 @@ pub struct Unit {
     /// Hits so far, and CPU seconds of the target while the unit was armed.
     hits: u64,
     cpu_seconds: f64,
-    /// Seconds for which the unit was armed.
-    exposure: f64,
+    /// When the unit was armed, oldest first, without the last time.
+    exposures: Vec<Exposure>,
+    last: Option<Exposure>,
+}
+
+/// A window, or several of one cohort.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Exposure {
+    /// In the clock of the wire.
+    begin_ns: u64,
+    end_ns: u64,
+    seconds: f64,
 }
 
 impl Unit {
+    /// Whether it was armed again since a block was born at `time_ns`. An address that the same code hands out again and again
+    /// passes for a survivor until a window sees it handed out.
+    pub fn has_tested(&self, time_ns: u64) -> bool {
+        self.last.is_some_and(|last| last.begin_ns > time_ns)
+    }
+
+    /// Seconds for which the unit was armed, without the last time: what was born then is not tested yet.
+    pub fn exposure(&self) -> f64 {
+        self.exposures.iter().map(|exposure| exposure.seconds).sum()
+    }
+
+    /// The same by cohort.
+    pub fn exposure_by_cohort(&self, timeline: &Timeline) -> Vec<f64> {
+        let mut cohorts = vec![0.0; timeline.cohorts()];
+        if !cohorts.is_empty() {
+            self.exposures.iter().for_each(|exposure| cohorts[timeline.cohort_of(exposure.end_ns)] += exposure.seconds);
+        }
+        cohorts
+    }
+
     /// Hits per CPU second of the target, `None` for a unit that was never armed.
     pub fn rate(&self) -> Option<f64> {
         (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.cpu_seconds.max(ENOUGH_CPU))
@@ -177,12 +207,13 @@ impl Units {
         selection
     }
 
-    /// Enters what a window showed: its units were armed for `open` seconds, while the target worked for `cpu_seconds`
-    /// without the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
+    /// Enters what a window showed: its units were armed for `open` seconds from `begin_ns` to `end_ns`, while the target worked for
+    /// `cpu_seconds` without the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
         &mut self,
         selection: &Selection,
         open: f64,
+        (begin_ns, end_ns): (u64, u64),
         cpu_seconds: f64,
         limit: f64,
         hit_seconds: f64,
@@ -198,7 +229,8 @@ impl Units {
                 window_hits += hits;
                 unit.classes |= after.classes;
             }
-            unit.exposure += open;
+            let window = Exposure { begin_ns, end_ns, seconds: open };
+            unit.exposures.extend(unit.last.replace(window));
             // An idle target tells nothing of what a unit costs.
             unit.cpu_seconds += cpu_seconds;
         }
@@ -212,9 +244,22 @@ impl Units {
         }
     }
 
-    /// Seconds for which the site of a slot was armed; 0 for an unknown one.
-    pub fn exposure(&self, slot: u32) -> f64 {
-        self.by_slot.get(&slot).map_or(0.0, |&unit| self.all[unit].exposure)
+    /// The unit that the site of a slot belongs to.
+    pub fn unit_of(&self, slot: u32) -> Option<usize> {
+        self.by_slot.get(&slot).copied()
+    }
+
+    /// Joins what lies in one cohort: cohorts only ever merge, so this loses nothing, and the lists stay short.
+    pub fn coalesce(&mut self, timeline: &Timeline) {
+        for unit in &mut self.all {
+            unit.exposures.dedup_by(|later, earlier| {
+                let same = timeline.cohort_of(later.end_ns) == timeline.cohort_of(earlier.end_ns);
+                if same {
+                    *earlier = Exposure { end_ns: later.end_ns, seconds: earlier.seconds + later.seconds, ..*earlier };
+                }
+                same
+            });
+        }
     }
 
     /// Units never armed yet, and those that cost more than `limit` by themselves, so that they never are.
@@ -283,12 +328,25 @@ mod tests {
         let selection = units.choose(u64::MAX, 1.0, HIT, &mut random);
         assert!(selection.scouts && selection.units.len() == 2 && !selection.units.contains(&3), "{selection:?}");
         let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
+        units.enter(&selection, 0.1, (6, 7), 0.1, 1.0, HIT, hits);
         assert!(
             selection.units.iter().all(|&unit| units.get(unit).rate() == Some(100.0) && units.get(unit).classes == 4)
         );
         // They cost nothing, so the next time there are more.
         assert_eq!(units.scouts, 4);
-        assert!((units.exposure(selection.units[0] as u32) - 0.1).abs() < 1e-9);
+        let first = units.unit_of(selection.units[0] as u32).unwrap();
+        assert!(!units.get(first).has_tested(6) && units.get(first).exposure() == 0.0);
+        // Windows of one cohort become one.
+        let mut timeline = Timeline::new(0);
+        timeline.push(10);
+        units.enter(&selection, 0.2, (8, 9), 0.1, 1.0, HIT, hits);
+        units.enter(&selection, 0.4, (14, 15), 0.1, 1.0, HIT, hits);
+        units.enter(&selection, 0.8, (16, 18), 0.1, 1.0, HIT, hits);
+        assert!(units.get(first).has_tested(15) && !units.get(first).has_tested(17));
+        timeline.push(20);
+        units.coalesce(&timeline);
+        assert_eq!(units.get(first).exposures.len(), 2);
+        let by_cohort = units.get(first).exposure_by_cohort(&timeline);
+        assert!((by_cohort[0] - 0.3).abs() < 1e-9 && (by_cohort[1] - 0.4).abs() < 1e-9, "{by_cohort:?}");
     }
 }

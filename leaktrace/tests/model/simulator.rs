@@ -58,6 +58,9 @@ pub(crate) struct World {
     pub(crate) file: &'static str,
     /// Most blocks that the table takes.
     pub(crate) room: usize,
+    /// Times and seconds of windows. Once there is one, only what is allocated in windows is seen.
+    pub(crate) windows: Vec<(u64, f64)>,
+    open: bool,
     blocks: BTreeMap<u64, Block>,
     totals: Vec<StackTotals>,
     next_address: u64,
@@ -72,6 +75,8 @@ impl World {
             ledger: Ledger::new(start, 50 << 20),
             file: "service.py",
             room: usize::MAX,
+            windows: Vec::new(),
+            open: true,
             blocks: BTreeMap::new(),
             totals: Vec::new(),
             next_address: 4096,
@@ -92,6 +97,9 @@ impl World {
                 self.learn(dense);
             }
             self.totals.resize(stack as usize + 1, StackTotals::default());
+        }
+        if !self.open {
+            return address;
         }
         self.totals[stack as usize].blocks += 1;
         self.totals[stack as usize].bytes += size;
@@ -132,6 +140,30 @@ impl World {
         }
     }
 
+    /// The same in windows of one step, open with the probability `duty`; a scan follows each.
+    pub(crate) fn watch(
+        &mut self,
+        seconds: u64,
+        duty: f64,
+        service: &mut dyn FnMut(&mut Self),
+        check: &mut dyn FnMut(&Self),
+    ) {
+        // What was not seen is not missed when it is freed.
+        self.room = usize::MAX - 1;
+        for _ in 0..seconds * STEPS {
+            self.now += SECOND / STEPS;
+            self.open = self.random.unit() < duty;
+            if self.open {
+                self.windows.push((self.now, 1.0 / STEPS as f64));
+            }
+            service(self);
+            if self.open {
+                self.scan();
+                check(self);
+            }
+        }
+    }
+
     fn scan(&mut self) {
         // The collector is a little late, and never by the same amount.
         let late = self.random.below(SECOND / 50);
@@ -154,7 +186,15 @@ impl World {
                 trail.merge(&site.trail);
             }
         }
-        judge(&trail, self.ledger.timeline(), self.ledger.gc(), &Criteria::default())
+        let timeline = self.ledger.timeline();
+        let exposure = (!self.windows.is_empty()).then(|| {
+            let mut cohorts = vec![0.0; timeline.cohorts()];
+            self.windows.iter().for_each(|(time, seconds)| cohorts[timeline.cohort_of(*time)] += seconds);
+            cohorts
+        });
+        let weight = exposure.as_ref().map_or(1.0, |cohorts| self.seconds() / cohorts.iter().sum::<f64>());
+        let criteria = Criteria { exposure, weight, ..Criteria::default() };
+        judge(&trail, timeline, self.ledger.gc(), &criteria)
     }
 
     /// Stack numbers that are equal modulo 100 allocate on the same line, called from different ones.

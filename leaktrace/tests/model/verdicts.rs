@@ -493,3 +493,46 @@ fn a_store_of_sessions_that_end_is_not_growing() {
         assert_innocent("sessions", 60.0, &make);
     }
 }
+
+/// Watches a service in windows that are open for a hundredth of the time; `check` sees the judgements after each.
+fn in_windows(make: &dyn Fn() -> Service, seconds: u64, check: &mut dyn FnMut(u64, f64, &Judgement)) {
+    for seed in 1..=10 {
+        let mut world = World::new(seed);
+        let mut service = make();
+        world.watch(seconds, 0.01, &mut |world| service(world), &mut |world| {
+            check(seed, world.seconds(), &world.judge(0, true));
+        });
+    }
+}
+
+#[test]
+fn a_leak_seen_in_windows_is_growing_at_its_whole_rate() {
+    let mut covered = 0;
+    let mut found = 0;
+    in_windows(&|| leak(100.0), 300, &mut |_, time, judgement| {
+        if time > 180.0 && judgement.verdict == Verdict::Growing {
+            found += 1;
+            let rate = judgement.growth.blocks_per_second;
+            covered += u32::from((rate.low..=rate.high).contains(&100.0));
+        } else {
+            assert!(time < 180.0, "{time}: {judgement:#?}");
+        }
+    });
+    assert!(found > 100 && covered * 10 > found * 8, "{covered} of {found} intervals hold the true rate");
+}
+
+#[test]
+fn what_is_bounded_is_not_growing_in_windows_either() {
+    let services: [(&str, fn() -> Service); 4] = [
+        ("lru", || lru(200.0, 1000, 5000, false)),
+        ("lifetimes", || lifetimes(100.0, 3.0, true)),
+        ("ttl", || lifetimes(50.0, 10.0, false)),
+        ("sawtooth", || sawtooth(100.0, 20.0)),
+    ];
+    for (name, make) in services {
+        in_windows(&make, 300, &mut |seed, time, judgement| {
+            let accused = judgement.verdict == Verdict::Growing && time > 60.0;
+            assert!(!accused, "{name} seed {seed} at {time}: {judgement:#?}");
+        });
+    }
+}
