@@ -16,7 +16,10 @@ use crate::{
         trail::seconds,
     },
     tracer::{cost::Runs, sweep::now_ns},
-    watch::{Budget, Classes, Followers, Units, units::Selection},
+    watch::{
+        Budget, Classes, Followers, Units,
+        units::{Exposure, Selection},
+    },
 };
 
 /// Longest that a window is open.
@@ -142,7 +145,7 @@ impl Session {
         let slots = selection.units.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
         let before: HashMap<u32, SiteStats> = slots.map(|slot| (slot, self.tracer.site_stats(slot))).collect();
         self.cost.begin_sample(&self.tracer);
-        let begun_ns = now_ns();
+        let begin_ns = now_ns();
         let opened = self.trace(watch, selection)?;
         self.cost.end_sample(&self.tracer);
         let hits = opened.runs.count as f64 * self.cost.hit().as_secs_f64() + opened.runs.nanos as f64 * 1e-9;
@@ -155,7 +158,8 @@ impl Session {
             watch.slowest = watch.slowest.max(opened.cpu_seconds / own);
         }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_seconds);
-        watch.units.enter(selection, open, (begun_ns, now_ns()), own, limit, hit_seconds, |slot| {
+        let window = Exposure { begin_ns, end_ns: now_ns(), seconds: open };
+        watch.units.enter(selection, window, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
         watch.budget.enter(hits, open, closing, watch.random.f64());

@@ -40,13 +40,14 @@ pub struct Unit {
     last: Option<Exposure>,
 }
 
-/// A window, or several of one cohort.
+/// When a window was open, or several of one cohort were.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Exposure {
+pub struct Exposure {
     /// In the clock of the wire.
-    begin_ns: u64,
-    end_ns: u64,
-    seconds: f64,
+    pub begin_ns: u64,
+    pub end_ns: u64,
+    /// For how long all in it was armed.
+    pub seconds: f64,
 }
 
 impl Unit {
@@ -207,13 +208,12 @@ impl Units {
         selection
     }
 
-    /// Enters what a window showed: its units were armed for `open` seconds from `begin_ns` to `end_ns`, while the target worked for
+    /// Enters what a window showed: its units were armed during it, while the target worked for
     /// `cpu_seconds` without the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
         &mut self,
         selection: &Selection,
-        open: f64,
-        (begin_ns, end_ns): (u64, u64),
+        window: Exposure,
         cpu_seconds: f64,
         limit: f64,
         hit_seconds: f64,
@@ -229,7 +229,6 @@ impl Units {
                 window_hits += hits;
                 unit.classes |= after.classes;
             }
-            let window = Exposure { begin_ns, end_ns, seconds: open };
             unit.exposures.extend(unit.last.replace(window));
             // An idle target tells nothing of what a unit costs.
             unit.cpu_seconds += cpu_seconds;
@@ -327,8 +326,9 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let selection = units.choose(u64::MAX, 1.0, HIT, &mut random);
         assert!(selection.scouts && selection.units.len() == 2 && !selection.units.contains(&3), "{selection:?}");
+        let window = |begin_ns, end_ns, seconds| Exposure { begin_ns, end_ns, seconds };
         let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, 0.1, (6, 7), 0.1, 1.0, HIT, hits);
+        units.enter(&selection, window(6, 7, 0.1), 0.1, 1.0, HIT, hits);
         assert!(
             selection.units.iter().all(|&unit| units.get(unit).rate() == Some(100.0) && units.get(unit).classes == 4)
         );
@@ -339,9 +339,9 @@ mod tests {
         // Windows of one cohort become one.
         let mut timeline = Timeline::new(0);
         timeline.push(10);
-        units.enter(&selection, 0.2, (8, 9), 0.1, 1.0, HIT, hits);
-        units.enter(&selection, 0.4, (14, 15), 0.1, 1.0, HIT, hits);
-        units.enter(&selection, 0.8, (16, 18), 0.1, 1.0, HIT, hits);
+        units.enter(&selection, window(8, 9, 0.2), 0.1, 1.0, HIT, hits);
+        units.enter(&selection, window(14, 15, 0.4), 0.1, 1.0, HIT, hits);
+        units.enter(&selection, window(16, 18, 0.8), 0.1, 1.0, HIT, hits);
         assert!(units.get(first).has_tested(15) && !units.get(first).has_tested(17));
         timeline.push(20);
         units.coalesce(&timeline);

@@ -523,7 +523,8 @@ fn a_leak_seen_in_windows_is_growing_at_its_whole_rate() {
 
 #[test]
 fn what_is_bounded_is_not_growing_in_windows_either() {
-    let services: [(&str, fn() -> Service); 4] = [
+    type Make = fn() -> Service;
+    let services: [(&str, Make); 4] = [
         ("lru", || lru(200.0, 1000, 5000, false)),
         ("lifetimes", || lifetimes(100.0, 3.0, true)),
         ("ttl", || lifetimes(50.0, 10.0, false)),
