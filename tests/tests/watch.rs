@@ -26,7 +26,7 @@ fn leaks_are_named_and_the_innocent_left_in_peace() {
             .iter()
             .map(|script| {
                 let mut service = Service::start(&python, &format!("services/{script}"), &[]);
-                let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["--duration", "75s"]].concat());
+                let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["--duration", "100s"]].concat());
                 service.go();
                 (service, trace)
             })
