@@ -5,6 +5,7 @@
 //! says ([`oracle`], [`system`]). Nothing here sleeps: processes are waited for by what they print and by pidfd.
 
 pub mod census;
+pub mod net;
 pub mod oracle;
 pub mod process;
 pub mod python;

@@ -15,7 +15,21 @@ pub struct Report {
     pub headline: Headline,
     pub totals: Totals,
     pub sites: Vec<Site>,
+    pub lines: Vec<Line>,
     pub gc: Gc,
+    /// The document as it was written.
+    #[serde(skip)]
+    pub text: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Line {
+    pub verdict: String,
+    pub file: String,
+    pub line: u32,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    pub holders: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,9 +197,10 @@ impl Report {
     /// When the file is not such a report.
     pub fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let report: Self =
+        let mut report: Self =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in the report {text:.2000}"));
         assert_eq!(report.schema, "leaktrace.report/1");
+        report.text = text;
         report
     }
 

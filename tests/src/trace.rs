@@ -102,8 +102,13 @@ impl Trace {
 
     /// Presses Ctrl-C, and waits for the report.
     pub fn finish(self) -> Report {
+        self.interrupt().0
+    }
+
+    /// The same, with all that it said.
+    pub fn interrupt(self) -> (Report, Outcome) {
         signal(self.child.id(), Signal::INT);
-        self.report().0
+        self.report()
     }
 
     /// Waits for the run to end by itself, and gives its report and how it ended.

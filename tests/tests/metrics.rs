@@ -5,13 +5,14 @@
 #![allow(clippy::float_cmp, reason = "the page has the report's numbers to the last digit")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use leaktrace_tests::asset;
+use leaktrace_tests::net::{free_port, http_get, sample};
 use leaktrace_tests::process::{Service, signal};
 use leaktrace_tests::python::supported;
 use leaktrace_tests::trace::{Trace, run};
@@ -35,26 +36,6 @@ fn promtool(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// Status and body.
-fn get(address: &str, path: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
-
-/// A port that nobody listens on. Not quite sure, but what comes of it if somebody does is an error and not a wrong result.
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-fn value(page: &str, sample: &str) -> f64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {sample} in {page}")).parse().unwrap()
-}
-
 fn sum(page: &str, prefix: &str) -> f64 {
     let of = page.lines().filter(|line| line.starts_with(prefix));
     of.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
@@ -66,17 +47,17 @@ fn a_scrape_has_the_totals_of_the_report() {
     let mut service = Service::start(python, "services/leak_class_registry.py", &[]);
     let address = free_port();
     let trace = Trace::attach(service.pid(), &["--interval", "200ms", "--metrics", &address]);
-    assert_eq!(get(&address, "/healthz"), ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
+    assert_eq!(http_get(&address, "/healthz"), ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
     service.go();
     service.progress(800);
     // From here on nothing changes: the next look and the last one find the same.
     signal(service.pid(), Signal::STOP);
-    let looks = || value(&get(&address, "/metrics").1, "leaktrace_looks_total");
+    let looks = || sample(&http_get(&address, "/metrics").1, "leaktrace_looks_total");
     let stopped = looks();
     while looks() < stopped + 2.0 {
         std::thread::yield_now();
     }
-    let page = get(&address, "/metrics").1;
+    let page = http_get(&address, "/metrics").1;
     let report = trace.finish();
     signal(service.pid(), Signal::CONT);
 
@@ -84,16 +65,16 @@ fn a_scrape_has_the_totals_of_the_report() {
     assert!(checked.status.success() && checked.stderr.is_empty(), "{}", String::from_utf8_lossy(&checked.stderr));
     let live = report.totals.live_bytes as f64;
     assert!(live > 0.0);
-    assert_eq!(value(&page, "leaktrace_live_bytes"), live);
-    assert_eq!(value(&page, "leaktrace_live_blocks"), report.totals.live_blocks as f64);
-    assert_eq!(value(&page, "leaktrace_allocated_bytes_total"), report.totals.allocated_bytes as f64);
-    assert_eq!(sum(&page, "leaktrace_site_live_bytes") + value(&page, "leaktrace_other_sites_live_bytes"), live);
+    assert_eq!(sample(&page, "leaktrace_live_bytes"), live);
+    assert_eq!(sample(&page, "leaktrace_live_blocks"), report.totals.live_blocks as f64);
+    assert_eq!(sample(&page, "leaktrace_allocated_bytes_total"), report.totals.allocated_bytes as f64);
+    assert_eq!(sum(&page, "leaktrace_site_live_bytes") + sample(&page, "leaktrace_other_sites_live_bytes"), live);
     assert_eq!(sum(&page, "leaktrace_domain_live_bytes"), live);
-    assert_eq!(value(&page, "leaktrace_events_total{event=\"alloc\"}"), report.capture.events.alloc as f64);
-    assert_eq!(value(&page, "process_resident_memory_bytes"), report.target.rss_bytes.end as f64);
+    assert_eq!(sample(&page, "leaktrace_events_total{event=\"alloc\"}"), report.capture.events.alloc as f64);
+    assert_eq!(sample(&page, "process_resident_memory_bytes"), report.target.rss_bytes.end as f64);
     for of in &report.gc.generations {
         let name = format!("leaktrace_gc_collections_total{{generation=\"{}\"}}", of.generation);
-        assert_eq!(value(&page, &name), of.collections as f64);
+        assert_eq!(sample(&page, &name), of.collections as f64);
     }
     assert!(sum(&page, "leaktrace_gc_pause_seconds_count") > 0.0);
 }
@@ -154,7 +135,7 @@ impl Prometheus {
 
     /// Whether it answers already.
     fn is_ready(&self) -> bool {
-        TcpStream::connect(&self.address).is_ok() && get(&self.address, "/-/ready").0.contains(" 200 ")
+        TcpStream::connect(&self.address).is_ok() && http_get(&self.address, "/-/ready").0.contains(" 200 ")
     }
 
     /// The result of an instant query.
@@ -164,7 +145,7 @@ impl Prometheus {
             .bytes()
             .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
             .collect();
-        let (_, body) = get(&self.address, &format!("/api/v1/query?query={encoded}"));
+        let (_, body) = http_get(&self.address, &format!("/api/v1/query?query={encoded}"));
         let mut answer: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
         assert_eq!(answer["status"], "success", "{expression}: {body}");
         serde_json::from_value(answer["data"]["result"].take()).unwrap()

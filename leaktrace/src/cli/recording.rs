@@ -98,6 +98,8 @@ pub(crate) enum Format {
     Flamegraph,
     /// For profiler.firefox.com
     Firefox,
+    /// The whole report as one page for a browser, without network
+    Html,
     /// A row a site
     Csv,
     /// JSON, totals and then a site a line
@@ -112,6 +114,7 @@ impl From<Format> for export::Format {
             Format::Collapsed => Self::Collapsed,
             Format::Flamegraph => Self::Flamegraph,
             Format::Firefox => Self::Firefox,
+            Format::Html => Self::Html,
             Format::Csv => Self::Csv,
             Format::Jsonl => Self::Jsonl,
         }

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::Result;
 use leaktrace::census::diff::Diff;
 use leaktrace::census::{Census, SCHEMA};
-use leaktrace::recording::{self, Recording};
+use leaktrace::recording;
 use leaktrace::report::{Style, diff, heap};
 use serde::Serialize;
 
 use super::output::{Json, Page};
-use super::report::selection;
+use super::report::{open, selection};
 use crate::cli::{DiffArgs, JsonOutput};
 use crate::exit::{ExitCode, Failure};
 
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
 fn recordings(args: &DiffArgs) -> Result<ExitCode> {
     let json = args.json.as_ref().map(Json::open).transpose()?;
     let read = |path: &Path| -> Result<_> {
-        let recording = Recording::open(path)?;
+        let recording = open(path)?;
         let report = recording.report(&selection(&recording, &args.filter, args.since)?);
         Ok((report, recording.types()))
     };

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::Result;
 use leaktrace::export::Export;
 use leaktrace::host::signals::reader_is_gone;
-use leaktrace::recording::Recording;
 
-use super::report::selection;
+use super::progress::Progress;
+use super::report::{open, selection};
 use crate::cli::{ExportArgs, JsonOutput};
 use crate::exit::{ExitCode, Failure};
 
@@ -23,17 +23,19 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         let hint = "-o FILE writes it to a file";
         return Err(Failure::new(ExitCode::Usage, "this format is not text", hint).into());
     }
-    let recording = Recording::open(&args.file)?;
-    let before = args.before.as_deref().map(Recording::open).transpose()?;
+    let recording = open(&args.file)?;
+    let before = args.before.as_deref().map(open).transpose()?;
     let report = recording.report(&selection(&recording, &args.filter, args.since)?);
     let before = match &before {
         Some(before) => Some(before.report(&selection(before, &args.filter, args.since)?)),
         None => None,
     };
+    let progress = Progress::start(format!("exporting {}", args.file.display()));
     let mut bytes = Vec::new();
-    Export { report: &report, before: before.as_ref(), origin: recording.origin(), value: args.value.into() }
+    Export { report: &report, before: before.as_ref(), recording: &recording, value: args.value.into() }
         .write(format, &mut bytes)
         .map_err(|error| Failure::new(ExitCode::Output, format!("cannot be exported: {error}"), ""))?;
+    drop(progress);
     let (place, written) = match &args.output {
         JsonOutput::Stdout => ("stdout".to_owned(), io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush())),
         JsonOutput::File(path) => (path.display().to_string(), create(path, args.force)?.write_all(&bytes)),

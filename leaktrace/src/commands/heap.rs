@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::time::{Instant as Moment, MissedTickBehavior};
 
 use super::output::{Json, Page};
+use super::progress::Progress;
 use super::screen::Screen;
 use crate::cli::{HeapArgs, JsonOutput};
 use crate::exit::ExitCode;
@@ -38,7 +39,9 @@ pub(crate) fn run(args: &HeapArgs) -> Result<ExitCode> {
     let target = Target::open(args.pid)?;
     let interpreter = Interpreter::find(&target)?;
     let page = Page { to_stderr: args.json == Some(JsonOutput::Stdout) };
+    let progress = Progress::start(format!("reading the heap of pid {}", args.pid));
     let first = look(&target, &interpreter, args.pause)?;
+    drop(progress);
     let (last, growth) = match args.interval {
         None => (first, None),
         Some(interval) => {

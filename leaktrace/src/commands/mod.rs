@@ -7,6 +7,7 @@ pub(crate) mod gc;
 pub(crate) mod guard;
 pub(crate) mod heap;
 pub(crate) mod output;
+mod progress;
 pub(crate) mod refs;
 pub(crate) mod report;
 pub(crate) mod run;

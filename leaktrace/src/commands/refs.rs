@@ -15,6 +15,7 @@ use leaktrace::report::refs;
 use leaktrace::target::process::Target;
 
 use super::output::{Json, Page};
+use super::progress::Progress;
 use crate::cli::{JsonOutput, RefsArgs};
 use crate::exit::{ExitCode, Failure};
 
@@ -38,7 +39,9 @@ pub(crate) fn run(args: &RefsArgs) -> Result<ExitCode> {
     let subject = Subject { maps: &maps, ..subject };
     let begun = Instant::now();
     let frozen = if args.pause { Some(Frozen::stop(target.pid())?) } else { None };
+    let progress = Progress::start(format!("reading the heap of pid {}, and who holds what in it", args.pid));
     let answer = answer(&subject, args, before.as_ref());
+    drop(progress);
     let pause_seconds = frozen.as_ref().map(|frozen| frozen.elapsed().as_secs_f64());
     drop(frozen);
     let mut answer = answer?;
@@ -79,8 +82,10 @@ fn traced(path: &Path, pid: u32) -> Result<Traced> {
 /// The first of two looks, and the wait for the second. A signal ends the wait.
 fn first(subject: &Subject<'_>, target: &Target, args: &RefsArgs) -> Result<Before> {
     let frozen = if args.pause { Some(Frozen::stop(target.pid())?) } else { None };
+    let progress = Progress::start(format!("reading the heap of pid {}", args.pid));
     let before = Before::take(subject);
     drop(frozen);
+    drop(progress);
     let before = before?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     runtime.block_on(async {

@@ -30,6 +30,7 @@ use self::metrics::Metrics;
 use self::tape::Tape;
 use self::view::View;
 use super::output::Json;
+use super::progress::Progress;
 use crate::cli::{FilterArgs, JsonOutput, Mode, RecordArgs, RunArgs, TraceArgs};
 use crate::exit::ExitCode;
 
@@ -81,7 +82,9 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     let options =
         Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes, limits };
     let hurry = Hurry::new();
+    let progress = Progress::start(format!("attaching to pid {}", args.pid));
     let mut session = Session::start(target, &options)?;
+    drop(progress);
     drop(hurry);
     announce(&session, begun.elapsed());
     drop(inside);
@@ -102,17 +105,20 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     view.end()?;
     drop(view);
     let ended = ended?;
+    let progress = Progress::start("the process is at full speed again; reading its heap");
     if ended.is_some() {
         session.take_rest()?;
     } else {
         heap.finish(&session);
     }
-    let facts = facts::of(&session, ended)?;
+    let mut facts = facts::of(&session, ended)?;
     let mut report = build(&session, &facts, &heap, &selection);
     if ended.is_none() {
         // Who holds what grows is worth a wait, but no failure.
         let _ = holders::add(&session, &mut report);
+        facts.holders = report.holders();
     }
+    drop(progress);
     if let Some(metrics) = &mut metrics {
         metrics.publish(&session, &report);
     }
@@ -200,11 +206,9 @@ async fn watch(
                 } else {
                     session.scan()?;
                 }
-                // A look cannot judge what was handed out after it began: who pressed Ctrl-C meanwhile gets another one.
-                if StopSignals::came() {
-                    break;
+                if !StopSignals::came() {
+                    outputs.heap.tick(session);
                 }
-                outputs.heap.tick(session);
                 // Between windows there is nothing new.
                 if args.mode == Mode::Watch && !opened {
                     continue;
@@ -213,6 +217,10 @@ async fn watch(
                 outputs.look(session)?;
                 // A report of many sites is large, and the next one is some seconds away.
                 memory::give_back();
+                // A look cannot judge what was handed out after it began: who pressed Ctrl-C meanwhile gets another one.
+                if StopSignals::came() {
+                    break;
+                }
             }
             _ = watch.tick() => {
                 session.tick();

@@ -11,7 +11,7 @@ use super::Export;
 use super::stacks::{frames, label, value};
 
 pub(super) fn write(export: &Export<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let started = Duration::try_from_secs_f64(export.origin.started_at).unwrap_or_default();
+    let started = Duration::try_from_secs_f64(export.recording.origin().started_at).unwrap_or_default();
     let started = UNIX_EPOCH.checked_add(started).unwrap_or(UNIX_EPOCH);
     let mut profile = Profile::new(export.value.title(), started.into(), SamplingInterval::from_millis(1));
     let begin = Timestamp::from_millis_since_reference(0.0);

@@ -4,6 +4,7 @@
 mod collapsed;
 mod firefox;
 mod flamegraph;
+mod html;
 mod pprof;
 mod rows;
 mod speedscope;
@@ -11,7 +12,7 @@ mod stacks;
 
 use std::io::{self, Write};
 
-use crate::recording::Origin;
+use crate::recording::Recording;
 use crate::report::Report;
 
 /// A format.
@@ -27,6 +28,8 @@ pub enum Format {
     Flamegraph,
     /// <https://profiler.firefox.com>, processed profile.
     Firefox,
+    /// The whole report as one page, with charts, tables and a flame graph.
+    Html,
     /// A row a site, with a header. Has all values.
     Csv,
     /// JSON: the totals on the first line, then a site a line. Has all values.
@@ -96,8 +99,9 @@ pub struct Export<'a> {
     pub report: &'a Report,
     /// What it is compared with, where the format can.
     pub before: Option<&'a Report>,
-    pub origin: &'a Origin,
-    /// For the formats that have one.
+    /// Where it comes from: has what is over time.
+    pub recording: &'a Recording,
+    /// For the formats that have one, and what others show first.
     pub value: Value,
 }
 
@@ -110,6 +114,7 @@ impl Export<'_> {
             Format::Collapsed => collapsed::write(self, out),
             Format::Flamegraph => flamegraph::write(self, out),
             Format::Firefox => firefox::write(self, out),
+            Format::Html => html::write(self, out),
             Format::Csv => rows::csv(self.report, out),
             Format::Jsonl => rows::json_lines(self.report, out),
         }

@@ -143,7 +143,7 @@ fn profile(export: &Export<'_>) -> proto::Profile {
         sample: samples,
         location,
         function,
-        time_nanos: ((export.origin.started_at + duration) * 1e9) as i64,
+        time_nanos: ((export.recording.origin().started_at + duration) * 1e9) as i64,
         duration_nanos: (duration * 1e9) as i64,
         period_type,
         period: 1,

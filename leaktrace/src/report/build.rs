@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::json::SCHEMA;
 use super::select::{Chosen, Counted, Selection};
 use super::value::{
-    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Line, Lost, Memory, Outlook, Pause,
-    Report, Room, RssBytes, Series, SiteReport, Target, Totals,
+    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Held, Holder, Line, Lost, Memory,
+    Outlook, Pause, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
 };
 use crate::model::gc::PAUSE_BOUNDS_NS;
 use crate::model::growth::Point;
@@ -40,6 +40,9 @@ pub struct Facts {
     /// Memory that the target can still take, if known.
     pub room: Option<Room>,
     pub notes: Vec<String>,
+    /// Through what the blocks of growing lines are held, where that was looked for.
+    #[serde(default)]
+    pub holders: Vec<Held>,
 }
 
 impl Facts {
@@ -48,6 +51,11 @@ impl Facts {
         let weight = self.sampling.as_ref().map_or(1.0, |sampling| sampling.weight(site));
         let all = |seen: u64| (seen as f64 * weight).round() as u64;
         Tally { blocks: all(seen.blocks), bytes: all(seen.bytes) }
+    }
+
+    fn holders_of(&self, file: &str, line: u32, domain: &str) -> Vec<Holder> {
+        let held = self.holders.iter().find(|held| (&*held.file, held.line, &*held.domain) == (file, line, domain));
+        held.map_or_else(Vec::new, |held| held.holders.clone())
     }
 }
 
@@ -88,7 +96,7 @@ impl Report {
         let mut sites = Vec::with_capacity(ledger.sites().len());
         let mut lines = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
-            lines.push(line_report(ledger, &chosen, &draft));
+            lines.push(line_report(ledger, &chosen, facts, &draft));
             // Each judgement moves on, so that they are not held twice.
             sites.extend(
                 draft.sites.into_iter().map(|(site, judgement)| site_report(ledger, &chosen, site, index, judgement)),
@@ -121,6 +129,18 @@ impl Report {
             heap: None,
             series_seconds: timeline.samples().iter().map(|t| seconds(t - timeline.start_ns())).collect(),
         }
+    }
+
+    /// Through what lines are held, for [`Facts::holders`].
+    pub fn holders(&self) -> Vec<Held> {
+        let held = self.lines.iter().filter(|line| !line.holders.is_empty());
+        held.map(|line| Held {
+            file: line.file.to_string(),
+            line: line.line,
+            domain: line.domain.to_owned(),
+            holders: line.holders.clone(),
+        })
+        .collect()
     }
 
     /// Whether any site grows.
@@ -223,7 +243,7 @@ fn site_report(ledger: &Ledger, chosen: &Chosen<'_>, number: usize, line: usize,
     }
 }
 
-fn line_report(ledger: &Ledger, chosen: &Chosen<'_>, draft: &LineDraft) -> Line {
+fn line_report(ledger: &Ledger, chosen: &Chosen<'_>, facts: &Facts, draft: &LineDraft) -> Line {
     // The worst site's function names the line; others may share it (a lambda, a comprehension).
     let mut order: Vec<_> =
         draft.sites.iter().map(|(number, judgement)| (&ledger.sites()[*number], judgement)).collect();
@@ -237,17 +257,19 @@ fn line_report(ledger: &Ledger, chosen: &Chosen<'_>, draft: &LineDraft) -> Line 
     let site = order[0].0;
     let frame = ledger.stacks().line_frame(site.stack);
     let trail = &draft.trail;
-    let empty: Arc<str> = "".into();
     let mut counted = Counted::default();
     draft.sites.iter().for_each(|(number, _)| counted.add(chosen.counted(*number)));
     let Counted { live, allocated, freed } = counted;
+    let line = frame.as_ref().map_or(0, |frame| frame.line);
+    let file = frame.map_or_else(|| Arc::from(""), |frame| frame.file);
+    let verdict = draft.judgement.verdict;
+    let domain = domain_name(site.domain);
     Line {
-        verdict: draft.judgement.verdict,
-        domain: domain_name(site.domain),
-        function: functions.first().map_or_else(|| Arc::clone(&empty), Arc::clone),
+        verdict,
+        domain,
+        function: functions.first().map_or_else(|| Arc::from(""), Arc::clone),
         functions,
-        line: frame.as_ref().map_or(0, |frame| frame.line),
-        file: frame.map_or(empty, |frame| frame.file),
+        line,
         stack_lost: ledger.stacks().root(site.stack) == Root::Lost,
         live_bytes: live.bytes,
         live_blocks: live.blocks,
@@ -258,8 +280,9 @@ fn line_report(ledger: &Ledger, chosen: &Chosen<'_>, draft: &LineDraft) -> Line 
         growth: draft.judgement.growth,
         evidence: draft.judgement.evidence.clone(),
         sites: Vec::new(),
-        holders: Vec::new(),
-        series: series(trail, ledger.timeline(), draft.judgement.verdict),
+        holders: if verdict == Verdict::Growing { facts.holders_of(&file, line, domain) } else { Vec::new() },
+        file,
+        series: series(trail, ledger.timeline(), verdict),
     }
 }
 

@@ -14,13 +14,13 @@ pub mod style;
 pub mod text;
 pub mod units;
 mod value;
-mod words;
+pub(crate) mod words;
 
 pub use build::Facts;
 pub use select::Selection;
 pub use source::SourceReader;
 pub use style::Style;
 pub use value::{
-    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Holder, Line, Lost, Memory, Outlook,
-    Pause, Python, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
+    Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Held, Holder, Line, Lost, Memory,
+    Outlook, Pause, Python, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
 };

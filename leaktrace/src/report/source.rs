@@ -34,6 +34,11 @@ impl SourceReader {
 
     /// A line (from 1) without indentation. `None` when the file cannot be read or has no such line.
     pub fn line(&mut self, file: &str, line: u32) -> Option<&str> {
+        self.indented(file, line).map(str::trim_start).filter(|text| !text.is_empty())
+    }
+
+    /// A line (from 1) as it is, tabs as four spaces; an empty one is empty.
+    pub fn indented(&mut self, file: &str, line: u32) -> Option<&str> {
         if self.root.is_none() {
             return self.recorded.get(&(file.to_owned(), line)).map(String::as_str);
         }
@@ -44,7 +49,7 @@ impl SourceReader {
             self.files.insert(file.to_owned(), self.read(file).unwrap_or_default());
         }
         let index = usize::try_from(line.checked_sub(1)?).ok()?;
-        self.files.get(file)?.get(index).map(|text| text.trim()).filter(|text| !text.is_empty())
+        self.files.get(file)?.get(index).map(String::as_str)
     }
 
     /// Lines of a regular file; anything else a target could name (a pipe, a device) would block or never end.
@@ -63,7 +68,8 @@ impl SourceReader {
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).ok()? > 0 {
             let text = String::from_utf8_lossy(&line);
-            lines.push(super::words::printable(text.trim()).chars().take(MAX_CHARS).collect());
+            let text = text.trim_end().replace('\t', "    ");
+            lines.push(super::words::printable(&text).chars().take(MAX_CHARS).collect());
             line.clear();
         }
         Some(lines)
@@ -82,6 +88,8 @@ mod tests {
         let mut reader = SourceReader::new(root.path());
         assert_eq!(reader.line("/app/a.py", 1), Some("def f():"));
         assert_eq!(reader.line("/app/a.py", 2), Some("leak.append(\u{fffd}[31mObject())"));
+        assert_eq!(reader.indented("/app/a.py", 2), Some("    leak.append(\u{fffd}[31mObject())"));
+        assert_eq!(reader.indented("/app/a.py", 3), Some(""));
         for (file, line) in [("/app/a.py", 3), ("/app/a.py", 9), ("/app/a.py", 0), ("/app", 1), ("a.py", 1)] {
             assert_eq!(reader.line(file, line), None, "{file}:{line}");
         }

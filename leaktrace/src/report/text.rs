@@ -9,13 +9,13 @@ use crate::model::Verdict;
 
 const WIDTH: usize = 80;
 /// Frames shown of a stack.
-const FRAMES: usize = 12;
+pub const FRAMES: usize = 12;
 /// Share of a line's live bytes from which on a stack of it is shown.
 const WEIGHTY: f64 = 0.05;
 /// Types shown of the heap.
 const TYPES: usize = 5;
 /// Stacks shown of a line.
-const STACKS: usize = 2;
+pub const STACKS: usize = 2;
 
 /// Writes the report: headline, the `top` worst growing lines with their stacks, what else holds memory, collector, losses, cost.
 ///

@@ -273,8 +273,17 @@ pub struct Line {
     pub series: Series,
 }
 
+/// Ways to the blocks of a line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    pub file: String,
+    pub line: u32,
+    pub domain: String,
+    pub holders: Vec<Holder>,
+}
+
 /// A way from a root to blocks of a line.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Holder {
     /// `app.CACHE[*]`, as `leaktrace refs` writes it; `None` for reference cycles that nothing holds.
     pub path: Option<String>,

@@ -16,7 +16,7 @@ const MOST_HOLDERS: usize = 2;
 const LEAST_SHARE: f64 = 0.05;
 
 /// "5 KiB/s (95 %: 4.8 KiB/s to 5.2 KiB/s), 50 blocks/s".
-pub(super) fn growth(growth: &Growth) -> String {
+pub(crate) fn growth(growth: &Growth) -> String {
     let Growth { bytes_per_second: bytes, blocks_per_second: blocks } = growth;
     format!("{} ({}), {}", bytes_rate(bytes.estimate), interval(bytes), blocks_rate(blocks.estimate))
 }
@@ -27,7 +27,7 @@ pub(super) fn interval(rate: &Rate) -> String {
 }
 
 /// "Held through app.CACHE[*] (98 %).".
-pub(super) fn holders(holders: &[Holder]) -> Option<String> {
+pub(crate) fn holders(holders: &[Holder]) -> Option<String> {
     let way = |holder: &Holder| match &holder.path {
         Some(path) => format!("{} ({})", printable(path), percent(holder.share)),
         None => format!("reference cycles that nothing holds and that are not collected ({})", percent(holder.share)),
@@ -38,7 +38,7 @@ pub(super) fn holders(holders: &[Holder]) -> Option<String> {
 }
 
 /// Why the verdict is what it is, as sentences.
-pub(super) fn evidence(evidence: &Evidence, freed_blocks: u64, allocated_blocks: u64) -> Vec<String> {
+pub(crate) fn evidence(evidence: &Evidence, freed_blocks: u64, allocated_blocks: u64) -> Vec<String> {
     let mut words = vec![if evidence.by_line {
         "Judged by its line: this stack alone has too few blocks to tell.".to_owned()
     } else if evidence.by_stack {
@@ -110,7 +110,7 @@ fn collector(evidence: &Evidence) -> Option<&'static str> {
 }
 
 /// The answer in a few lines.
-pub(super) fn headline(report: &Report) -> Vec<String> {
+pub(crate) fn headline(report: &Report) -> Vec<String> {
     let Headline { outlook, growing_sites, growing_lines, growth: rate, exhaustion } = &report.headline;
     let watched = span(report.capture.duration_seconds);
     let mut lines = match outlook {
@@ -173,7 +173,7 @@ fn memory(memory: &Memory) -> String {
 }
 
 /// Losses, "none" when there are none.
-pub(super) fn losses(capture: &Capture) -> String {
+pub(crate) fn losses(capture: &Capture) -> String {
     let lost = &capture.lost;
     let named = [
         (lost.ring, "records (ring full)"),
@@ -192,7 +192,7 @@ pub(super) fn losses(capture: &Capture) -> String {
 }
 
 /// Coverage with its basis.
-pub(super) fn coverage(capture: &Capture) -> String {
+pub(crate) fn coverage(capture: &Capture) -> String {
     match capture.coverage.ratio {
         Some(ratio) => format!("{} ({})", percent(ratio), capture.coverage.basis),
         None => format!("not measured ({})", capture.coverage.basis),
@@ -200,7 +200,7 @@ pub(super) fn coverage(capture: &Capture) -> String {
 }
 
 /// What the windows of a watch were.
-pub(super) fn windows(watch: &WatchFacts) -> String {
+pub(crate) fn windows(watch: &WatchFacts) -> String {
     let mut words = format!(
         "{} windows, {} in all, at {} of the process's CPU time (limit {}), the slowest at {:.1} times its own work (limit {:.1}); \
          {} blocks that outlived theirs are followed",
@@ -225,7 +225,7 @@ pub(super) fn windows(watch: &WatchFacts) -> String {
 }
 
 /// What tracing cost.
-pub(super) fn cost(capture: &Capture) -> String {
+pub(crate) fn cost(capture: &Capture) -> String {
     format!(
         "{} in probes, collector {} CPU and {}",
         span(capture.cost.probe_seconds),
@@ -249,7 +249,7 @@ pub(super) fn short(file: &str) -> &str {
 }
 
 /// The line that allocates: "app.py:12 handle", with the domain where it is not that of objects.
-pub(super) fn place(line: &Line) -> String {
+pub(crate) fn place(line: &Line) -> String {
     let (file, functions) = (short(&line.file), line.functions.join(", "));
     let place = match (line.file.is_empty() && line.function.is_empty(), line.line) {
         (true, _) if line.stack_lost => "(stack lost)".to_owned(),
@@ -261,7 +261,7 @@ pub(super) fn place(line: &Line) -> String {
 }
 
 /// Text of the target without control characters: it must not steer our terminal.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

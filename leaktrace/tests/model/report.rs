@@ -73,6 +73,7 @@ pub(crate) fn facts() -> Facts {
         cost: Cost { probe_seconds: 1.5, collector_cpu_seconds: 0.25, collector_rss_bytes: 30 << 20 },
         room: Some(Room { available_bytes: 512 << 20, basis: "cgroup memory.max".to_owned() }),
         notes: vec!["libfoo.so was replaced on disk".to_owned()],
+        holders: Vec::new(),
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) fn of(session: &Session, ended: Option<Ended>) -> Result<Facts, Sessi
         sampling,
         room: host::memory::available(target.pid()).map(|a| Room { available_bytes: a.bytes, basis: a.basis }),
         notes: notes(session, ended),
+        // Looked for at the end, when there is a verdict.
+        holders: Vec::new(),
     })
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use leaktrace::model::Verdict;
 use leaktrace::recording::{Origin, Recorder, RecordingError};
-use leaktrace::report::{Facts, Report, SourceReader};
+use leaktrace::report::{Facts, Report, SourceReader, text};
 use leaktrace::session::Session;
 
 use super::heap::HeapWatch;
@@ -22,15 +23,15 @@ pub(super) struct Tape {
     recorder: Option<Recorder>,
     failed: Option<RecordingError>,
     begun: bool,
-    /// Lines whose source is kept.
-    shown: HashSet<(String, u32)>,
+    /// Lines whose source was looked for.
+    sources: HashSet<(Arc<str>, u32)>,
 }
 
 impl Tape {
     /// Makes the file, before anything is attached.
     pub(super) fn create(path: &Path, replace: bool) -> Result<Self, RecordingError> {
         let recorder = Some(Recorder::create(path, replace)?);
-        Ok(Self { path: path.to_owned(), recorder, failed: None, begun: false, shown: HashSet::new() })
+        Ok(Self { path: path.to_owned(), recorder, failed: None, begun: false, sources: HashSet::new() })
     }
 
     /// The session has begun.
@@ -73,22 +74,13 @@ impl Tape {
         for census in heap.take_new() {
             self.attempt(|recorder| recorder.census(&census));
         }
-        let growing = report.lines.iter().filter(|line| line.verdict == Verdict::Growing && line.line > 0);
-        let new: Vec<(String, u32)> = growing
-            .map(|line| (line.file.to_string(), line.line))
-            .filter(|place| !self.shown.contains(place))
-            .collect();
-        if new.is_empty() {
-            return;
-        }
         let mut source = SourceReader::new(session.target().proc_path("root"));
-        for (file, line) in new {
-            for near in line.saturating_sub(CONTEXT)..=line.saturating_add(CONTEXT) {
-                if let Some(text) = source.line(&file, near) {
-                    self.attempt(|recorder| recorder.source(&file, near, text));
-                }
+        for (file, line) in shown(report) {
+            if self.sources.insert((file.clone(), line))
+                && let Some(text) = source.indented(&file, line)
+            {
+                self.attempt(|recorder| recorder.source(&file, line, text));
             }
-            self.shown.insert((file, line));
         }
     }
 
@@ -101,6 +93,18 @@ impl Tape {
             self.recorder = None;
         }
     }
+}
+
+/// Lines of source that views of the report show: around those that grow, and of their callers.
+fn shown(report: &Report) -> impl Iterator<Item = (Arc<str>, u32)> {
+    let growing = report.lines.iter().filter(|line| line.verdict == Verdict::Growing);
+    growing.flat_map(|line| {
+        let near = line.line.saturating_sub(CONTEXT)..=line.line.saturating_add(CONTEXT);
+        let near = near.filter(|_| line.line > 0).map(|number| (line.file.clone(), number));
+        let stacks = line.sites.iter().take(text::STACKS).map(|&site| &report.sites[site].stack);
+        let callers = stacks.flat_map(|stack| stack.frames().take(text::FRAMES)).map(|frame| (frame.file, frame.line));
+        near.chain(callers)
+    })
 }
 
 impl Drop for Tape {
