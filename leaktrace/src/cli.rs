@@ -1,6 +1,7 @@
 //! The command line.
 
 mod recording;
+mod top;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::recording::{DiffArgs, ExportArgs, FilterArgs, RecordArgs, ReportArgs, SinceArgs};
+pub(crate) use self::top::TopArgs;
 use crate::exit::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -20,6 +22,8 @@ Examples:
   leaktrace run --pid 4242 --duration 60s --json report.json
   leaktrace run --pid 4242 --duration 5m --fail-on-growth
   leaktrace run --pid 4242 --record a.leaktrace   keep everything; needs no root to read:
+  leaktrace top --pid 4242                  look around while it is traced: ? for the keys
+  leaktrace top a.leaktrace                 the same of a recording, without root
   leaktrace report a.leaktrace --include '*/app/*' --since 10m
   leaktrace export a.leaktrace --format pprof -o a.pb.gz; go tool pprof a.pb.gz
   leaktrace export a.leaktrace --format flamegraph -o a.svg --value growth
@@ -56,6 +60,9 @@ pub(crate) enum Command {
     /// Trace a process into a recording, without a view
     #[command(after_long_help = help())]
     Record(RecordArgs),
+    /// Look around in what is traced, or in a recording, on the whole terminal: sites, types, collector, threads
+    #[command(after_long_help = help())]
+    Top(Box<TopArgs>),
     /// Show a recording: the report of the run that made it, as of its last look
     #[command(after_long_help = help())]
     Report(ReportArgs),
@@ -96,6 +103,13 @@ pub(crate) struct TraceArgs {
     /// The process to trace
     #[arg(long)]
     pub(crate) pid: u32,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+}
+
+/// How it is traced.
+#[derive(Debug, Args)]
+pub(crate) struct HowArgs {
     /// How to trace
     #[arg(long, value_enum, default_value_t)]
     pub(crate) mode: Mode,
@@ -108,7 +122,7 @@ pub(crate) struct TraceArgs {
     /// How long to trace (30s, 5m, 1h30m); without it until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
-    /// How often to look at what is outstanding; a second when it is recorded, else five
+    /// How often to look at what is outstanding; a second when it is recorded and in `top`, else five
     #[arg(long, value_name = "TIME", value_parser = interval)]
     pub(crate) interval: Option<Duration>,
     /// Room for this many outstanding blocks; more are counted as lost
@@ -347,13 +361,13 @@ mod tests {
     #[test]
     fn defaults() {
         let args = run(&["--pid", "7"]).unwrap();
-        assert_eq!((args.trace.pid, args.trace.mode, args.trace.duration), (7, Mode::Exact, None));
-        assert_eq!((args.trace.interval, args.top, args.json), (None, 10, None));
+        assert_eq!((args.trace.pid, args.trace.how.mode, args.trace.how.duration), (7, Mode::Exact, None));
+        assert_eq!((args.trace.how.interval, args.top, args.json), (None, 10, None));
     }
 
     #[test]
     fn durations() {
-        let duration = |text| run(&["--pid", "7", "--duration", text]).map(|args| args.trace.duration.unwrap());
+        let duration = |text| run(&["--pid", "7", "--duration", text]).map(|args| args.trace.how.duration.unwrap());
         assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
         assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
         for bad in ["", "30", "0s", "-5s", "soon"] {
@@ -365,7 +379,7 @@ mod tests {
     #[test]
     fn listen_addresses() {
         let metrics =
-            |text| run(&["--pid", "7", "--metrics", text]).map(|args| args.trace.metrics.unwrap().to_string());
+            |text| run(&["--pid", "7", "--metrics", text]).map(|args| args.trace.how.metrics.unwrap().to_string());
         assert_eq!(metrics("127.0.0.1:9464").unwrap(), "127.0.0.1:9464");
         assert_eq!(metrics(":0").unwrap(), "127.0.0.1:0");
         assert_eq!(metrics("[::]:9464").unwrap(), "[::]:9464");

@@ -12,5 +12,6 @@ pub mod refs;
 pub mod report;
 pub mod session;
 pub mod target;
+pub mod top;
 pub mod tracer;
 pub mod watch;

@@ -13,6 +13,7 @@ pub(crate) mod report;
 pub(crate) mod run;
 mod screen;
 pub(crate) mod shell;
+pub(crate) mod top;
 
 use tokio::time::{Instant, sleep_until};
 

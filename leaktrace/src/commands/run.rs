@@ -28,10 +28,10 @@ use tokio::time::{Instant as Moment, MissedTickBehavior};
 use self::heap::HeapWatch;
 use self::metrics::Metrics;
 use self::tape::Tape;
-use self::view::View;
+use self::view::{Kind, View};
 use super::output::Json;
 use super::progress::Progress;
-use crate::cli::{FilterArgs, JsonOutput, Mode, RecordArgs, RunArgs, TraceArgs};
+use crate::cli::{FilterArgs, HowArgs, JsonOutput, Mode, RecordArgs, RunArgs};
 use crate::exit::ExitCode;
 
 /// A look that takes longer than this is announced in the end.
@@ -40,28 +40,34 @@ const SLOW: Duration = Duration::from_millis(500);
 /// How often the target is asked whether it is still there.
 const WATCH: Duration = Duration::from_millis(200);
 
-/// How often is looked when nothing else was asked, and when it is recorded: what a killed collector can lose.
+/// How often is looked when nothing else was asked; and when it is recorded, which is what a killed collector can lose, or
+/// when somebody sits before it.
 const INTERVAL: Duration = Duration::from_secs(5);
-const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `leaktrace record`: as [`run`], with nothing to see.
 pub(crate) fn record(args: RecordArgs) -> Result<ExitCode> {
     let RecordArgs { file, trace } = args;
     let filter = FilterArgs::default();
     let args = RunArgs { trace, top: 0, json: None, record: Some(file), fail_on_growth: false, filter };
-    trace_it(&args, true)
+    trace_it(&args, Kind::Nothing)
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
-    trace_it(args, false)
+    trace_it(args, Kind::Table)
 }
 
-fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
-    let args = &run.trace;
+/// `leaktrace top --pid`: as [`run`], with another view.
+pub(crate) fn top(args: &RunArgs) -> Result<ExitCode> {
+    trace_it(args, Kind::Top)
+}
+
+fn trace_it(run: &RunArgs, kind: Kind) -> Result<ExitCode> {
+    let (pid, args) = (run.trace.pid, &run.trace.how);
     let json = run.json.as_ref().map(Json::open).transpose()?;
     let selection = run.filter.selection()?;
     // What is wrong with the pid is told to everybody, also to who may not trace.
-    let target = Target::open(args.pid)?;
+    let target = Target::open(pid)?;
     let _claim = Claim::new(target.pid())?;
     // Before any thread starts: the mount namespace is a thread's.
     let tracefs = Tracefs::find_or_mount()?;
@@ -82,13 +88,13 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     let options =
         Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes, limits };
     let hurry = Hurry::new();
-    let progress = Progress::start(format!("attaching to pid {}", args.pid));
+    let progress = Progress::start(format!("attaching to pid {pid}"));
     let mut session = Session::start(target, &options)?;
     drop(progress);
     drop(hurry);
     announce(&session, begun.elapsed());
     drop(inside);
-    let view = if quiet { View::Silent } else { View::new()? };
+    let view = View::new(kind, pid)?;
     let heap = HeapWatch::new(tape.is_some());
     let mut outputs = Outputs { selection, view, heap, tape, metrics };
     if let Some(tape) = &mut outputs.tape {
@@ -126,7 +132,7 @@ fn trace_it(run: &RunArgs, quiet: bool) -> Result<ExitCode> {
     // A file that cannot take the report must not cost the reader the text as well.
     let written = json.map_or(Ok(()), |json| json.write(|out| json::write(&report, out)));
     let mut source = SourceReader::new(session.target().proc_path("root"));
-    if let (true, Some(path)) = (quiet, &run.record) {
+    if let (Kind::Nothing, Some(path)) = (kind, &run.record) {
         let line = format!("leaktrace: recorded {} looks in {}", report.capture.scans, path.display());
         let _ = writeln!(std::io::stderr(), "{line}");
     } else {
@@ -175,7 +181,7 @@ impl Outputs {
         if let Some(metrics) = &mut self.metrics {
             metrics.publish(session, &report);
         }
-        self.view.show(&report)?;
+        self.view.show(report)?;
         Ok(())
     }
 }
@@ -183,13 +189,13 @@ impl Outputs {
 /// Scans at each interval until it is over; says how the target ended, if it did.
 async fn watch(
     session: &mut Session,
-    args: &TraceArgs,
+    args: &HowArgs,
     mut signals: StopSignals,
     outputs: &mut Outputs,
 ) -> Result<Option<Ended>> {
     let begin = Moment::now();
     let deadline = args.duration.map(|duration| begin + duration);
-    let interval = args.interval.unwrap_or(if outputs.tape.is_some() { RECORD_INTERVAL } else { INTERVAL });
+    let interval = args.interval.unwrap_or(if outputs.tape.is_some() || matches!(outputs.view, View::Top(_)) { SHORT_INTERVAL } else { INTERVAL });
     let mut interval = tokio::time::interval_at(begin + interval, interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut opened = false;

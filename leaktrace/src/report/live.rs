@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::units::{bytes, bytes_rate, count, percent, span};
-use super::words::{self, fit, losses, place, wrap};
+use super::words::{self, fit, fit_start, losses, place};
 use super::{Line, Report, Style};
 use crate::model::Verdict;
 
@@ -176,11 +176,6 @@ fn row(line: &Line, style: Style, columns: usize) -> String {
 /// The column of the sparkline with the space before it; nothing on a narrow terminal.
 fn bars(columns: usize, values: &[u64]) -> String {
     if columns < SPARK_FROM { String::new() } else { format!(" {:<SPARK$}", sparkline(values, SPARK)) }
-}
-
-/// The words that fit.
-fn fit_start(text: &str, width: usize) -> String {
-    wrap(text, width).swap_remove(0).chars().take(width).collect()
 }
 
 /// A level over time as bars from 0 to its maximum, in at most `width` columns.

@@ -235,14 +235,14 @@ pub(crate) fn cost(capture: &Capture) -> String {
 }
 
 /// "app.py:12 handle", or what stands for a missing frame.
-pub(super) fn frame(frame: &Frame) -> String {
+pub(crate) fn frame(frame: &Frame) -> String {
     let file = printable(short(&frame.file));
     let place = if frame.line == 0 { file } else { format!("{file}:{}", frame.line) };
     format!("{place} {}", printable(&frame.function))
 }
 
 /// A file of an installed package or of the standard library without the way there, which fills a line and tells nothing.
-pub(super) fn short(file: &str) -> &str {
+pub(crate) fn short(file: &str) -> &str {
     let package = ["/site-packages/", "/dist-packages/"].iter().find_map(|folder| Some(file.rsplit_once(folder)?.1));
     let library = || file.split_once("/lib/python3.")?.1.split_once('/').map(|(_, rest)| rest);
     package.or_else(library).filter(|rest| !rest.is_empty()).unwrap_or(file)
@@ -271,7 +271,7 @@ pub(super) fn number(value: usize, noun: &str) -> String {
 }
 
 /// Cuts a text to `width` columns (characters), the middle replaced by "…", the end kept.
-pub(super) fn fit(text: &str, width: usize) -> String {
+pub(crate) fn fit(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
         return text.to_owned();
@@ -284,6 +284,11 @@ pub(super) fn fit(text: &str, width: usize) -> String {
     let start: String = text.chars().take(head).collect();
     let end: String = text.chars().skip(length - tail).collect();
     format!("{start}…{end}")
+}
+
+/// The words that fit.
+pub(crate) fn fit_start(text: &str, width: usize) -> String {
+    wrap(text, width).swap_remove(0).chars().take(width).collect()
 }
 
 /// Breaks words into lines of at most `width` columns.

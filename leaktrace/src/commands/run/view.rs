@@ -8,9 +8,20 @@ use leaktrace::report::{Report, SourceReader, line, text};
 use rustix::termios::tcgetwinsize;
 
 use crate::commands::output::style;
+use crate::commands::top::LiveTop;
 
-/// The view while it runs: a table that redraws on a terminal, else a line for each look. Both on stderr.
+/// What is to be seen of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Nothing,
+    Table,
+    /// `leaktrace top`.
+    Top,
+}
+
+/// The view while it runs: a table that redraws on a terminal, else a line for each look, both on stderr; or the whole screen.
 pub(super) enum View {
+    Top(LiveTop),
     Table(LiveTable<Stderr>),
     Lines,
     /// The terminal is gone.
@@ -18,7 +29,12 @@ pub(super) enum View {
 }
 
 impl View {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(kind: Kind, pid: u32) -> io::Result<Self> {
+        match kind {
+            Kind::Nothing => return Ok(Self::Silent),
+            Kind::Top => return LiveTop::start(pid).map(Self::Top),
+            Kind::Table => {}
+        }
         if !io::stderr().is_terminal() {
             return Ok(Self::Lines);
         }
@@ -29,14 +45,18 @@ impl View {
     }
 
     /// Shows the state. A reader that went away ends the view, not the run.
-    pub(super) fn show(&mut self, report: &Report) -> io::Result<()> {
+    pub(super) fn show(&mut self, report: Report) -> io::Result<()> {
         let shown = match self {
             Self::Table(table) => {
                 let size = tcgetwinsize(io::stderr()).ok().filter(|size| size.ws_col > 0);
                 let (columns, rows) = size.map_or((80, 24), |s| (s.ws_col.into(), s.ws_row.into()));
-                table.draw(report, columns, rows)
+                table.draw(&report, columns, rows)
             }
-            Self::Lines => writeln!(io::stderr(), "{}", line::line(report)),
+            Self::Lines => writeln!(io::stderr(), "{}", line::line(&report)),
+            Self::Top(top) => {
+                top.show(report);
+                Ok(())
+            }
             Self::Silent => Ok(()),
         };
         self.unless_gone(shown)
@@ -47,7 +67,7 @@ impl View {
         let said = match self {
             // Without a line feed: what follows takes its place.
             Self::Table(_) => write!(io::stderr(), "leaktrace: {text}"),
-            Self::Lines => writeln!(io::stderr(), "leaktrace: {text}"),
+            Self::Lines | Self::Top(_) => writeln!(io::stderr(), "leaktrace: {text}"),
             Self::Silent => Ok(()),
         };
         self.unless_gone(said)
@@ -57,6 +77,7 @@ impl View {
     pub(super) fn end(&mut self) -> io::Result<()> {
         let cleared = match self {
             Self::Table(table) => table.clear(),
+            Self::Top(top) => top.end(),
             Self::Lines | Self::Silent => Ok(()),
         };
         self.unless_gone(cleared)

@@ -1,0 +1,38 @@
+//! The view of a recording: as of its last look.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use leaktrace::host::signals::reader_is_gone;
+use leaktrace::top::{App, PastCollection, Picture};
+
+use super::ui::{self, News};
+use crate::cli::{FilterArgs, SinceArgs};
+use crate::commands::report::{open, selection};
+use crate::exit::ExitCode;
+
+/// Collections that are kept for the view.
+const LAST: usize = 100;
+
+pub(super) fn run(file: &Path, filter: &FilterArgs, since: SinceArgs) -> Result<ExitCode> {
+    let recording = open(file)?;
+    let report = recording.report(&selection(&recording, filter, since)?);
+    let start = recording.ledger().timeline().start_ns();
+    let collections = recording.history().collections;
+    let from = collections.len().saturating_sub(LAST);
+    let collections = collections[from..].iter().map(|one| PastCollection {
+        seconds: one.start_ns.saturating_sub(start) as f64 * 1e-9,
+        generation: one.generation,
+        pause_seconds: one.pause_ns.map(|ns| ns as f64 * 1e-9),
+    });
+    let picture = Picture { report: Arc::new(report), names: BTreeMap::new(), collections: collections.collect() };
+    let name = file.file_name().map_or_else(|| file.to_string_lossy(), |name| name.to_string_lossy());
+    let mut app = App::new(super::theme(), name, false);
+    let mut picture = Some(picture);
+    match ui::run(&mut app, || picture.take().map_or(News::Nothing, News::Look)) {
+        Err(error) if !reader_is_gone(&error) => Err(error).context("the terminal fails"),
+        _ => Ok(ExitCode::Success),
+    }
+}

@@ -1,0 +1,234 @@
+//! Lines that allocate, unfolded into stacks and frames.
+
+use ratatui::style::Style;
+
+use super::app::App;
+use super::baseline::Change;
+use super::rows::{Key, LineKey, Row, fit_end, plus, signed_bytes};
+use super::sort::SiteSort;
+use crate::model::Verdict;
+use crate::report::live::sparkline;
+use crate::report::units::{bytes, bytes_rate, count, thousands};
+use crate::report::words::{frame, place, printable};
+use crate::report::{Line, Report, SiteReport};
+
+/// Columns of the mark of the cursor and of what can be unfolded.
+const MARKS: usize = 4;
+/// Columns of growth since the mark.
+const SINCE: usize = 18;
+
+/// Which columns there is room for.
+struct Columns {
+    spark: usize,
+    count: bool,
+    since: bool,
+}
+
+impl Columns {
+    fn of(app: &App, width: usize) -> Self {
+        let since = app.baseline.is_some();
+        let spark = match width {
+            110.. => 12,
+            76.. if !since => 6,
+            _ => 0,
+        };
+        Self { spark, count: width >= if since { 90 } else { 60 } || app.site_sort == SiteSort::Allocated, since }
+    }
+
+    fn cells(&self, live: &str, second: &str, rate: &str, since: &str, bars: &str) -> String {
+        let mut text = format!("{live:>9}");
+        if self.count {
+            text += &format!(" {second:>8}");
+        }
+        text += &format!(" {rate:>10}");
+        if self.since {
+            text += &format!(" {since:>width$}", width = SINCE - 1);
+        }
+        if self.spark > 0 {
+            text += &format!(" {bars:<width$}", width = self.spark);
+        }
+        text + " "
+    }
+}
+
+/// The columns' names.
+pub(super) fn titles(app: &App, width: usize) -> String {
+    let second = if app.site_sort == SiteSort::Allocated { "alloc'd" } else { "blocks" };
+    let columns = Columns::of(app, width);
+    let bars = if columns.spark >= 12 { "over time" } else { "trend" };
+    format!("{:MARKS$}{}{:<8} line", "", columns.cells("live", second, "rate", "since mark", bars), "verdict")
+}
+
+/// Lines that are shown, in order.
+pub(super) fn lines<'a>(app: &App, report: &'a Report) -> Vec<&'a Line> {
+    let filter = app.filter.to_lowercase();
+    let shown = |line: &&Line| {
+        (app.churn || line.live_blocks > 0 && line.verdict != Verdict::Churn)
+            && (filter.is_empty() || searched(line).to_lowercase().contains(&filter))
+            && app.thread.is_none_or(|tid| sites(report, line).any(|site| site.threads.contains(&tid)))
+    };
+    let mut lines: Vec<&Line> = report.lines.iter().filter(shown).collect();
+    lines.sort_by(|a, b| app.site_sort.compare(a, b, app.baseline.as_ref()));
+    if app.is_reversed() {
+        lines.reverse();
+    }
+    lines
+}
+
+fn sites<'a>(report: &'a Report, line: &'a Line) -> impl Iterator<Item = &'a SiteReport> {
+    line.sites.iter().filter_map(|&site| report.sites.get(site))
+}
+
+/// What of a line can be filtered and searched for.
+fn searched(line: &Line) -> String {
+    let functions = line.functions.join(", ");
+    printable(&format!("{}:{} {functions} {} {}", line.file, line.line, line.verdict.name(), line.domain))
+}
+
+/// The table.
+pub(super) fn rows(app: &App, report: &Report, width: usize) -> Vec<Row> {
+    let columns = Columns::of(app, width);
+    let mut rows = Vec::new();
+    for line in lines(app, report) {
+        let key = Key::Line(LineKey::of(line));
+        let open = app.unfolded.contains(&key);
+        rows.push(line_row(app, line, key.clone(), open, &columns, width));
+        if open {
+            stacks(app, report, line, &key, &columns, width, &mut rows);
+        }
+    }
+    if rows.is_empty() {
+        let chosen = !app.filter.is_empty() || app.thread.is_some();
+        let why = if chosen { " no line matches (Esc: show all)" } else { " nothing lives (c: show also what was freed)" };
+        rows.push(Row::text(0, why, app.theme.dim()));
+    }
+    rows
+}
+
+fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, width: usize) -> Row {
+    let second =
+        if app.site_sort == SiteSort::Allocated { bytes(line.allocated_bytes as f64) } else { count(line.live_blocks as f64) };
+    let since = app.baseline.as_ref().map_or_else(String::new, |baseline| since(baseline.line(line)));
+    let cells = columns.cells(
+        &bytes(line.live_bytes as f64),
+        &second,
+        &rate(line.verdict, line.growth.bytes_per_second.estimate),
+        &since,
+        &sparkline(&line.series.live_bytes, columns.spark),
+    );
+    let mark = if open { " - " } else { " + " };
+    let room = width.saturating_sub(MARKS + cells.chars().count() + 9);
+    let place = place(line);
+    Row {
+        key,
+        spans: vec![
+            (format!("{mark}{cells}"), Style::new()),
+            (format!("{:<8} ", line.verdict.name()), app.theme.verdict(line.verdict)),
+            (fit_end(&place, room), Style::new()),
+        ],
+        text: searched(line),
+        details: vec![
+            place,
+            exact(line.live_bytes, line.live_blocks, line.allocated_bytes, line.allocated_blocks, line.sites.len()),
+        ],
+        parent: None,
+    }
+}
+
+fn stacks(
+    app: &App,
+    report: &Report,
+    line: &Line,
+    parent: &Key,
+    columns: &Columns,
+    width: usize,
+    rows: &mut Vec<Row>,
+) {
+    let seen = |site: &&SiteReport| app.thread.is_none_or(|tid| site.threads.contains(&tid));
+    for site in sites(report, line).filter(seen) {
+        let key = Key::Stack(site.number);
+        let open = app.unfolded.contains(&key);
+        let second = if app.site_sort == SiteSort::Allocated { bytes(site.allocated_bytes as f64) } else { count(site.live_blocks as f64) };
+        let since = app.baseline.as_ref().map_or_else(String::new, |baseline| since(baseline.site(site)));
+        let cells = columns.cells(
+            &bytes(site.live_bytes as f64),
+            &second,
+            &rate(site.verdict, site.growth.bytes_per_second.estimate),
+            &since,
+            &sparkline(&site.series.live_bytes, columns.spark),
+        );
+        // Stacks of one line differ in who calls.
+        let caller = site.stack.frames().nth(1).map_or_else(|| "no caller".to_owned(), |f| frame(&f));
+        let text = format!("called from {caller}");
+        let room = width.saturating_sub(MARKS + cells.chars().count() + 9);
+        rows.push(Row {
+            key: key.clone(),
+            spans: vec![
+                (format!("{}{cells}", if open { " \u{2514}-" } else { " \u{2514}+" }), Style::new()),
+                (format!("{:<8} ", site.verdict.name()), app.theme.verdict(site.verdict)),
+                (fit_end(&text, room), Style::new()),
+            ],
+            details: vec![
+                format!("{text}; {} frames; {}", site.stack.len(), seen_in(&site.threads)),
+                exact(site.live_bytes, site.live_blocks, site.allocated_bytes, site.allocated_blocks, 1),
+            ],
+            text,
+            parent: Some(parent.clone()),
+        });
+        if open {
+            frames(app, site, &key, width, rows);
+        }
+    }
+}
+
+fn frames(app: &App, site: &SiteReport, parent: &Key, width: usize, rows: &mut Vec<Row>) {
+    for (depth, one) in site.stack.frames().enumerate() {
+        let text = frame(&one);
+        let full = printable(&format!("{}:{} {}", one.file, one.line, one.function));
+        rows.push(Row {
+            key: Key::Frame(site.number, depth),
+            spans: vec![(format!("       {}", fit_end(&text, width.saturating_sub(8))), Style::new())],
+            details: vec![full.clone()],
+            text: full,
+            parent: Some(parent.clone()),
+        });
+    }
+    let missing = match (site.stack_lost, site.truncated) {
+        (true, _) => "the stack was lost",
+        (false, true) => "... frames outside of these are missing",
+        (false, false) => return,
+    };
+    rows.push(Row {
+        key: Key::Frame(site.number, site.stack.len()),
+        spans: vec![(format!("       {missing}"), app.theme.dim())],
+        text: missing.to_owned(),
+        details: Vec::new(),
+        parent: Some(parent.clone()),
+    });
+}
+
+fn seen_in(threads: &[u32]) -> String {
+    let ids: Vec<String> = threads.iter().map(u32::to_string).collect();
+    if ids.is_empty() { "seen alive in no thread".to_owned() } else { format!("seen alive in thread {}", ids.join(", ")) }
+}
+
+/// Only what grows has a rate worth reading.
+fn rate(verdict: Verdict, per_second: f64) -> String {
+    if verdict == Verdict::Growing { bytes_rate(per_second) } else { String::new() }
+}
+
+/// "+1.5 MiB +3.2k".
+fn since(change: Change) -> String {
+    format!("{} {}{}", signed_bytes(change.bytes), plus(change.blocks), count(change.blocks as f64))
+}
+
+fn exact(live_bytes: u64, live_blocks: u64, allocated_bytes: u64, allocated_blocks: u64, stacks: usize) -> String {
+    let stacks = if stacks > 1 { format!("; {stacks} stacks") } else { String::new() };
+    format!(
+        "here: {} B live in {} blocks; {} B allocated in {}{stacks}",
+        thousands(live_bytes),
+        thousands(live_blocks),
+        thousands(allocated_bytes),
+        thousands(allocated_blocks),
+    )
+}
