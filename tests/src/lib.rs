@@ -11,6 +11,7 @@ pub mod process;
 pub mod python;
 pub mod report;
 pub mod system;
+pub mod tmux;
 pub mod trace;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Asked, Tab};
-use super::rows::Row;
+use super::rows::{Key, Row};
 use super::{gc, header, help, sites, threads, types};
 use crate::report::words::fit;
 
@@ -52,7 +52,7 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         return;
     }
     let rows = app.rows(width);
-    put(buffer, ABOVE - 2, &header::tabs(app, rows.len(), width));
+    put(buffer, ABOVE - 2, &header::tabs(app, rows.iter().filter(|row| !matches!(row.key, Key::Text(_))).count(), width));
     put(buffer, ABOVE - 1, &[(titles(app, width), app.theme.dim())]);
     body(app, &rows, buffer);
     let details = detail_rows(area.height);

@@ -78,7 +78,9 @@ fn pauses(app: &App, picture: &Picture, texts: &mut Vec<(String, Style)>) {
         return;
     }
     texts.push((format!(" {:>14} {:>8}", "pauses up to", "number"), app.theme.dim()));
-    for (index, &number) in counts.iter().enumerate() {
+    // Nothing is longer than the longest.
+    let used = counts.iter().rposition(|&number| number > 0).map_or(0, |last| last + 1);
+    for (index, &number) in counts.iter().enumerate().take(used) {
         let bound = match (bounds.get(index), bounds.last()) {
             (Some(bound), _) => span(*bound),
             (None, Some(last)) => format!("over {}", span(*last)),

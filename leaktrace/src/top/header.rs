@@ -27,8 +27,8 @@ pub(super) fn rows(app: &App, width: usize) -> Vec<Spans> {
     let state = if report.capture.lost.total() > 0 { theme.warning() } else { theme.dim() };
     vec![
         vec![(cut(headline, width), style)],
-        vec![(cut(level(app, report), width), Style::new())],
-        vec![(cut(quality(report), width), state)],
+        vec![(level(app, report, width), Style::new())],
+        vec![(quality(report, width), state)],
     ]
 }
 
@@ -36,34 +36,49 @@ fn cut(text: String, width: usize) -> String {
     if text.chars().count() <= width { text } else { words::fit_start(&text, width) }
 }
 
-fn level(app: &App, report: &Report) -> String {
-    let (rss, totals) = (report.target.rss_bytes, &report.totals);
-    let mut text = format!(
-        "RSS {} ({}), live {} in {} blocks",
-        bytes(rss.end as f64),
-        signed_bytes(report.memory.rss_grown_bytes.into()),
-        bytes(totals.live_bytes as f64),
-        count(totals.live_blocks as f64),
-    );
-    if let Some(baseline) = &app.baseline {
-        text += &format!(" ({} since mark)", signed_bytes(baseline.total(report).bytes));
+/// The first of these that fit, all of them if there is room.
+fn joined(parts: Vec<String>, width: usize) -> String {
+    let mut text = String::new();
+    for part in parts {
+        let separator = if text.is_empty() { "" } else { ", " };
+        if !text.is_empty() && text.chars().count() + 2 + part.chars().count() > width {
+            break;
+        }
+        text = text + separator + &part;
     }
-    text + &format!(
-        ", rate {}, {} watched; {}",
-        bytes_rate(report.headline.growth.bytes_per_second.estimate),
-        span(report.capture.duration_seconds),
-        app.source
-    )
+    cut(text, width)
 }
 
-fn quality(report: &Report) -> String {
+fn level(app: &App, report: &Report, width: usize) -> String {
+    let (rss, totals) = (report.target.rss_bytes, &report.totals);
+    let mut parts = vec![
+        format!("RSS {} ({})", bytes(rss.end as f64), signed_bytes(report.memory.rss_grown_bytes.into())),
+        format!("live {} in {} blocks", bytes(totals.live_bytes as f64), count(totals.live_blocks as f64)),
+    ];
+    if let Some(baseline) = &app.baseline {
+        parts.push(format!("{} since mark", signed_bytes(baseline.total(report).bytes)));
+    }
+    parts.push(format!("rate {}", bytes_rate(report.headline.growth.bytes_per_second.estimate)));
+    parts.push(format!("after {}", span(report.capture.duration_seconds)));
+    parts.push(app.source.clone());
+    joined(parts, width)
+}
+
+fn quality(report: &Report, width: usize) -> String {
     let capture = &report.capture;
     let coverage = match (&capture.watch, capture.coverage.ratio) {
         (Some(watch), _) => format!("{} windows at {} of its CPU", watch.windows, percent(watch.overhead)),
         (None, Some(ratio)) => format!("coverage {}", percent(ratio)),
         (None, None) => "coverage not measured".to_owned(),
     };
-    format!("{coverage}; lost: {}; cost: {}", words::losses(capture), words::cost(capture))
+    let cost = &capture.cost;
+    let parts = vec![
+        coverage,
+        format!("lost: {}", words::losses(capture)),
+        format!("cost: {} in probes", span(cost.probe_seconds)),
+        format!("{} CPU and {} here", span(cost.collector_cpu_seconds), bytes(cost.collector_rss_bytes as f64)),
+    ];
+    joined(parts, width)
 }
 
 /// All sites together, with all digits.
@@ -90,7 +105,7 @@ pub(super) fn tabs(app: &App, rows: usize, width: usize) -> Spans {
         spans.push((text, style));
     }
     let room = width.saturating_sub(used + 1);
-    let state = words::fit(&state(app, rows), room);
+    let state = state(app, rows, room);
     // Columns, not characters: a filter may be in any script.
     let free = room.saturating_sub(Span::raw(state.as_str()).width());
     spans.push((" ".repeat(free + 1), Style::new()));
@@ -98,7 +113,7 @@ pub(super) fn tabs(app: &App, rows: usize, width: usize) -> Spans {
     spans
 }
 
-fn state(app: &App, rows: usize) -> String {
+fn state(app: &App, rows: usize, room: usize) -> String {
     let mut words = Vec::new();
     if app.paused {
         words.push(format!("PAUSED {}", span(app.age().floor().max(1.0))));
@@ -121,5 +136,5 @@ fn state(app: &App, rows: usize) -> String {
     if rows > 0 && app.tab != Tab::Gc {
         words.push(format!("{}/{rows}", app.cursors[app.tab as usize].index + 1));
     }
-    words.join(", ")
+    joined(words, room)
 }

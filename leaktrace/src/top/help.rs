@@ -9,13 +9,13 @@ use super::draw::put;
 const KEYS: [(&str, &str); 16] = [
     ("1 2 3 4, Tab, Shift-Tab", "sites, types, garbage collector, threads"),
     ("arrows, j k, PgUp PgDn, g G", "move; g and Home: first, G and End: last"),
-    ("Enter, right, left", "unfold a line to its stacks, a stack to its frames; fold"),
+    ("Enter, right, left", "unfold a line, a stack; fold"),
     ("z", "fold all"),
     ("s, S", "sort by the next column; least first"),
     ("/, n, N", "search in the rows; next, previous"),
-    ("f", "only rows with this text: function, file, verdict, domain"),
+    ("f", "only rows with it: name, file, verdict, domain"),
     ("Esc", "no filter, no search, all threads"),
-    ("c", "also what comes and goes (churn), and what is all freed"),
+    ("c", "also churn, and what is all freed"),
     ("b, B", "mark: show growth since now; no mark"),
     ("p, Space", "pause the picture; tracing goes on"),
     ("Enter on a thread", "lines with blocks of this thread"),
@@ -28,16 +28,16 @@ const KEYS: [(&str, &str); 16] = [
 /// The line at the bottom.
 pub(super) fn short(app: &App, width: usize) -> String {
     let own = match app.tab {
-        Tab::Sites => &["Enter unfold", "s sort", "c churn"][..],
+        Tab::Sites => &["Enter open", "s sort"][..],
         Tab::Types => &["s sort"],
         Tab::Gc => &[],
-        Tab::Threads => &["Enter lines of it"],
+        Tab::Threads => &["Enter its lines"],
     };
-    let words = ["q quit", "? help", "Tab view"].into_iter().chain(["/ search", "f filter", "p pause", "b mark"]);
+    let words = ["? help", "q quit", "Tab view"].into_iter().chain(own.iter().copied());
     // What does not fit is in the help.
     let mut text = String::new();
-    for word in words.chain(own.iter().copied()) {
-        if text.chars().count() + word.chars().count() + 2 > width {
+    for word in words.chain(["/ find", "f filter", "p pause", "b mark", "c churn"]) {
+        if text.chars().count() + word.chars().count() + 2 > width + usize::from(text.is_empty()) * 2 {
             break;
         }
         if !text.is_empty() {

@@ -6,6 +6,7 @@ use super::app::{App, Asked, Prompt, Tab};
 use super::baseline::Baseline;
 use super::draw;
 use super::rows::{Key, Row};
+use super::sort::{SiteSort, TypeSort};
 
 /// What a key asks of who runs the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +113,7 @@ impl App {
             KeyCode::Char('p' | ' ') => self.pause(),
             KeyCode::Char('c') => self.churn ^= true,
             KeyCode::Char('b') => self.mark(),
-            KeyCode::Char('B') => self.baseline = None,
+            KeyCode::Char('B') => self.unmark(),
             KeyCode::Char('z') => self.unfolded.clear(),
             KeyCode::Esc => {
                 self.filter.clear();
@@ -132,6 +133,16 @@ impl App {
                 self.message = Some("marked: what is more than now is shown from the next look on".to_owned());
             }
             None => self.message = Some("nothing to mark yet".to_owned()),
+        }
+    }
+
+    fn unmark(&mut self) {
+        self.baseline = None;
+        if self.site_sort == SiteSort::Since {
+            self.site_sort = SiteSort::default();
+        }
+        if self.type_sort == TypeSort::Since {
+            self.type_sort = TypeSort::default();
         }
     }
 

@@ -103,16 +103,27 @@ pub(super) fn plus(value: i128) -> &'static str {
     if value > 0 { "+" } else { "" }
 }
 
-/// A place cut from the left, at a folder where there is one: the function stays.
-pub(super) fn fit_end(text: &str, width: usize) -> String {
-    let length = text.chars().count();
-    if length <= width {
+/// A place ("/srv/app.py:12 handle") in `width` columns: first the folders go, then the start of the function.
+pub(super) fn fit_place(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
         return text.to_owned();
     }
-    let tail: String = text.chars().skip(length + 1 - width.max(1)).collect();
-    let tail = match tail.find('/') {
-        Some(slash) if !tail[..slash].contains(' ') => &tail[slash..],
-        _ => &tail,
-    };
-    format!("…{tail}").chars().take(width).collect()
+    let (file, function) = text.split_once(' ').unwrap_or((text, ""));
+    let name = file.rsplit('/').next().unwrap_or(file);
+    // As many folders as fit.
+    let room = width.saturating_sub(function.chars().count() + 2);
+    let fits = |at: &(usize, &str)| file[at.0..].chars().count() <= room;
+    if let Some((slash, _)) = file.match_indices('/').find(fits) {
+        return format!("\u{2026}{} {function}", &file[slash..]);
+    }
+    let room = width.saturating_sub(name.chars().count() + 1);
+    let length = function.chars().count();
+    if length <= room {
+        return format!("{name} {function}");
+    }
+    if room < 6 {
+        return format!("{name} {function}").chars().take(width).collect();
+    }
+    let end: String = function.chars().skip(length + 1 - room).collect();
+    format!("{name} \u{2026}{end}")
 }

@@ -4,7 +4,7 @@ use ratatui::style::Style;
 
 use super::app::App;
 use super::baseline::Change;
-use super::rows::{Key, LineKey, Row, fit_end, plus, signed_bytes};
+use super::rows::{Key, LineKey, Row, fit_place, plus, signed_bytes};
 use super::sort::SiteSort;
 use crate::model::Verdict;
 use crate::report::live::sparkline;
@@ -13,14 +13,16 @@ use crate::report::words::{frame, place, printable};
 use crate::report::{Line, Report, SiteReport};
 
 /// Columns of the mark of the cursor and of what can be unfolded.
-const MARKS: usize = 4;
+const MARKS: usize = 3;
 /// Columns of growth since the mark.
 const SINCE: usize = 18;
 
 /// Which columns there is room for.
 struct Columns {
     spark: usize,
-    count: bool,
+    rate: bool,
+    /// Columns of the second number.
+    second: usize,
     since: bool,
 }
 
@@ -32,15 +34,22 @@ impl Columns {
             76.. if !since => 6,
             _ => 0,
         };
-        Self { spark, count: width >= if since { 90 } else { 60 } || app.site_sort == SiteSort::Allocated, since }
+        let second = match app.site_sort {
+            SiteSort::Allocated => 8,
+            _ if width >= if since { 90 } else { 60 } => 6,
+            _ => 0,
+        };
+        Self { spark, rate: width >= 56, second, since }
     }
 
     fn cells(&self, live: &str, second: &str, rate: &str, since: &str, bars: &str) -> String {
-        let mut text = format!("{live:>9}");
-        if self.count {
-            text += &format!(" {second:>8}");
+        let mut text = format!("{live:>8}");
+        if self.second > 0 {
+            text += &format!(" {second:>width$}", width = self.second);
         }
-        text += &format!(" {rate:>10}");
+        if self.rate {
+            text += &format!(" {rate:>10}");
+        }
         if self.since {
             text += &format!(" {since:>width$}", width = SINCE - 1);
         }
@@ -56,7 +65,7 @@ pub(super) fn titles(app: &App, width: usize) -> String {
     let second = if app.site_sort == SiteSort::Allocated { "alloc'd" } else { "blocks" };
     let columns = Columns::of(app, width);
     let bars = if columns.spark >= 12 { "over time" } else { "trend" };
-    format!("{:MARKS$}{}{:<8} line", "", columns.cells("live", second, "rate", "since mark", bars), "verdict")
+    format!("{:MARKS$}{}{:<7} line", "", columns.cells("live", second, "rate", "since mark", bars), "verdict")
 }
 
 /// Lines that are shown, in order.
@@ -116,15 +125,15 @@ fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, wid
         &since,
         &sparkline(&line.series.live_bytes, columns.spark),
     );
-    let mark = if open { " - " } else { " + " };
-    let room = width.saturating_sub(MARKS + cells.chars().count() + 9);
+    let mark = if open { "- " } else { "+ " };
+    let room = width.saturating_sub(MARKS + cells.chars().count() + 8);
     let place = place(line);
     Row {
         key,
         spans: vec![
             (format!("{mark}{cells}"), Style::new()),
-            (format!("{:<8} ", line.verdict.name()), app.theme.verdict(line.verdict)),
-            (fit_end(&place, room), Style::new()),
+            (format!("{:<7} ", line.verdict.name()), app.theme.verdict(line.verdict)),
+            (fit_place(&place, room), Style::new()),
         ],
         text: searched(line),
         details: vec![
@@ -160,13 +169,13 @@ fn stacks(
         // Stacks of one line differ in who calls.
         let caller = site.stack.frames().nth(1).map_or_else(|| "no caller".to_owned(), |f| frame(&f));
         let text = format!("called from {caller}");
-        let room = width.saturating_sub(MARKS + cells.chars().count() + 9);
+        let room = width.saturating_sub(MARKS + cells.chars().count() + 8);
         rows.push(Row {
             key: key.clone(),
             spans: vec![
-                (format!("{}{cells}", if open { " \u{2514}-" } else { " \u{2514}+" }), Style::new()),
-                (format!("{:<8} ", site.verdict.name()), app.theme.verdict(site.verdict)),
-                (fit_end(&text, room), Style::new()),
+                (format!("{}{cells}", if open { " -" } else { " +" }), Style::new()),
+                (format!("{:<7} ", site.verdict.name()), app.theme.verdict(site.verdict)),
+                (format!("from {}", fit_place(&caller, room.saturating_sub(5))), Style::new()),
             ],
             details: vec![
                 format!("{text}; {} frames; {}", site.stack.len(), seen_in(&site.threads)),
@@ -187,7 +196,7 @@ fn frames(app: &App, site: &SiteReport, parent: &Key, width: usize, rows: &mut V
         let full = printable(&format!("{}:{} {}", one.file, one.line, one.function));
         rows.push(Row {
             key: Key::Frame(site.number, depth),
-            spans: vec![(format!("       {}", fit_end(&text, width.saturating_sub(8))), Style::new())],
+            spans: vec![(format!("       {}", fit_place(&text, width.saturating_sub(8))), Style::new())],
             details: vec![full.clone()],
             text: full,
             parent: Some(parent.clone()),

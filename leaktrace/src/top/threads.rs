@@ -75,12 +75,11 @@ pub(super) fn rows(app: &App, picture: &Picture, _width: usize) -> Vec<Row> {
             text: format!("{tid} {name}"),
             details: vec![
                 format!(
-                    "thread {tid} {name}: {} B in {} blocks of stacks seen in no other; {} stacks shared",
+                    "here: {} B live in {} blocks, of stacks that no other thread was seen with",
                     thousands(share.own_bytes),
                     thousands(share.own_blocks),
-                    share.shared
                 ),
-                format!("of stacks whose blocks were seen alive; a stack's first {KNOWN} threads are known"),
+                format!("by blocks seen alive; of a stack the first {KNOWN} threads are known"),
             ],
             parent: None,
         });
