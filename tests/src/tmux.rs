@@ -95,7 +95,8 @@ impl Tmux {
     /// The only child of the shell.
     pub fn child(&self) -> u32 {
         let shell = self.shell();
-        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).expect("the shell lives");
+        let children =
+            std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).expect("the shell lives");
         children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("the shell has a child")
     }
 
@@ -127,14 +128,17 @@ impl Tmux {
         self.wait("the prompt", |screen| !self.is_alternate() && screen.trim_end().ends_with(PROMPT));
     }
 
-    /// What a command prints, run at the prompt. Its first word must be one line of output.
+    /// What a command prints, run at the prompt; little enough for one screen.
     pub fn ask(&self, command: &str) -> String {
-        self.keys(&["C-l"]);
-        self.wait("a cleared screen", |screen| screen.trim() == PROMPT);
-        self.command(&format!("{command}; echo done"));
-        let screen = self.wait(command, |screen| screen.lines().any(|line| line.trim() == "done"));
-        let lines: Vec<&str> = screen.lines().skip(1).take_while(|line| line.trim() != "done").collect();
-        lines.join("\n")
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let done = format!("done-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let asked = format!("echo {done}");
+        self.command(&format!("{command}; {asked}"));
+        let screen = self.wait(command, |screen| screen.lines().any(|line| line.trim() == done));
+        let lines: Vec<&str> = screen.lines().collect();
+        let start = lines.iter().rposition(|line| line.trim_end().ends_with(&asked)).map_or(0, |echo| echo + 1);
+        let printed: Vec<&str> = lines[start..].iter().take_while(|line| line.trim() != done).copied().collect();
+        printed.join("\n")
     }
 }
 

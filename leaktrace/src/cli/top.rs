@@ -44,10 +44,21 @@ mod tests {
 
     #[test]
     fn a_process_or_a_recording() {
-        for good in [&["--pid", "7"][..], &["a"], &["a", "--since", "10m", "--domain", "obj"], &["--pid", "7", "--interval", "1s"]] {
+        for good in [
+            &["--pid", "7"][..],
+            &["a"],
+            &["a", "--since", "10m", "--domain", "obj"],
+            &["--pid", "7", "--interval", "1s"],
+        ] {
             assert!(parse(good).is_ok(), "{good:?}");
         }
-        let bad = [&[][..], &["a", "--pid", "7"], &["--pid", "7", "--since", "1m"], &["a", "--duration", "1s"], &["a", "--record", "b"]];
+        let bad = [
+            &[][..],
+            &["a", "--pid", "7"],
+            &["--pid", "7", "--since", "1m"],
+            &["a", "--duration", "1s"],
+            &["a", "--record", "b"],
+        ];
         for bad in bad {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

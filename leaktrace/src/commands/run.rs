@@ -195,7 +195,11 @@ async fn watch(
 ) -> Result<Option<Ended>> {
     let begin = Moment::now();
     let deadline = args.duration.map(|duration| begin + duration);
-    let interval = args.interval.unwrap_or(if outputs.tape.is_some() || matches!(outputs.view, View::Top(_)) { SHORT_INTERVAL } else { INTERVAL });
+    let interval = args.interval.unwrap_or(if outputs.tape.is_some() || matches!(outputs.view, View::Top(_)) {
+        SHORT_INTERVAL
+    } else {
+        INTERVAL
+    });
     let mut interval = tokio::time::interval_at(begin + interval, interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut opened = false;

@@ -33,9 +33,8 @@ pub(super) struct Baseline {
 
 impl Baseline {
     pub(super) fn of(report: &Report) -> Self {
-        let types = |heap: &crate::census::growth::Growth| {
-            heap.types.iter().map(|row| (row.name.clone(), row.last)).collect()
-        };
+        let types =
+            |heap: &crate::census::growth::Growth| heap.types.iter().map(|row| (row.name.clone(), row.last)).collect();
         Self {
             seconds: report.capture.duration_seconds,
             total: (report.totals.live_bytes, report.totals.live_blocks),

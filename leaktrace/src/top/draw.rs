@@ -52,7 +52,11 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         return;
     }
     let rows = app.rows(width);
-    put(buffer, ABOVE - 2, &header::tabs(app, rows.iter().filter(|row| !matches!(row.key, Key::Text(_))).count(), width));
+    put(
+        buffer,
+        ABOVE - 2,
+        &header::tabs(app, rows.iter().filter(|row| !matches!(row.key, Key::Text(_))).count(), width),
+    );
     put(buffer, ABOVE - 1, &[(titles(app, width), app.theme.dim())]);
     body(app, &rows, buffer);
     let details = detail_rows(area.height);

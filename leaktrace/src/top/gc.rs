@@ -13,7 +13,10 @@ const LAST: usize = 100;
 
 /// The columns' names.
 pub(super) fn titles() -> String {
-    format!("  {:>10} {:>12} {:>11} {:>13} {:>11} {:>10}", "generation", "collections", "collected", "uncollectable", "paused", "longest")
+    format!(
+        "  {:>10} {:>12} {:>11} {:>13} {:>11} {:>10}",
+        "generation", "collections", "collected", "uncollectable", "paused", "longest"
+    )
 }
 
 /// Generations, pauses and the last collections.

@@ -54,13 +54,7 @@ impl Row {
     /// A row of text that stands for nothing.
     pub(super) fn text(number: usize, text: impl Into<String>, style: Style) -> Self {
         let text = text.into();
-        Self {
-            key: Key::Text(number),
-            spans: vec![(text.clone(), style)],
-            text,
-            details: Vec::new(),
-            parent: None,
-        }
+        Self { key: Key::Text(number), spans: vec![(text.clone(), style)], text, details: Vec::new(), parent: None }
     }
 
     pub(super) fn matches(&self, needle: &str) -> bool {

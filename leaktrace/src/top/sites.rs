@@ -1,5 +1,7 @@
 //! Lines that allocate, unfolded into stacks and frames.
 
+use std::fmt::Write as _;
+
 use ratatui::style::Style;
 
 use super::app::App;
@@ -13,7 +15,7 @@ use crate::report::words::{frame, place, printable};
 use crate::report::{Line, Report, SiteReport};
 
 /// Columns of the mark of the cursor and of what can be unfolded.
-const MARKS: usize = 3;
+const MARKS: usize = 4;
 /// Columns of growth since the mark.
 const SINCE: usize = 18;
 
@@ -36,7 +38,7 @@ impl Columns {
         };
         let second = match app.site_sort {
             SiteSort::Allocated => 8,
-            _ if width >= if since { 90 } else { 60 } => 6,
+            _ if width >= if since { 90 } else { 70 } => 6,
             _ => 0,
         };
         Self { spark, rate: width >= 56, second, since }
@@ -45,16 +47,16 @@ impl Columns {
     fn cells(&self, live: &str, second: &str, rate: &str, since: &str, bars: &str) -> String {
         let mut text = format!("{live:>8}");
         if self.second > 0 {
-            text += &format!(" {second:>width$}", width = self.second);
+            let _ = write!(text, " {second:>width$}", width = self.second);
         }
         if self.rate {
-            text += &format!(" {rate:>10}");
+            let _ = write!(text, " {rate:>10}");
         }
         if self.since {
-            text += &format!(" {since:>width$}", width = SINCE - 1);
+            let _ = write!(text, " {since:>width$}", width = SINCE - 1);
         }
         if self.spark > 0 {
-            text += &format!(" {bars:<width$}", width = self.spark);
+            let _ = write!(text, " {bars:<width$}", width = self.spark);
         }
         text + " "
     }
@@ -108,15 +110,19 @@ pub(super) fn rows(app: &App, report: &Report, width: usize) -> Vec<Row> {
     }
     if rows.is_empty() {
         let chosen = !app.filter.is_empty() || app.thread.is_some();
-        let why = if chosen { " no line matches (Esc: show all)" } else { " nothing lives (c: show also what was freed)" };
+        let why =
+            if chosen { " no line matches (Esc: show all)" } else { " nothing lives (c: show also what was freed)" };
         rows.push(Row::text(0, why, app.theme.dim()));
     }
     rows
 }
 
 fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, width: usize) -> Row {
-    let second =
-        if app.site_sort == SiteSort::Allocated { bytes(line.allocated_bytes as f64) } else { count(line.live_blocks as f64) };
+    let second = if app.site_sort == SiteSort::Allocated {
+        bytes(line.allocated_bytes as f64)
+    } else {
+        count(line.live_blocks as f64)
+    };
     let since = app.baseline.as_ref().map_or_else(String::new, |baseline| since(baseline.line(line)));
     let cells = columns.cells(
         &bytes(line.live_bytes as f64),
@@ -125,7 +131,7 @@ fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, wid
         &since,
         &sparkline(&line.series.live_bytes, columns.spark),
     );
-    let mark = if open { "- " } else { "+ " };
+    let mark = if open { "-  " } else { "+  " };
     let room = width.saturating_sub(MARKS + cells.chars().count() + 8);
     let place = place(line);
     Row {
@@ -144,20 +150,16 @@ fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, wid
     }
 }
 
-fn stacks(
-    app: &App,
-    report: &Report,
-    line: &Line,
-    parent: &Key,
-    columns: &Columns,
-    width: usize,
-    rows: &mut Vec<Row>,
-) {
+fn stacks(app: &App, report: &Report, line: &Line, parent: &Key, columns: &Columns, width: usize, rows: &mut Vec<Row>) {
     let seen = |site: &&SiteReport| app.thread.is_none_or(|tid| site.threads.contains(&tid));
     for site in sites(report, line).filter(seen) {
         let key = Key::Stack(site.number);
         let open = app.unfolded.contains(&key);
-        let second = if app.site_sort == SiteSort::Allocated { bytes(site.allocated_bytes as f64) } else { count(site.live_blocks as f64) };
+        let second = if app.site_sort == SiteSort::Allocated {
+            bytes(site.allocated_bytes as f64)
+        } else {
+            count(site.live_blocks as f64)
+        };
         let since = app.baseline.as_ref().map_or_else(String::new, |baseline| since(baseline.site(site)));
         let cells = columns.cells(
             &bytes(site.live_bytes as f64),
@@ -173,7 +175,7 @@ fn stacks(
         rows.push(Row {
             key: key.clone(),
             spans: vec![
-                (format!("{}{cells}", if open { " -" } else { " +" }), Style::new()),
+                (format!("{}{cells}", if open { " - " } else { " + " }), Style::new()),
                 (format!("{:<7} ", site.verdict.name()), app.theme.verdict(site.verdict)),
                 (format!("from {}", fit_place(&caller, room.saturating_sub(5))), Style::new()),
             ],
@@ -218,7 +220,11 @@ fn frames(app: &App, site: &SiteReport, parent: &Key, width: usize, rows: &mut V
 
 fn seen_in(threads: &[u32]) -> String {
     let ids: Vec<String> = threads.iter().map(u32::to_string).collect();
-    if ids.is_empty() { "seen alive in no thread".to_owned() } else { format!("seen alive in thread {}", ids.join(", ")) }
+    if ids.is_empty() {
+        "seen alive in no thread".to_owned()
+    } else {
+        format!("seen alive in thread {}", ids.join(", "))
+    }
 }
 
 /// Only what grows has a rate worth reading.

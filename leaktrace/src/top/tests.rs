@@ -45,10 +45,42 @@ struct Made {
 }
 
 const LINES: [Made; 4] = [
-    Made { function: "page", line: 12, verdict: Verdict::Growing, bytes: 6_000, blocks: 60, rate: 100.0, callers: &["step", "handle"] },
-    Made { function: "cache", line: 30, verdict: Verdict::Plateau, bytes: 9_000, blocks: 9, rate: 0.0, callers: &["main"] },
-    Made { function: "evil\x1b[2J", line: 40, verdict: Verdict::Unknown, bytes: 50, blocks: 5, rate: 0.0, callers: &["main"] },
-    Made { function: "temporary", line: 50, verdict: Verdict::Churn, bytes: 7, blocks: 1, rate: 0.0, callers: &["main"] },
+    Made {
+        function: "page",
+        line: 12,
+        verdict: Verdict::Growing,
+        bytes: 6_000,
+        blocks: 60,
+        rate: 100.0,
+        callers: &["step", "handle"],
+    },
+    Made {
+        function: "cache",
+        line: 30,
+        verdict: Verdict::Plateau,
+        bytes: 9_000,
+        blocks: 9,
+        rate: 0.0,
+        callers: &["main"],
+    },
+    Made {
+        function: "evil\x1b[2J",
+        line: 40,
+        verdict: Verdict::Unknown,
+        bytes: 50,
+        blocks: 5,
+        rate: 0.0,
+        callers: &["main"],
+    },
+    Made {
+        function: "temporary",
+        line: 50,
+        verdict: Verdict::Churn,
+        bytes: 7,
+        blocks: 1,
+        rate: 0.0,
+        callers: &["main"],
+    },
 ];
 
 /// A report with [`LINES`], each level `factor` times as high.
@@ -158,7 +190,12 @@ fn text(app: &mut App, columns: u16, rows: u16) -> Vec<String> {
 /// The functions of the lines that are shown, in order.
 fn shown(app: &mut App) -> Vec<&'static str> {
     let rows = text(app, 120, 40);
-    let named = |row: &String| LINES.iter().map(|made| made.function.split('\x1b').next().unwrap()).find(|f| row.ends_with(f) || row.contains(&format!(" {f}\u{fffd}")));
+    let named = |row: &String| {
+        LINES
+            .iter()
+            .map(|made| made.function.split('\x1b').next().unwrap())
+            .find(|f| row.ends_with(f) || row.contains(&format!(" {f}\u{fffd}")))
+    };
     rows[5..36].iter().filter(|row| matches!(row.chars().nth(1), Some('+' | '-'))).filter_map(named).collect()
 }
 
@@ -230,7 +267,11 @@ fn lines_unfold_into_stacks_and_these_into_frames() {
     assert!(rows[7].contains("app.py:99 handle"));
     press(&mut app, "↓\n↓");
     let rows = text(&mut app, 120, 40);
-    assert!(rows[7].starts_with('>') && rows[7].ends_with("/srv/application/services/app.py:12 page"), "{}", all(&rows));
+    assert!(
+        rows[7].starts_with('>') && rows[7].ends_with("/srv/application/services/app.py:12 page"),
+        "{}",
+        all(&rows)
+    );
     assert!(rows[8].ends_with("app.py:99 step"));
     // To what it is in, fold that, and so on.
     press(&mut app, "←←←←");
@@ -268,7 +309,11 @@ fn a_pause_keeps_the_picture_and_says_how_old_it_is() {
     app.receive(picture(report(2)));
     app.tick(17.5);
     let rows = text(&mut app, 80, 24);
-    assert!(rows[3].contains("PAUSED 17 s") && all(&rows).contains("all: 15,057 B live in 75 blocks"), "{}", all(&rows));
+    assert!(
+        rows[3].contains("PAUSED 17 s") && all(&rows).contains("all: 15,057 B live in 75 blocks"),
+        "{}",
+        all(&rows)
+    );
     press(&mut app, " ");
     let rows = text(&mut app, 80, 24);
     assert!(!rows[3].contains("PAUSED") && all(&rows).contains("all: 30,114 B live in 150 blocks"), "{}", all(&rows));
@@ -286,7 +331,7 @@ fn the_cursor_follows_its_row() {
     assert!(rows[5].starts_with('>') && rows[5].contains("cache"), "{}", all(&rows));
     // Far below what there is.
     press(&mut app, "Gjjj");
-    assert!(all(&text(&mut app, 80, 24)).contains(">"));
+    assert!(all(&text(&mut app, 80, 24)).contains('>'));
 }
 
 #[test]
@@ -319,7 +364,11 @@ fn colours_only_where_they_are_wanted() {
         let terminal = screen(&mut app, 80, 24);
         let cells = terminal.backend().buffer().content().to_vec();
         let coloured = cells.iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset);
-        (coloured, cells.iter().any(|cell| cell.modifier.contains(Modifier::REVERSED)), cells.iter().any(|cell| !cell.modifier.is_empty()))
+        (
+            coloured,
+            cells.iter().any(|cell| cell.modifier.contains(Modifier::REVERSED)),
+            cells.iter().any(|cell| !cell.modifier.is_empty()),
+        )
     };
     assert_eq!(styles(Theme::Colour), (true, true, true));
     assert_eq!(styles(Theme::Mono), (false, true, true));

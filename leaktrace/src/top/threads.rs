@@ -25,7 +25,10 @@ struct Share {
 
 /// The columns' names.
 pub(super) fn titles() -> String {
-    format!("  {:>8} {:<16} {:>7} {:>8} {:>7}  {:>10} {:>8}", "thread", "name", "stacks", "growing", "shared", "only here", "blocks")
+    format!(
+        "  {:>8} {:<16} {:>7} {:>8} {:>7}  {:>10} {:>8}",
+        "thread", "name", "stacks", "growing", "shared", "only here", "blocks"
+    )
 }
 
 fn shares(picture: &Picture) -> BTreeMap<u32, Share> {

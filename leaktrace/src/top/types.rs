@@ -34,8 +34,11 @@ pub(super) fn rows(app: &App, report: &Report, _width: usize) -> Vec<Row> {
     }
     let mut rows: Vec<Row> = types.into_iter().map(|grown| row(app, grown, growth.seconds)).collect();
     if rows.is_empty() {
-        let why =
-            if filter.is_empty() { " No type has more objects than at first." } else { " no type matches (Esc: show all)" };
+        let why = if filter.is_empty() {
+            " No type has more objects than at first."
+        } else {
+            " no type matches (Esc: show all)"
+        };
         rows.push(Row::text(0, why, app.theme.dim()));
     }
     rows

@@ -26,8 +26,12 @@ impl LiveTop {
         let (looks, receiver) = channel();
         let mut app = App::new(super::theme(), format!("pid {pid}"), true);
         let thread = std::thread::Builder::new().name("top".to_owned()).spawn(move || {
-            let quit = Quit;
-            let shown = ui::run(&mut app, || news(&receiver));
+            let mut quit = Quit { wanted: true };
+            let shown = ui::run(&mut app, || {
+                let news = news(&receiver);
+                quit.wanted &= !matches!(news, News::End);
+                news
+            });
             drop(quit);
             shown
         })?;
@@ -64,12 +68,14 @@ impl Drop for LiveTop {
     }
 }
 
-/// Dropped at the end of the view, however it ends: the trace ends too, as by Ctrl-C.
-struct Quit;
+/// Dropped at the end of the view, however it ends: the trace ends too, as by Ctrl-C, unless it did before.
+struct Quit {
+    wanted: bool,
+}
 
 impl Drop for Quit {
     fn drop(&mut self) {
-        if !StopSignals::came() && !stop_asked() {
+        if self.wanted && !StopSignals::came() && !stop_asked() {
             let _ = kill_process(getpid(), Signal::INT);
         }
     }

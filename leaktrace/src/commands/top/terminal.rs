@@ -14,7 +14,6 @@ use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use rustix::process::{Signal, getpid, kill_process};
 
-
 /// Whether the terminal is ours.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Set by the signals that end us, by that of Ctrl-Z pressed elsewhere, and by that which follows it.
