@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use leaktrace_tests::process::{Place, Service, signal, wait_for_end};
 use leaktrace_tests::python::supported;
@@ -132,7 +133,7 @@ fn a_live_trace_can_be_looked_around_in() {
     let pid = tmux.child();
     signal(pid, Signal::STOP);
     tmux.wait("the shell", |screen| screen.contains("Stopped"));
-    tmux.command("stty sane; fg");
+    tmux.command("fg");
     tmux.wait("the picture again", |screen| {
         tmux.is_alternate() && screen.starts_with("LEAKING") && screen.contains(&row) && !screen.contains("Stopped")
     });
@@ -143,7 +144,7 @@ fn a_live_trace_can_be_looked_around_in() {
     for part in ["LEAKING", "Where it grows, worst first", &row, "Tracing"] {
         assert!(said.contains(part), "{part}:\n{said}");
     }
-    assert!(wait_for_end(pid, std::time::Duration::from_secs(10)));
+    assert!(wait_for_end(pid, Duration::from_secs(10)));
     assert_given_back(&tmux, &before);
     service.progress(100);
 }
@@ -176,6 +177,17 @@ fn the_terminal_comes_back_when_a_signal_ends_the_view() {
         assert!(tmux.history().contains("Tracing"), "{}", tmux.history());
         assert_given_back(&tmux, &before);
     }
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_it() {
+    let service = service();
+    let tmux = Tmux::start(80, 24, &[]);
+    tmux.command(&top(&format!("--pid {}", service.pid())));
+    tmux.wait("a look", |screen| screen.contains("[1 Sites]") && screen.contains("all: "));
+    let pid = tmux.child();
+    drop(tmux);
+    assert!(wait_for_end(pid, Duration::from_secs(30)), "it goes on without a terminal");
 }
 
 #[test]
@@ -222,6 +234,11 @@ fn a_recording_shows_the_totals_of_its_report() {
             tmux.keys(&["q"]);
         }
         assert_given_back(&tmux, &before);
+        tmux.command(&top(file));
+        tmux.wait("the totals", |screen| screen.contains("\nall: "));
+        let pid = tmux.child();
+        drop(tmux);
+        assert!(wait_for_end(pid, Duration::from_secs(30)), "it goes on without a terminal");
     }
 }
 

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use leaktrace::top::{App, Outcome, Picture};
 use ratatui::crossterm::event::{self, Event};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 use super::terminal::{Screen, stop_asked};
 
 /// How soon what comes from elsewhere than the keyboard is noticed.
@@ -25,8 +28,8 @@ pub(super) enum News {
 pub(super) fn run(app: &mut App, mut news: impl FnMut() -> News) -> io::Result<()> {
     let mut screen = Screen::take()?;
     let begun = Instant::now();
-    let (columns, rows) = screen.size()?;
-    app.resize(columns, rows);
+    let mut size = screen.size()?;
+    app.resize(size.0, size.1);
     let (mut changed, mut drawn) = (true, begun);
     while !stop_asked() {
         app.tick(begun.elapsed().as_secs_f64());
@@ -39,10 +42,13 @@ pub(super) fn run(app: &mut App, mut news: impl FnMut() -> News) -> io::Result<(
             News::End => break,
         }
         changed |= screen.job_control()?;
+        let now = screen.size()?;
+        if now != size {
+            size = now;
+            app.resize(size.0, size.1);
+            changed = true;
+        }
         if changed || app.is_paused() && drawn.elapsed() >= AGE {
-            // The size may have changed while we were stopped.
-            let (columns, rows) = screen.size()?;
-            app.resize(columns, rows);
             screen.draw(app)?;
             (changed, drawn) = (false, Instant::now());
         }
@@ -63,10 +69,18 @@ pub(super) fn run(app: &mut App, mut news: impl FnMut() -> News) -> io::Result<(
     Ok(())
 }
 
-/// Whether there is an event to read; a signal while it waits is none.
+/// Whether there is an event to read. A terminal that hung up is an error: crossterm reads its end again and again.
 fn ready(wait: Duration) -> io::Result<bool> {
-    match event::poll(wait) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-        other => other,
+    let stdin = io::stdin();
+    let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+    let wait = Timespec::try_from(wait).unwrap_or_default();
+    match poll(&mut polled, Some(&wait)) {
+        // A signal is none. What was read already may hold more than one.
+        Err(Errno::INTR) | Ok(_) => {}
+        Err(error) => return Err(error.into()),
     }
+    if polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    event::poll(Duration::ZERO)
 }
