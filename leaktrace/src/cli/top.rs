@@ -26,7 +26,7 @@ pub(crate) struct TopArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
     /// Of a recording: count only blocks of its last TIME (10m)
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "file")]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "pid")]
     pub(crate) since: Option<Duration>,
 }
 
