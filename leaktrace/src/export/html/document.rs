@@ -12,7 +12,7 @@ use crate::recording::{History, TypeHistory};
 use crate::report::{Capture, Collector, Line, Memory, Report, SiteReport, Target, Totals, words};
 
 /// Lines whose evidence and series the page has: the first, worst first.
-const TOLD_LINES: usize = 1000;
+const TOLD_LINES: usize = 300;
 /// Points of a series.
 const POINTS: usize = 48;
 /// Points of the charts.
@@ -80,13 +80,16 @@ struct LineRow<'a> {
     verdict: Verdict,
     domain: &'static str,
     place: String,
-    file: &'a str,
+    /// Of lines that are told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
     line: u32,
     live_bytes: u64,
     live_blocks: u64,
     allocated_bytes: u64,
     allocated_blocks: u64,
     /// Bytes a second: estimate, low, high; blocks a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<(f64, f64, f64, f64)>,
     sites: &'a [usize],
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -186,7 +189,7 @@ fn line_row<'a>(line: &'a Line, told: bool, pick: &impl Fn(&[u64]) -> Vec<u64>) 
         verdict: line.verdict,
         domain: line.domain,
         place: words::place(line),
-        file: &line.file,
+        file: told.then_some(&*line.file),
         line: line.line,
         live_bytes: line.live_bytes,
         live_blocks: line.live_blocks,

@@ -1,9 +1,9 @@
 // Lines that allocate: what grows, why it is thought so, through which stacks, and the source around it.
 /** Stacks of a line that are shown at first, and frames of each. */
 const STACKS = 3;
-const FRAMES = 30;
+const FRAMES = 12;
 /** Lines that grow and are told in full. */
-const CARDS = 20;
+const CARDS = 10;
 
 const badge = (verdict) => h("span", { class: `badge ${verdict}` }, verdict);
 
@@ -24,7 +24,12 @@ const stackList = (data, site) => {
     h("span", { class: "function" }, data.texts[name]), " ",
     h("span", { class: "where" }, data.texts[file] ? data.texts[file] + (line ? `:${line}` : "") : ""));
   const list = h("ol", { class: "stack" }, frames.slice(0, FRAMES).map(item));
-  if (frames.length > FRAMES) list.append(h("li", { class: "more" }, `${frames.length - FRAMES} more frames`));
+  if (frames.length > FRAMES) {
+    const rest = frames.slice(FRAMES);
+    const more = h("li", { class: "more" }, h("button", { type: "button", onclick: () => more.replaceWith(...rest.map(item)) },
+      `${rest.length} more frames`));
+    list.append(more);
+  }
   return list;
 };
 

@@ -2,7 +2,7 @@
 /**
  * columns: [{ name, value(row), cell(row), number }]; filters: texts of a row that are searched; detail(row): what a row unfolds.
  */
-const sortedTable = ({ id, caption, columns, rows, text, detail, page = 50 }) => {
+const sortedTable = ({ id, caption, columns, rows, text, detail, page = 30 }) => {
   let [order, falling, limit, pattern] = [-1, true, page, ""];
   const open = new Set();
   const body = h("tbody");
