@@ -162,25 +162,32 @@ struct Outputs {
 }
 
 impl Outputs {
-    /// Nothing was looked at yet, but scrapes may come.
+    /// Nothing was looked at yet, but scrapes may come, and a recording can be read from now on.
     fn begin(&mut self, session: &Session) -> Result<()> {
-        if let Some(metrics) = &mut self.metrics {
-            let facts = facts::of(session, None)?;
-            metrics.publish(session, &build(session, &facts, &self.heap, &self.selection));
+        if self.tape.is_none() && self.metrics.is_none() {
+            return Ok(());
         }
+        let facts = facts::of(session, None)?;
+        let report = build(session, &facts, &self.heap, &self.selection);
+        self.keep(session, &facts, &report);
         Ok(())
+    }
+
+    /// Records a report, and gives it to those who scrape.
+    fn keep(&mut self, session: &Session, facts: &Facts, report: &Report) {
+        if let Some(tape) = &mut self.tape {
+            tape.record(session, facts, &mut self.heap, report);
+        }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.publish(session, report);
+        }
     }
 
     /// Shows and records the last look.
     fn look(&mut self, session: &Session) -> Result<()> {
         let facts = facts::of(session, None)?;
         let report = build(session, &facts, &self.heap, &self.selection);
-        if let Some(tape) = &mut self.tape {
-            tape.record(session, &facts, &mut self.heap, &report);
-        }
-        if let Some(metrics) = &mut self.metrics {
-            metrics.publish(session, &report);
-        }
+        self.keep(session, &facts, &report);
         self.view.show(report)?;
         Ok(())
     }

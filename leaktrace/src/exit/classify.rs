@@ -210,7 +210,7 @@ fn of_recording(error: &RecordingError) -> Class<'static> {
             (ExitCode::Recording, "`leaktrace run --record FILE` makes one")
         }
         RecordingError::Newer { .. } => (ExitCode::Recording, "read it with that leaktrace"),
-        RecordingError::Empty { .. } => (ExitCode::Recording, "the first look comes a second after the start"),
+        RecordingError::Empty { .. } => (ExitCode::Recording, "trace again with --record FILE"),
         RecordingError::Damaged { .. } => (ExitCode::Recording, ""),
     }
 }

@@ -41,7 +41,7 @@ pub enum RecordingError {
     Foreign { path: PathBuf },
     #[error("{} was recorded by a newer leaktrace: its version is {version}, this one reads {VERSION}", path.display())]
     Newer { path: PathBuf, version: i32 },
-    #[error("{} has no scan yet: nothing was recorded in it", path.display())]
+    #[error("{} holds nothing yet: its trace had not begun", path.display())]
     Empty { path: PathBuf },
     #[error("{} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },

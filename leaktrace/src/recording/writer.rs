@@ -102,7 +102,8 @@ impl Recorder {
         }
     }
 
-    /// Adds the ledger's last scan. When this returns it is in the file.
+    /// Adds the ledger's last scan. When this returns it is in the file. Before the first one it makes the recording one that
+    /// can be read: of no time at all.
     pub fn record(&mut self, ledger: &Ledger, facts: &Facts, heap: Option<&Growth>) -> Result<(), RecordingError> {
         self.write(|progress, to| progress.scan(to, ledger, facts, heap, false))
     }
@@ -149,6 +150,13 @@ impl Progress {
         heap: Option<&Growth>,
         whole: bool,
     ) -> rusqlite::Result<()> {
+        let state = State { timeline: ledger.timeline().clone(), contradictions: ledger.contradictions() };
+        put_document(to, document::STATE, &state)?;
+        put_document(to, document::FACTS, facts)?;
+        put_document(to, document::COLLECTOR, ledger.gc())?;
+        if let Some(heap) = heap {
+            put_document(to, document::HEAP, heap)?;
+        }
         let timeline = ledger.timeline();
         let scan = timeline.scans();
         if scan == 0 {
@@ -173,13 +181,6 @@ impl Progress {
             ],
         )?;
         self.collector(to, ledger, scan)?;
-        let state = State { timeline: timeline.clone(), contradictions: ledger.contradictions() };
-        put_document(to, document::STATE, &state)?;
-        put_document(to, document::FACTS, facts)?;
-        put_document(to, document::COLLECTOR, ledger.gc())?;
-        if let Some(heap) = heap {
-            put_document(to, document::HEAP, heap)?;
-        }
         for dropped in self.scans.add(scan) {
             to.prepare_cached("UPDATE OR IGNORE sample SET scan = ?2 WHERE scan = ?1")?
                 .execute([dropped.scan, dropped.next])?;
