@@ -8,6 +8,10 @@ use super::{Export, collapsed};
 
 pub(super) fn write(export: &Export<'_>, out: &mut dyn Write) -> io::Result<()> {
     let lines = collapsed::lines(export);
+    if lines.is_empty() {
+        let what = format!("there is nothing to draw: {} is 0 everywhere", export.value.name());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
     let mut options = Options::default();
     export.value.title().clone_into(&mut options.title);
     options.subtitle = Some(match export.before {

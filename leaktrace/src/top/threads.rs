@@ -78,7 +78,7 @@ pub(super) fn rows(app: &App, picture: &Picture, _width: usize) -> Vec<Row> {
             text: format!("{tid} {name}"),
             details: vec![
                 format!(
-                    "here: {} B live in {} blocks, of stacks that no other thread was seen with",
+                    "here: {} B live in {} blocks, of stacks of this thread alone",
                     thousands(share.own_bytes),
                     thousands(share.own_blocks),
                 ),
