@@ -180,7 +180,7 @@ fn digits(value: f64) -> String {
 #[test]
 fn names_of_the_target_stay_names() {
     let python = &supported()[0];
-    let mut service = Service::start(python, "services/leak_hostile_names.py", &[]);
+    let mut service = Service::start(python, "services/hostile_names.py", &[]);
     let folder = tempfile::tempdir().unwrap();
     let recording = folder.path().join("a.leaktrace");
     let to = recording.to_str().unwrap();
