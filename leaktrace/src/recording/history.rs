@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Recording;
 use super::check::{Damage, number, real, refuse};
+use crate::model::Tally;
 use crate::model::trail::seconds;
-use crate::model::{Collection, Tally};
 
 /// Everything over time. Times are seconds since the attach.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -13,11 +13,21 @@ pub struct History {
     /// At each scan that was kept, oldest first.
     pub moments: Vec<Moment>,
     /// The last collections, and all full ones that were told one by one, oldest first.
-    pub collections: Vec<Collection>,
+    pub collections: Vec<PastCollection>,
     /// The censuses that were kept, oldest first.
     pub censuses: Vec<CensusPoint>,
     /// Types, each with what it had at `censuses`; those that changed most, by bytes, first.
     pub types: Vec<TypeHistory>,
+}
+
+/// One collection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PastCollection {
+    /// When it began, since the attach.
+    pub seconds: f64,
+    pub generation: u8,
+    /// `None` where it was not measured.
+    pub pause_seconds: Option<f64>,
 }
 
 /// The whole process at one scan.
@@ -88,11 +98,10 @@ impl Recording {
             Ok(())
         });
         damage.rows(from, "collection", "SELECT * FROM collection ORDER BY id", |row| {
-            history.collections.push(Collection {
+            history.collections.push(PastCollection {
+                seconds: seconds(row.get::<_, u64>("start_ns")?.saturating_sub(start)),
                 generation: row.get("generation")?,
-                full: row.get("full")?,
-                start_ns: row.get("start_ns")?,
-                pause_ns: row.get("pause_ns")?,
+                pause_seconds: row.get::<_, Option<u64>>("pause_ns")?.map(seconds),
             });
             Ok(())
         });

@@ -13,7 +13,7 @@ mod retention;
 mod value;
 mod writer;
 
-pub use history::{CensusPoint, History, Level, Moment, TypeHistory};
+pub use history::{CensusPoint, History, Level, Moment, PastCollection, TypeHistory};
 pub use open::is_one;
 pub use reader::Recording;
 pub use value::Origin;

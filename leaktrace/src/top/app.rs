@@ -8,6 +8,7 @@ use super::rows::{Cursor, Key, Row};
 use super::sort::{SiteSort, TypeSort};
 use super::theme::Theme;
 use super::{draw, gc, sites, threads, types};
+use crate::recording::PastCollection;
 use crate::report::Report;
 
 /// A page of the view.
@@ -35,15 +36,6 @@ impl Tab {
     pub(super) fn step(self, steps: usize) -> Self {
         Self::ALL[(self as usize + steps) % Self::ALL.len()]
     }
-}
-
-/// A collection that a recording knows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PastCollection {
-    /// Since the attach.
-    pub seconds: f64,
-    pub generation: u8,
-    pub pause_seconds: Option<f64>,
 }
 
 /// One look, with what a report does not hold.

@@ -156,10 +156,14 @@ impl App {
             KeyCode::Up | KeyCode::Char('k') => index.saturating_sub(1),
             KeyCode::PageDown => index.saturating_add(page),
             KeyCode::PageUp => index.saturating_sub(page),
-            KeyCode::Home | KeyCode::Char('g') => 0,
+            KeyCode::Home | KeyCode::Char('g') => return self.cursor().home(),
             KeyCode::End | KeyCode::Char('G') => usize::MAX,
-            KeyCode::Enter => return self.open(rows.get(index)),
+            KeyCode::Enter => {
+                self.cursor().go(index, &rows);
+                return self.open(rows.get(index));
+            }
             KeyCode::Right | KeyCode::Char('l') => {
+                self.cursor().go(index, &rows);
                 if let Some(row) = rows.get(index).filter(|row| matches!(row.key, Key::Line(_) | Key::Stack(_))) {
                     self.unfolded.insert(row.key.clone());
                 }

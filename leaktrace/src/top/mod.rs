@@ -16,7 +16,7 @@ mod theme;
 mod threads;
 mod types;
 
-pub use app::{App, PastCollection, Picture, Tab};
+pub use app::{App, Picture, Tab};
 pub use draw::draw;
 pub use keys::Outcome;
 pub use theme::Theme;

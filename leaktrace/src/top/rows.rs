@@ -62,25 +62,33 @@ impl Row {
     }
 }
 
-/// Where the cursor is. It follows its row when others come and go.
+/// Where the cursor is. It follows the row that was chosen when others come and go; until one is, it stays at the first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cursor {
-    pub(super) key: Option<Key>,
+    /// The row that was chosen.
+    key: Option<Key>,
     pub(super) index: usize,
     /// First row that is on the screen.
     pub(super) first: usize,
 }
 
 impl Cursor {
+    /// Chooses a row.
     pub(super) fn go(&mut self, index: usize, rows: &[Row]) {
         self.index = index.min(rows.len().saturating_sub(1));
         self.key = rows.get(self.index).map(|row| row.key.clone());
     }
 
+    /// Stays at the first row, whichever that is.
+    pub(super) fn home(&mut self) {
+        (self.index, self.key) = (0, None);
+    }
+
     /// Finds its row again, and brings it onto a screen of `height` rows.
     pub(super) fn follow(&mut self, rows: &[Row], height: usize) {
-        let found = self.key.as_ref().and_then(|key| rows.iter().position(|row| row.key == *key));
-        self.go(found.unwrap_or(self.index), rows);
+        if let Some(key) = &self.key {
+            self.go(rows.iter().position(|row| row.key == *key).unwrap_or(self.index), rows);
+        }
         let height = height.max(1);
         let last_first = rows.len().saturating_sub(height);
         self.first = self.first.clamp((self.index + 1).saturating_sub(height), self.index).min(last_first);

@@ -44,6 +44,20 @@ impl Columns {
         Self { spark, rate: width >= 56, second, since }
     }
 
+    /// The cells of a line or of a stack.
+    fn of_amounts(&self, app: &App, amounts: &Amounts<'_>, since: Option<Change>) -> String {
+        let second = if app.site_sort == SiteSort::Allocated {
+            bytes(amounts.allocated_bytes as f64)
+        } else {
+            count(amounts.live_blocks as f64)
+        };
+        // Only what grows has a rate worth reading.
+        let grows = amounts.verdict == Verdict::Growing;
+        let rate = if grows { bytes_rate(amounts.bytes_per_second) } else { String::new() };
+        let since = since.map_or_else(String::new, self::since);
+        self.cells(&bytes(amounts.live_bytes as f64), &second, &rate, &since, &sparkline(amounts.series, self.spark))
+    }
+
     fn cells(&self, live: &str, second: &str, rate: &str, since: &str, bars: &str) -> String {
         let mut text = format!("{live:>8}");
         if self.second > 0 {
@@ -61,6 +75,36 @@ impl Columns {
         text + " "
     }
 }
+
+/// What lines and stacks have both.
+struct Amounts<'a> {
+    verdict: Verdict,
+    live_bytes: u64,
+    live_blocks: u64,
+    allocated_bytes: u64,
+    allocated_blocks: u64,
+    bytes_per_second: f64,
+    series: &'a [u64],
+}
+
+macro_rules! amounts_of {
+    ($($from:ty),*) => {$(
+        impl<'a> From<&'a $from> for Amounts<'a> {
+            fn from(from: &'a $from) -> Self {
+                Self {
+                    verdict: from.verdict,
+                    live_bytes: from.live_bytes,
+                    live_blocks: from.live_blocks,
+                    allocated_bytes: from.allocated_bytes,
+                    allocated_blocks: from.allocated_blocks,
+                    bytes_per_second: from.growth.bytes_per_second.estimate,
+                    series: &from.series.live_bytes,
+                }
+            }
+        }
+    )*};
+}
+amounts_of!(Line, SiteReport);
 
 /// The columns' names.
 pub(super) fn titles(app: &App, width: usize) -> String {
@@ -118,19 +162,8 @@ pub(super) fn rows(app: &App, report: &Report, width: usize) -> Vec<Row> {
 }
 
 fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, width: usize) -> Row {
-    let second = if app.site_sort == SiteSort::Allocated {
-        bytes(line.allocated_bytes as f64)
-    } else {
-        count(line.live_blocks as f64)
-    };
-    let since = app.baseline.as_ref().map_or_else(String::new, |baseline| since(baseline.line(line)));
-    let cells = columns.cells(
-        &bytes(line.live_bytes as f64),
-        &second,
-        &rate(line.verdict, line.growth.bytes_per_second.estimate),
-        &since,
-        &sparkline(&line.series.live_bytes, columns.spark),
-    );
+    let amounts = Amounts::from(line);
+    let cells = columns.of_amounts(app, &amounts, app.baseline.as_ref().map(|baseline| baseline.line(line)));
     let mark = if open { "-  " } else { "+  " };
     let room = width.saturating_sub(MARKS + cells.chars().count() + 8);
     let place = place(line);
@@ -142,10 +175,7 @@ fn line_row(app: &App, line: &Line, key: Key, open: bool, columns: &Columns, wid
             (fit_place(&place, room), Style::new()),
         ],
         text: searched(line),
-        details: vec![
-            place,
-            exact(line.live_bytes, line.live_blocks, line.allocated_bytes, line.allocated_blocks, line.sites.len()),
-        ],
+        details: vec![place, exact(&amounts, line.sites.len())],
         parent: None,
     }
 }
@@ -155,19 +185,8 @@ fn stacks(app: &App, report: &Report, line: &Line, parent: &Key, columns: &Colum
     for site in sites(report, line).filter(seen) {
         let key = Key::Stack(site.number);
         let open = app.unfolded.contains(&key);
-        let second = if app.site_sort == SiteSort::Allocated {
-            bytes(site.allocated_bytes as f64)
-        } else {
-            count(site.live_blocks as f64)
-        };
-        let since = app.baseline.as_ref().map_or_else(String::new, |baseline| since(baseline.site(site)));
-        let cells = columns.cells(
-            &bytes(site.live_bytes as f64),
-            &second,
-            &rate(site.verdict, site.growth.bytes_per_second.estimate),
-            &since,
-            &sparkline(&site.series.live_bytes, columns.spark),
-        );
+        let amounts = Amounts::from(site);
+        let cells = columns.of_amounts(app, &amounts, app.baseline.as_ref().map(|baseline| baseline.site(site)));
         // Stacks of one line differ in who calls.
         let caller = site.stack.frames().nth(1).map_or_else(|| "no caller".to_owned(), |f| frame(&f));
         let text = format!("called from {caller}");
@@ -181,7 +200,7 @@ fn stacks(app: &App, report: &Report, line: &Line, parent: &Key, columns: &Colum
             ],
             details: vec![
                 format!("{text}; {} frames; {}", site.stack.len(), seen_in(&site.threads)),
-                exact(site.live_bytes, site.live_blocks, site.allocated_bytes, site.allocated_blocks, 1),
+                exact(&amounts, 1),
             ],
             text,
             parent: Some(parent.clone()),
@@ -227,23 +246,18 @@ fn seen_in(threads: &[u32]) -> String {
     }
 }
 
-/// Only what grows has a rate worth reading.
-fn rate(verdict: Verdict, per_second: f64) -> String {
-    if verdict == Verdict::Growing { bytes_rate(per_second) } else { String::new() }
-}
-
 /// "+1.5 MiB +3.2k".
 fn since(change: Change) -> String {
     format!("{} {}{}", signed_bytes(change.bytes), plus(change.blocks), count(change.blocks as f64))
 }
 
-fn exact(live_bytes: u64, live_blocks: u64, allocated_bytes: u64, allocated_blocks: u64, stacks: usize) -> String {
+fn exact(amounts: &Amounts<'_>, stacks: usize) -> String {
     let stacks = if stacks > 1 { format!("; {stacks} stacks") } else { String::new() };
     format!(
         "here: {} B live in {} blocks; {} B allocated in {}{stacks}",
-        thousands(live_bytes),
-        thousands(live_blocks),
-        thousands(allocated_bytes),
-        thousands(allocated_blocks),
+        thousands(amounts.live_bytes),
+        thousands(amounts.live_blocks),
+        thousands(amounts.allocated_bytes),
+        thousands(amounts.allocated_blocks),
     )
 }

@@ -8,10 +8,11 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
-use super::{App, Outcome, PastCollection, Picture, Tab, Theme, draw};
+use super::{App, Outcome, Picture, Tab, Theme, draw};
 use crate::census::growth::{Grown, Growth as HeapGrowth};
 use crate::model::verdict::{CollectorTest, Reason};
 use crate::model::{Criteria, Evidence, FrameKind, FrameRef, Growth, Ledger, Rate, Root, Stacks, Verdict};
+use crate::recording::PastCollection;
 use crate::report::{Facts, Generation, Line, Outlook, Pause, Report, Series, SiteReport};
 
 fn evidence() -> Evidence {
@@ -320,6 +321,18 @@ fn a_pause_keeps_the_picture_and_says_how_old_it_is() {
 }
 
 #[test]
+fn the_cursor_stays_at_the_worst_line_until_another_is_chosen() {
+    let mut app = app(Theme::Mono);
+    assert!(!text(&mut app, 80, 24)[5].contains("cache"));
+    let mut next = report(1);
+    next.lines[1].verdict = Verdict::Growing;
+    next.lines[1].growth.bytes_per_second.estimate = 1e6;
+    app.receive(picture(next));
+    let rows = text(&mut app, 80, 24);
+    assert!(rows[5].starts_with('>') && rows[5].contains("cache"), "{}", all(&rows));
+}
+
+#[test]
 fn the_cursor_follows_its_row() {
     let mut app = app(Theme::Mono);
     press(&mut app, "↓");
@@ -329,6 +342,11 @@ fn the_cursor_follows_its_row() {
     app.receive(picture(next));
     let rows = text(&mut app, 80, 24);
     assert!(rows[5].starts_with('>') && rows[5].contains("cache"), "{}", all(&rows));
+    // Home: the first row from now on, whichever that is.
+    press(&mut app, "g");
+    app.receive(picture(report(1)));
+    let rows = text(&mut app, 80, 24);
+    assert!(rows[5].starts_with('>') && !rows[5].contains("cache"), "{}", all(&rows));
     // Far below what there is.
     press(&mut app, "Gjjj");
     assert!(all(&text(&mut app, 80, 24)).contains('>'));

@@ -6,28 +6,18 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use leaktrace::host::signals::reader_is_gone;
-use leaktrace::top::{App, PastCollection, Picture};
+use leaktrace::top::{App, Picture};
 
 use super::ui::{self, News};
 use crate::cli::{FilterArgs, SinceArgs};
 use crate::commands::report::{open, selection};
 use crate::exit::ExitCode;
 
-/// Collections that are kept for the view.
-const LAST: usize = 100;
-
 pub(super) fn run(file: &Path, filter: &FilterArgs, since: SinceArgs) -> Result<ExitCode> {
     let recording = open(file)?;
     let report = recording.report(&selection(&recording, filter, since)?);
-    let start = recording.ledger().timeline().start_ns();
     let collections = recording.history().collections;
-    let from = collections.len().saturating_sub(LAST);
-    let collections = collections[from..].iter().map(|one| PastCollection {
-        seconds: one.start_ns.saturating_sub(start) as f64 * 1e-9,
-        generation: one.generation,
-        pause_seconds: one.pause_ns.map(|ns| ns as f64 * 1e-9),
-    });
-    let picture = Picture { report: Arc::new(report), names: BTreeMap::new(), collections: collections.collect() };
+    let picture = Picture { report: Arc::new(report), names: BTreeMap::new(), collections };
     let name = file.file_name().map_or_else(|| file.to_string_lossy(), |name| name.to_string_lossy());
     let mut app = App::new(super::theme(), name, false);
     let mut picture = Some(picture);

@@ -60,7 +60,6 @@ pub(super) struct Document<'a> {
     containers: Vec<(&'a str, u64, u64, f64)>,
     /// Generation, seconds, pause in seconds.
     collections: Vec<(u8, f64, Option<f64>)>,
-    notes: Vec<String>,
 }
 
 /// What the text report says of the capture.
@@ -121,7 +120,6 @@ impl<'a> Document<'a> {
         let pick = |series: &[u64]| picked.iter().filter_map(|&index| series.get(index).copied()).collect();
         let lines = report.lines.iter().enumerate();
         let lines = lines.map(|(rank, line)| line_row(line, rank < TOLD_LINES, &pick)).collect();
-        let start = origin.start_ns;
         let last = history.collections.len().saturating_sub(COLLECTIONS);
         Self {
             leaktrace: &origin.leaktrace,
@@ -159,15 +157,10 @@ impl<'a> Document<'a> {
                 .map(|grown| (&*grown.name, grown.first, grown.last, grown.rate.estimate))
                 .collect(),
             collections: (history.collections[last..].iter())
-                .map(|c| (c.generation, nanoseconds(c.start_ns.saturating_sub(start)), c.pause_ns.map(nanoseconds)))
+                .map(|c| (c.generation, c.seconds, c.pause_seconds))
                 .collect(),
-            notes: capture.notes.clone(),
         }
     }
-}
-
-fn nanoseconds(ns: u64) -> f64 {
-    ns as f64 * 1e-9
 }
 
 /// At most `most` of `length` indices, evenly, the last one included.

@@ -3,17 +3,17 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 const headline = () => {
   const { target, capture, totals, memory } = data;
-  const total = (name, value, write) => fact(name[1], write(value), `${units.exact(value)}`, { "data-total": name[0], "data-value": value });
+  const total = (id, name, value, write) => fact(name, write(value), units.exact(value), { "data-total": id });
   return h("section", { id: "verdict", class: `verdict ${data.outlook}`, "aria-labelledby": "verdict-title" },
     h("h1", { id: "verdict-title" }, data.headline[0]),
     data.headline.slice(1).map((text) => h("p", {}, text)),
     h("p", { class: "process" }, `Python ${target.python.version}, ${data.process}`),
     h("dl", { class: "facts" },
-      total(["live_bytes", "Live bytes"], totals.live_bytes, units.bytes),
-      total(["live_blocks", "Live blocks"], totals.live_blocks, units.count),
-      total(["allocated_bytes", "Bytes allocated"], totals.allocated_bytes, units.bytes),
-      total(["allocated_blocks", "Blocks allocated"], totals.allocated_blocks, units.count),
-      total(["rss", "Resident at the end"], target.rss_bytes.end, units.bytes),
+      total("live_bytes", "Live bytes", totals.live_bytes, units.bytes),
+      total("live_blocks", "Live blocks", totals.live_blocks, units.count),
+      total("allocated_bytes", "Bytes allocated", totals.allocated_bytes, units.bytes),
+      total("allocated_blocks", "Blocks allocated", totals.allocated_blocks, units.count),
+      total("rss", "Resident at the end", target.rss_bytes.end, units.bytes),
       fact("Resident grew by", units.signed(memory.rss_grown_bytes, units.bytes)),
       fact("Watched for", units.span(capture.duration_seconds))));
 };
@@ -93,7 +93,7 @@ const tracing = () => {
   });
   return [
     h("dl", { class: "table" }, rows.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
-    data.notes.length ? h("ul", { class: "facts-list" }, data.notes.map((text) => h("li", {}, text))) : null,
+    capture.notes.length ? h("ul", { class: "facts-list" }, capture.notes.map((text) => h("li", {}, text))) : null,
     h("h3", {}, "Cost over time"),
     timeChart({ label: "Time in probes", lines: [{ name: "CPUs' time in probes", style: "alive", points: share }], write: units.percent, base: 10 }),
   ];
