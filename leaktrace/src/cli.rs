@@ -122,7 +122,7 @@ pub(crate) struct HowArgs {
     /// How long to trace (30s, 5m, 1h30m); without it until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
-    /// How often to look at what is outstanding; a second when it is recorded and in `top`, else five
+    /// How often to look at what is outstanding; 0.9 s when it is recorded and in `top`, else five seconds
     #[arg(long, value_name = "TIME", value_parser = interval)]
     pub(crate) interval: Option<Duration>,
     /// Room for this many outstanding blocks; more are counted as lost

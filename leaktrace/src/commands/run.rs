@@ -40,10 +40,10 @@ const SLOW: Duration = Duration::from_millis(500);
 /// How often the target is asked whether it is still there.
 const WATCH: Duration = Duration::from_millis(200);
 
-/// How often is looked when nothing else was asked; and when it is recorded, which is what a killed collector can lose, or
-/// when somebody sits before it.
+/// How often is looked when nothing else was asked; and when it is recorded or somebody sits before it. With the time that a
+/// look takes it is what a killed collector loses of a recording: a second at most.
 const INTERVAL: Duration = Duration::from_secs(5);
-const SHORT_INTERVAL: Duration = Duration::from_secs(1);
+const SHORT_INTERVAL: Duration = Duration::from_millis(900);
 
 /// `leaktrace record`: as [`run`], with nothing to see.
 pub(crate) fn record(args: RecordArgs) -> Result<ExitCode> {
