@@ -3,6 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
+use rustix::process::Signal;
+
+use crate::process::signal;
+
 /// Status line and body of a GET.
 ///
 /// # Panics
@@ -23,6 +27,20 @@ pub fn http_get(address: &str, path: &str) -> (String, String) {
 pub fn free_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").to_string()
+}
+
+/// Stops a process that is traced, waits until nothing of it can be new, and gives the metrics: later looks find the same.
+///
+/// # Panics
+/// When nobody answers.
+pub fn metrics_at_rest(pid: u32, address: &str) -> String {
+    signal(pid, Signal::STOP);
+    let looks = || sample(&http_get(address, "/metrics").1, "leaktrace_looks_total");
+    let stopped = looks();
+    while looks() < stopped + 2.0 {
+        std::thread::yield_now();
+    }
+    http_get(address, "/metrics").1
 }
 
 /// A sample of a page of metrics, by its name with its labels.

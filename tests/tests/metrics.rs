@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use leaktrace_tests::asset;
-use leaktrace_tests::net::{free_port, http_get, sample};
+use leaktrace_tests::net::{free_port, http_get, metrics_at_rest, sample};
 use leaktrace_tests::process::{Service, signal};
 use leaktrace_tests::python::supported;
 use leaktrace_tests::trace::{Trace, run};
@@ -50,14 +50,7 @@ fn a_scrape_has_the_totals_of_the_report() {
     assert_eq!(http_get(&address, "/healthz"), ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
     service.go();
     service.progress(800);
-    // From here on nothing changes: the next look and the last one find the same.
-    signal(service.pid(), Signal::STOP);
-    let looks = || sample(&http_get(&address, "/metrics").1, "leaktrace_looks_total");
-    let stopped = looks();
-    while looks() < stopped + 2.0 {
-        std::thread::yield_now();
-    }
-    let page = http_get(&address, "/metrics").1;
+    let page = metrics_at_rest(service.pid(), &address);
     let report = trace.finish();
     signal(service.pid(), Signal::CONT);
 

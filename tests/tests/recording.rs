@@ -2,12 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use leaktrace_tests::asset;
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::supported;
 use leaktrace_tests::trace::{Trace, executable, require_privileges, run};
-use leaktrace_tests::{asset, npm_package};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -34,81 +33,28 @@ fn path(folder: &Path, name: &str) -> String {
     folder.join(name).to_str().unwrap().to_owned()
 }
 
-/// A run of some seconds on a leaking service: its recording and its JSON.
-struct Ran {
-    service: Service,
-    folder: TempDir,
-    file: String,
-    json: String,
-}
-
-/// One run for all tests of this file.
-fn ran() -> MutexGuard<'static, Ran> {
-    static RAN: LazyLock<Mutex<Ran>> = LazyLock::new(|| {
-        require_privileges();
-        let mut service = Service::start(&supported()[0], "services/leak_dict_cache.py", &[]);
-        let folder = readable_folder();
-        let (file, json) = (path(folder.path(), "a.leaktrace"), path(folder.path(), "run.json"));
-        service.go();
-        let pid = service.pid().to_string();
-        let ran = run(&["run", "--pid", &pid, "--duration", "6s", "--record", &file, "--json", &json]);
-        assert_eq!(ran.code, Some(0), "{:?}", ran.stderr);
-        let json = std::fs::read_to_string(&json).unwrap();
-        Mutex::new(Ran { service, folder, file, json })
-    });
-    RAN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[test]
 fn the_recording_shows_what_the_run_showed() {
-    let Ran { service, file, json, .. } = &*ran();
-    let (code, printed, _) = unprivileged(&["report", file, "--json", "-"]);
+    require_privileges();
+    let mut service = Service::start(&supported()[0], "services/leak_dict_cache.py", &[]);
+    let folder = readable_folder();
+    let (file, json) = (path(folder.path(), "a.leaktrace"), path(folder.path(), "run.json"));
+    service.go();
+    let pid = service.pid().to_string();
+    let ran = run(&["run", "--pid", &pid, "--duration", "6s", "--record", &file, "--json", &json]);
+    assert_eq!(ran.code, Some(0), "{:?}", ran.stderr);
+    let (code, printed, _) = unprivileged(&["report", &file, "--json", "-"]);
     assert_eq!(code, Some(0));
-    assert_eq!(printed, *json);
-    let sampled = rusqlite::Connection::open(file).unwrap();
+    assert_eq!(printed, std::fs::read_to_string(&json).unwrap());
+    let sampled = rusqlite::Connection::open(&file).unwrap();
     let count = |query: &str| sampled.query_row(query, [], |row| row.get::<_, u64>(0)).unwrap();
     assert!(count("SELECT count(*) FROM scan") >= 3);
     assert!(count("SELECT count(*) FROM census") >= 1);
     assert!(count("SELECT count(*) FROM type_sample") > 10);
     // Nothing is overwritten unless it is asked for.
-    let again = run(&["run", "--pid", &service.pid().to_string(), "--duration", "1s", "--record", file]);
+    let again = run(&["run", "--pid", &pid, "--duration", "1s", "--record", &file]);
     assert_eq!(again.code, Some(9), "{:?}", again.stderr);
     assert!(again.stderr.iter().any(|line| line.contains("--force")));
-}
-
-#[test]
-fn other_tools_read_the_same_totals() {
-    let Ran { folder, file, json, .. } = &*ran();
-    let exports = folder.path().join("exports");
-    std::fs::create_dir(&exports).unwrap();
-    for format in ["pprof", "speedscope", "collapsed", "flamegraph", "firefox", "csv", "jsonl"] {
-        let ran = run(&["export", file, "--format", format, "-o", &path(&exports, format)]);
-        assert_eq!(ran.code, Some(0), "{format}: {:?}", ran.stderr);
-    }
-    let again = run(&["export", file, "--format", "csv", "-o", &path(&exports, "csv")]);
-    assert_eq!(again.code, Some(9), "an export is not overwritten: {:?}", again.stderr);
-    let report: Value = serde_json::from_str(json).unwrap();
-    let totals = &report["totals"];
-    let python = supported()[0].with_packages(&["jsonschema"]);
-    let schema = npm_package("speedscope").join("dist/release/file-format-schema.json");
-    let read =
-        Command::new(&python.executable).arg(asset("truth/exports.py")).arg(&exports).arg(schema).output().unwrap();
-    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
-    let found: Value = serde_json::from_slice(&read.stdout).unwrap();
-    let names = [
-        ("inuse_space", "live_bytes"),
-        ("inuse_objects", "live_blocks"),
-        ("alloc_space", "allocated_bytes"),
-        ("alloc_objects", "allocated_blocks"),
-    ];
-    for (format, read) in found.as_object().unwrap() {
-        assert!(read["inuse_space"].as_u64().unwrap() > 0, "{format}");
-        for (name, ours) in names.iter().filter(|(name, _)| !read[name].is_null()) {
-            assert_eq!(read[name], totals[ours], "{format} {name}");
-        }
-    }
-    assert_eq!(found["pprof"].as_object().unwrap().len(), 5);
-    assert_eq!(found["pprof"], found["speedscope"]);
 }
 
 const BEGUN: &str = "SELECT count(*) > 0 FROM document WHERE name = 'facts'";

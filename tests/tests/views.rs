@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use leaktrace_tests::net::{free_port, http_get, sample};
+use leaktrace_tests::net::{free_port, metrics_at_rest, sample};
 use leaktrace_tests::process::{Service, signal};
 use leaktrace_tests::python::supported;
 use leaktrace_tests::trace::{Trace, run};
@@ -59,14 +59,7 @@ fn every_view_of_a_run_has_its_totals() {
     service.go();
     // Long enough for a verdict, and for two censuses.
     service.progress(7000);
-    // From here on nothing changes: the next look and the last one find the same.
-    signal(service.pid(), Signal::STOP);
-    let looks = || sample(&http_get(&address, "/metrics").1, "leaktrace_looks_total");
-    let stopped = looks();
-    while looks() < stopped + 2.0 {
-        std::thread::yield_now();
-    }
-    let metrics = http_get(&address, "/metrics").1;
+    let metrics = metrics_at_rest(service.pid(), &address);
     let (report, outcome) = trace.interrupt();
     signal(service.pid(), Signal::CONT);
 
@@ -88,12 +81,17 @@ fn every_view_of_a_run_has_its_totals() {
     for format in ["pprof", "speedscope", "collapsed", "flamegraph", "firefox", "csv", "jsonl"] {
         export(&recording, format, &exports.join(format));
     }
+    let again = run(&["export", to, "--format", "csv", "-o", exports.join("csv").to_str().unwrap()]);
+    assert_eq!(again.code, Some(9), "an export is not overwritten: {:?}", again.stderr);
     let venv = python.with_packages(&["jsonschema"]);
     let schema = npm_package("speedscope").join("dist/release/file-format-schema.json");
     let read =
         Command::new(&venv.executable).arg(asset("truth/exports.py")).arg(&exports).arg(schema).output().unwrap();
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     let found: Value = serde_json::from_slice(&read.stdout).unwrap();
+    assert_eq!(found["pprof"].as_object().unwrap().len(), 5);
+    assert_eq!(found["pprof"], found["speedscope"]);
+    assert!(found.as_object().unwrap().values().all(|read| read["inuse_space"].as_u64().unwrap() > 0), "{found}");
     let page = folder.path().join("report.html");
     export(&recording, "html", &page);
     let seen = browse(&page);
