@@ -47,9 +47,11 @@ pub(super) struct Document<'a> {
     /// Parent (-1: none) and frame: each after its parent.
     nodes: Vec<(i64, usize)>,
     sites: Vec<Site>,
-    lines: Vec<LineRow<'a>>,
-    /// Seconds of each line's series.
-    series_seconds: Vec<f64>,
+    lines: Vec<LineRow>,
+    /// Of the lines that grow, which are the first: bytes a second, estimate, low and high; blocks a second.
+    growth: Vec<(f64, f64, f64, f64)>,
+    /// Of the first lines.
+    told: Vec<Told<'a>>,
     /// File, line and text.
     sources: BTreeMap<String, BTreeMap<u32, String>>,
     /// Seconds, resident set, live bytes, live blocks, seconds in probes.
@@ -74,26 +76,16 @@ struct Words {
 /// Verdict, domain, live bytes, live blocks, allocated bytes, allocated blocks, bytes an hour of growth, node, line.
 type Site = (&'static str, &'static str, u64, u64, u64, u64, u64, usize, usize);
 
+/// Verdict, place, live bytes, live blocks, allocated bytes, allocated blocks.
+type LineRow = (Verdict, String, u64, u64, u64, u64);
+
+/// What more is told of a line.
 #[derive(Debug, Serialize)]
-struct LineRow<'a> {
-    verdict: Verdict,
-    domain: &'static str,
-    place: String,
-    /// Of lines that are told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<&'a str>,
+struct Told<'a> {
+    file: &'a str,
     line: u32,
-    live_bytes: u64,
-    live_blocks: u64,
-    allocated_bytes: u64,
-    allocated_blocks: u64,
-    /// Bytes a second: estimate, low, high; blocks a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    growth: Option<(f64, f64, f64, f64)>,
-    sites: &'a [usize],
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     facts: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Live bytes over time.
     series: Vec<u64>,
 }
 
@@ -117,9 +109,7 @@ impl<'a> Document<'a> {
         let mut stacks = Tree::default();
         let sites = report.sites.iter().map(|site| stacks.site(site)).collect();
         let picked = thinned(report.series_seconds.len(), POINTS);
-        let pick = |series: &[u64]| picked.iter().filter_map(|&index| series.get(index).copied()).collect();
-        let lines = report.lines.iter().enumerate();
-        let lines = lines.map(|(rank, line)| line_row(line, rank < TOLD_LINES, &pick)).collect();
+        let growing = report.lines.iter().take_while(|line| line.verdict == Verdict::Growing);
         let last = history.collections.len().saturating_sub(COLLECTIONS);
         Self {
             leaktrace: &origin.leaktrace,
@@ -143,8 +133,9 @@ impl<'a> Document<'a> {
             frames: stacks.frames.items().to_vec(),
             nodes: stacks.nodes.items().to_vec(),
             sites,
-            lines,
-            series_seconds: picked.iter().map(|&index| report.series_seconds[index]).collect(),
+            lines: report.lines.iter().map(line_row).collect(),
+            growth: growing.map(growth).collect(),
+            told: report.lines.iter().take(TOLD_LINES).map(|line| told(line, &picked)).collect(),
             sources: sources(export),
             moments: (thinned(history.moments.len(), MOMENTS).into_iter().map(|index| &history.moments[index]))
                 .map(|m| (m.seconds, m.rss_bytes, m.live.bytes, m.live.blocks, m.probe_seconds))
@@ -169,30 +160,21 @@ fn thinned(length: usize, most: usize) -> Vec<usize> {
     (1..=count).map(|number| number * length / count - 1).collect()
 }
 
-fn line_row<'a>(line: &'a Line, told: bool, pick: &impl Fn(&[u64]) -> Vec<u64>) -> LineRow<'a> {
-    let growing = line.verdict == Verdict::Growing;
+fn line_row(line: &Line) -> LineRow {
+    let Line { verdict, live_bytes, live_blocks, allocated_bytes, allocated_blocks, .. } = *line;
+    (verdict, words::place(line), live_bytes, live_blocks, allocated_bytes, allocated_blocks)
+}
+
+fn growth(line: &Line) -> (f64, f64, f64, f64) {
     let rate = &line.growth.bytes_per_second;
-    let mut facts = Vec::new();
-    if told {
-        facts.extend(growing.then(|| words::growth(&line.growth)));
-        facts.extend(words::evidence(&line.evidence, line.freed_blocks, line.allocated_blocks));
-        facts.extend(words::holders(&line.holders));
-    }
-    LineRow {
-        verdict: line.verdict,
-        domain: line.domain,
-        place: words::place(line),
-        file: told.then_some(&*line.file),
-        line: line.line,
-        live_bytes: line.live_bytes,
-        live_blocks: line.live_blocks,
-        allocated_bytes: line.allocated_bytes,
-        allocated_blocks: line.allocated_blocks,
-        growth: growing.then_some((rate.estimate, rate.low, rate.high, line.growth.blocks_per_second.estimate)),
-        sites: &line.sites,
-        facts,
-        series: if told { pick(&line.series.live_bytes) } else { Vec::new() },
-    }
+    (rate.estimate, rate.low, rate.high, line.growth.blocks_per_second.estimate)
+}
+
+fn told<'a>(line: &'a Line, picked: &[usize]) -> Told<'a> {
+    let mut facts = words::evidence(&line.evidence, line.freed_blocks, line.allocated_blocks);
+    facts.extend(words::holders(&line.holders));
+    let series = picked.iter().filter_map(|&index| line.series.live_bytes.get(index).copied()).collect();
+    Told { file: &line.file, line: line.line, facts, series }
 }
 
 /// Types with their history, where there is one, else with what the run's own censuses found.

@@ -8,7 +8,7 @@ const FLAME_VALUES = [
   { name: "alloc_objects", title: "Blocks allocated since the attach", of: (site) => site[5], write: units.count },
 ];
 /** Frames narrower than this are not drawn. */
-const NARROWEST = 2.5;
+const NARROWEST = 4;
 const ROW = 20;
 
 const flameGraph = (data) => {
@@ -101,22 +101,25 @@ const flameGraph = (data) => {
   const button = (node, row, left, room, above) => {
     const name = nameOf(node);
     const native = !data.frames[data.nodes[node][1]][0];
+    const label = words(node);
     const element = h("button", {
       type: "button",
       class: ["frame", native && "native", above && "above", matches(node) && "match"].filter(Boolean).join(" "),
       "data-node": node,
       tabindex: node === active ? 0 : -1,
-      title: words(node),
-      "aria-label": words(node),
-      onclick: () => zoom(node),
-      onfocus: () => { said.textContent = words(node); },
-      onpointerenter: () => { said.textContent = words(node); },
+      title: label,
+      "aria-label": label,
     }, room * width > 30 ? name : "");
     element.style.left = `${(left * 100).toFixed(4)}%`;
     element.style.width = `${(room * 100).toFixed(4)}%`;
     element.style.top = `${row * ROW}px`;
     return element;
   };
+  // There may be a thousand frames: one listener for all.
+  const tell = ({ target }) => { if (target.dataset.node) said.textContent = words(Number(target.dataset.node)); };
+  box.addEventListener("focusin", tell);
+  box.addEventListener("pointerover", tell);
+  box.addEventListener("click", ({ target }) => { if (target.dataset.node) zoom(Number(target.dataset.node)); });
   box.addEventListener("keydown", (event) => {
     const drawn = (node) => node !== undefined && node >= 0 && box.querySelector(`[data-node="${node}"]`);
     const siblings = active < 0 ? [] : (parents[active] < 0 ? roots : children[parents[active]]).filter(drawn);

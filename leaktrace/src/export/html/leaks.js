@@ -5,6 +5,16 @@ const FRAMES = 12;
 /** Lines that grow and are told in full. */
 const CARDS = 10;
 
+/** The lines as objects: the page's data has lists, which do not repeat the names ten thousand times. */
+const linesOf = (data) => {
+  const lines = data.lines.map(([verdict, place, live_bytes, live_blocks, allocated_bytes, allocated_blocks], rank) => ({
+    verdict, place, live_bytes, live_blocks, allocated_bytes, allocated_blocks,
+    growth: data.growth[rank], ...data.told[rank], sites: [],
+  }));
+  data.sites.forEach((site, index) => lines[site[8]].sites.push(index));
+  return lines;
+};
+
 const badge = (verdict) => h("span", { class: `badge ${verdict}` }, verdict);
 
 const excerpt = (data, file, line) => {
@@ -63,22 +73,22 @@ const leakCard = (data, line, rank) => {
       h("p", { class: "rate" }, h("strong", {}, bytes(estimate)), ` between ${bytes(low)} and ${bytes(high)}, ${units.rate(blocks, (value) => `${units.count(value)} blocks`)}`),
       sparkline(line.series, `Live bytes of ${line.place} over time, now ${units.bytes(line.live_bytes)}`),
       h("p", { class: "live" }, `${units.bytes(line.live_bytes)} live in ${units.count(line.live_blocks)} blocks`)),
-    lineDetail(data, { ...line, facts: line.facts?.slice(1) }));
+    lineDetail(data, line));
 };
 
-const leaks = (data) => {
-  const growing = data.lines.filter((line) => line.verdict === "growing");
+const leaks = (data, lines) => {
+  const growing = lines.filter((line) => line.verdict === "growing");
   if (!growing.length) return [h("p", { class: "none" }, "No line was seen to grow without bound.")];
   const more = growing.length - CARDS;
   return [...growing.slice(0, CARDS).map((line, rank) => leakCard(data, line, rank)),
     more > 0 ? h("p", { class: "none" }, `${more} more grow; they are in the table of all lines.`) : null];
 };
 
-const linesTable = (data) => sortedTable({
+const linesTable = (data, lines) => sortedTable({
   id: "lines",
   caption: "All lines that allocated, the worst first",
-  rows: data.lines,
-  text: (line) => `${line.place} ${line.verdict} ${line.domain}`,
+  rows: lines,
+  text: (line) => `${line.place} ${line.verdict}`,
   detail: (line) => lineDetail(data, line),
   columns: [
     { name: "Line", value: (line) => line.place, cell: (line) => line.place },

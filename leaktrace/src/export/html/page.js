@@ -1,5 +1,6 @@
 // The page from its data, top to bottom.
 const data = JSON.parse(document.getElementById("data").textContent);
+const lines = linesOf(data);
 
 const headline = () => {
   const { target, capture, totals, memory } = data;
@@ -21,13 +22,13 @@ const headline = () => {
 const memoryChart = () => {
   const column = (rows, index) => rows.map((row) => [row[0], row[index]]);
   const causes = [["Python objects", "objects"], ["free space in arenas", "free"], ["native memory", "native"], ["files", "files"]];
-  const lines = [
+  const levels = [
     { name: "resident set", style: "rss", points: column(data.moments, 1) },
     { name: "live, allocated since the attach", style: "alive", points: column(data.moments, 2) },
   ];
   const areas = data.censuses.length > 1
     ? causes.map(([name, style], index) => ({ name, style, points: column(data.censuses, index + 2) })) : [];
-  return timeChart({ label: "Memory over time", areas, lines, write: units.bytes });
+  return timeChart({ label: "Memory over time", areas, lines: levels, write: units.bytes });
 };
 
 const typesTable = () => data.types.length === 0
@@ -118,10 +119,10 @@ document.getElementById("when").textContent =
 theme();
 document.getElementById("main").append(
   headline(),
-  section("leaks", "What grows", ...leaks(data).filter(Boolean)),
+  section("leaks", "What grows", ...leaks(data, lines).filter(Boolean)),
   section("memory", "Memory over time", memoryChart()),
   section("flame", "Flame graph", ...flameGraph(data)),
-  section("lines", "All lines", ...linesTable(data)),
+  section("lines", "All lines", ...linesTable(data, lines)),
   section("types", "Types", ...typesTable(), ...(data.containers.length ? [h("h3", {}, "Containers"), ...containersTable()] : [])),
   section("gc", "Garbage collector", ...collector().filter(Boolean)),
   section("tracing", "Coverage and cost", ...tracing().filter(Boolean)));

@@ -31,7 +31,7 @@ const units = (() => {
     const value = share * 100;
     return (value > 99.9 && value < 100 ? "99.9" : digits(value)) + " %";
   };
-  const exact = (value) => value.toLocaleString("en-US");
+  const exact = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, ",");
   const signed = (value, write) => (value > 0 ? "+" : "") + write(value);
   return { bytes, count, span, rate, percent, exact, signed };
 })();
