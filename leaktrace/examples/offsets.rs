@@ -15,8 +15,10 @@ fn main() -> Result<()> {
     let elf = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let made =
         dwarf::offsets_toml(&elf, told).with_context(|| format!("cannot make a table from {}", file.display()))?;
-    let path = std::path::Path::new(dir).join(format!("{}.toml", made.name));
-    std::fs::write(&path, made.toml).with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!("{} (from {})", path.display(), made.version);
+    for (name, toml) in std::iter::once((made.name, made.toml)).chain(made.mimalloc) {
+        let path = std::path::Path::new(dir).join(format!("{name}.toml"));
+        std::fs::write(&path, toml).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("{} (from {})", path.display(), made.version);
+    }
     Ok(())
 }

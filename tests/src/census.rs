@@ -31,7 +31,7 @@ pub struct Totals {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Consistency {
-    pub lists_closed: bool,
+    pub lists_closed: Option<bool>,
     pub collecting: bool,
     pub unsettled_bytes: u64,
 }

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use crate::cpython::gc::{self, GcState};
+use crate::cpython::gc::{self, GENERATIONS, GcState};
 use crate::cpython::{gc_lists, threads};
 use crate::target::MemoryError;
 
 use super::Subject;
+use super::listing::Listing;
 use super::object::{self, HEAD};
 use super::types::Types;
 use super::watched::{Counters, Watched};
@@ -43,8 +44,8 @@ pub struct InterpreterCollector {
     pub debug: u32,
     /// The youngest first.
     pub generations: Vec<Generation>,
-    /// `gc.get_freeze_count()`.
-    pub frozen: u64,
+    /// `gc.get_freeze_count()`; `None` where it is not known.
+    pub frozen: Option<u64>,
     /// Objects that survived the last full collection, and those that came to the oldest generation since. A full
     /// collection waits until there are a quarter as many new ones (`Modules/gcmodule.c`, `gc_collect_generations`).
     pub long_lived_total: u64,
@@ -57,9 +58,9 @@ pub struct Generation {
     pub generation: usize,
     pub threshold: i32,
     pub count: i32,
-    /// Tracked objects in it.
-    pub objects: u64,
-    /// Whether its list was seen whole.
+    /// Tracked objects in it; `None` where it is not known.
+    pub objects: Option<u64>,
+    /// Whether all of them were seen.
     pub whole: bool,
     pub collections: u64,
     pub collected: u64,
@@ -86,7 +87,9 @@ pub struct GarbageObject {
 /// Looks at all interpreters of a process.
 pub fn look(subject: &Subject<'_>) -> Result<Collector, MemoryError> {
     let interpreters = threads::interpreters(subject.memory, subject.offsets, subject.runtime)?;
-    let interpreters = interpreters.iter().map(|interpreter| one(subject, interpreter.id, interpreter.address));
+    let heads = subject.offsets.has_gc_heads();
+    let unlisted = if heads { Members::default() } else { unlisted(subject, interpreters.len()) };
+    let interpreters = interpreters.iter().map(|it| one(subject, it.id, it.address, &unlisted));
     Ok(Collector {
         schema: SCHEMA,
         pid: subject.pid,
@@ -110,18 +113,46 @@ pub fn counters(subject: &Subject<'_>) -> Result<Counters, MemoryError> {
     })
 }
 
-fn one(subject: &Subject<'_>, id: i64, address: u64) -> Result<InterpreterCollector, MemoryError> {
+/// Tracked objects of one interpreter, where they are known: of each generation, and whether it was seen whole; frozen ones.
+#[derive(Debug, Clone, Copy, Default)]
+struct Members {
+    generations: [Option<(u64, bool)>; GENERATIONS],
+    frozen: Option<u64>,
+}
+
+/// Those in the collector's lists.
+fn listed(subject: &Subject<'_>, interpreter: u64) -> Members {
+    let heads = gc::list_heads(subject.offsets, subject.runtime, interpreter);
+    let walks = heads.map(|head| gc_lists::walk(subject.memory, subject.offsets, head, |_| ()));
+    Members {
+        generations: std::array::from_fn(|index| Some((walks[index].objects, walks[index].closed))),
+        frozen: walks.last().map(|walk| walk.objects),
+    }
+}
+
+/// Where there are no lists, objects say themselves that they are tracked or frozen, and the whole heap has to be read. All of
+/// them count as of the first generation (`gc.get_objects`, Python/gc_free_threading.c). Objects do not say of which interpreter
+/// they are: of several, and where the heap cannot be read, it stays unknown.
+fn unlisted(subject: &Subject<'_>, interpreters: usize) -> Members {
+    let listing = if interpreters == 1 { Listing::take(subject).ok() } else { None };
+    listing.map_or_else(Members::default, |listing| {
+        let (tracked, frozen) = listing.tracked_and_frozen();
+        let none = Some((0, true));
+        Members { generations: [Some((tracked.saturating_sub(frozen), true)), none, none], frozen: Some(frozen) }
+    })
+}
+
+fn one(subject: &Subject<'_>, id: i64, address: u64, unlisted: &Members) -> Result<InterpreterCollector, MemoryError> {
     let Subject { memory, offsets, runtime, .. } = *subject;
     let state = GcState::read(memory, offsets, runtime, address)?;
-    let heads = gc::list_heads(offsets, runtime, address);
-    let walks = heads.map(|head| gc_lists::walk(memory, offsets, head, |_| ()));
+    let members = if offsets.has_gc_heads() { listed(subject, address) } else { *unlisted };
     let at = |offset: u32| gc::state_address(offsets, runtime, address).wrapping_add(offset.into());
-    let generations = state.generations.iter().zip(&walks).enumerate().map(|(number, (generation, walk))| Generation {
+    let generations = state.generations.iter().zip(&members.generations).enumerate().map(|(number, (generation, of))| Generation {
         generation: number,
         threshold: generation.threshold,
         count: generation.count,
-        objects: walk.objects,
-        whole: walk.closed,
+        objects: of.map(|of| of.0),
+        whole: of.is_some_and(|of| of.1),
         collections: generation.collections,
         collected: generation.collected,
         uncollectable: generation.uncollectable,
@@ -132,7 +163,7 @@ fn one(subject: &Subject<'_>, id: i64, address: u64) -> Result<InterpreterCollec
         collecting: state.collecting,
         debug: memory.u32(at(offsets.gc.debug))?,
         generations: generations.collect(),
-        frozen: walks.last().map_or(0, |walk| walk.objects),
+        frozen: members.frozen,
         long_lived_total: memory.u64(at(offsets.gc.long_lived_total))?,
         long_lived_pending: memory.u64(at(offsets.gc.long_lived_pending))?,
         garbage: garbage(subject, memory.u64(at(offsets.gc.garbage))?),

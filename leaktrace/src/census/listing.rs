@@ -1,6 +1,6 @@
 //! The objects of a heap one by one, for those who look at each again.
 
-use super::labels::Label;
+use super::labels::{Label, PoolShape};
 use super::regions::Regions;
 use super::scan::{DEBUG_HEADER, Scan, is_debug_block};
 use super::types::{Shape, Type};
@@ -22,6 +22,8 @@ pub struct ListedPool<'l> {
     pub header: u64,
     /// Bytes of a block.
     pub block: u64,
+    /// How many slots it covers.
+    pub slots: usize,
     labels: &'l [Label],
 }
 
@@ -68,18 +70,25 @@ impl<'a> Listing<'a> {
         &self.scan.regions
     }
 
-    /// Bytes of a pool, a power of two; pools are aligned to it.
-    pub fn pool_size(&self) -> u64 {
-        self.scan.pymalloc.pool_size
+    /// Bytes of a slot, a power of two; pools begin at its multiples and cover one or several.
+    pub fn slot(&self) -> u64 {
+        self.scan.labels.slot()
     }
 
     /// The pools by rising address.
     pub fn pools(&self) -> impl Iterator<Item = ListedPool<'_>> + '_ {
-        let header = u64::from(self.scan.pymalloc.pool.size);
-        self.scan.labels.arenas.iter().flat_map(move |arena| {
+        self.scan.labels.arenas.iter().flat_map(|arena| {
             let pools = self.scan.labels.pools_of(arena);
-            pools.map(move |(address, block, labels)| ListedPool { address, header, block, labels })
+            pools.map(|(address, shape, labels)| {
+                let PoolShape { header, block, slots, .. } = shape;
+                ListedPool { address, header: header.into(), block, slots, labels }
+            })
         })
+    }
+
+    /// Objects that the collector tracks, and those of them that are frozen, where objects say so themselves.
+    pub fn tracked_and_frozen(&self) -> (u64, u64) {
+        (self.scan.tally.types.iter().map(|of| of.tracked).sum(), self.scan.tally.frozen)
     }
 
     /// Objects that the C allocator holds: address and number of the type.

@@ -15,6 +15,7 @@ mod native;
 pub mod object;
 mod regions;
 mod scan;
+mod segments;
 mod sizeof;
 mod take;
 mod tally;
@@ -36,12 +37,15 @@ pub use value::{
 };
 
 use crate::cpython::SnapshotError;
+use crate::cpython::mimalloc::MimallocError;
 
 /// Why there is no census.
 #[derive(Debug, thiserror::Error)]
 pub enum CensusError {
     #[error("process {pid} does not use pymalloc (PYTHONMALLOC, or a build without it): its heap cannot be listed")]
     NoPymalloc { pid: u32 },
+    #[error("the heap of process {pid} cannot be read: {reason}")]
+    Mimalloc { pid: u32, reason: MimallocError },
     #[error("no object of process {pid} could be told: its memory is not that of the CPython it says it is")]
     NoTypes { pid: u32 },
     #[error(transparent)]

@@ -122,10 +122,10 @@ impl Scan<'_> {
         if self.is_object((number, of), bytes, BEFORE, None, &mut found) != Some(Look::Object) {
             return;
         }
-        let Found { object, tracked, .. } = found;
+        let object = found.object;
         // What pymalloc would have served is static data of an extension or a copy, unless the collector knows it.
-        let large = of.preheader + object.own > self.pymalloc.small_max;
-        if !large && tracked.is_none() || object.own > self.regions.native_after(address) {
+        let large = self.largest_small().is_some_and(|small| of.preheader + object.own > small);
+        if !large && !found.tracked || object.own > self.regions.native_after(address) {
             return;
         }
         let leaf = is_leaf(of);
@@ -133,7 +133,7 @@ impl Scan<'_> {
         self.tally.large_objects += 1;
         self.large.push((address, number));
         self.tally.large_bytes += of.preheader + object.own;
-        self.object(number, address, &object, tracked);
+        self.object(address, &found);
         self.extent(number, address, &bytes[BEFORE..], &object);
         if let Some((at, len)) = content.filter(|(_, len)| *len <= MAX_CONTENT)
             && let Ok(content) = self.memory.bytes(address + at, len as usize)

@@ -2,10 +2,12 @@
 //!
 //! Sizes are those of `sys.getsizeof`: the object, what is before it, and the blocks that its own `__sizeof__` counts.
 
+use leaktrace_common::walk::ABSENT;
+
 use crate::cpython::offsets::{InstanceValues, Offsets};
 
 use super::types::{Shape, Type, unicode_kind};
-use super::words::{i64_at, u64_at};
+use super::words::{i64_at, u32_at, u64_at};
 
 /// `Py_TPFLAGS_HEAPTYPE` (Include/object.h).
 pub const HEAP_TYPE: u64 = 1 << 9;
@@ -298,13 +300,44 @@ pub fn content(offsets: &Offsets, of: &Type, object: &[u8]) -> Option<(u64, u64)
     }
 }
 
-/// The reference count, if it can be one: 0 of an object that waits in a free list. `known` tells addresses, which are none.
+/// The reference count, if it can be one: 0 of an object that waits in a free list, [`u32::MAX`] of one that is immortal.
+/// `is_address` tells addresses, which are none.
 #[inline]
 pub fn refcount(offsets: &Offsets, object: &[u8], is_address: impl Fn(u64) -> bool) -> Option<u64> {
+    if offsets.object.shared != ABSENT {
+        return split_refcount(offsets, object);
+    }
     let count = u64_at(object, offsets.object.refcount)?;
     // Immortal objects of 3.12 and later have 2^32 - 1 (Include/object.h).
     let possible = u32::try_from(count).is_ok() && !(count > 1 << 16 && count % 8 == 0 && is_address(count));
     possible.then_some(count)
+}
+
+/// The reference count of what is known to be an object; 0 where it cannot be told.
+pub fn count_of(offsets: &Offsets, object: &[u8]) -> u32 {
+    let count = if offsets.object.shared == ABSENT {
+        u64_at(object, offsets.object.refcount).map(|count| count & u64::from(u32::MAX))
+    } else {
+        split_refcount(offsets, object)
+    };
+    count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+}
+
+/// The sum of what the owning thread counts and all others do (Include/object.h and Include/refcount.h of builds without the GIL).
+/// What threads count for themselves and merge later, as for types, is not in it: such an object has 1 at least.
+fn split_refcount(offsets: &Offsets, object: &[u8]) -> Option<u64> {
+    /// `_Py_REF_DEFERRED`, which is added where references from stacks do not count (Include/internal/pycore_gc.h).
+    const DEFERRED: i64 = i64::MAX / 8;
+    /// `_Py_REF_SHARED_SHIFT`: below are flags.
+    const SHIFT: u32 = 2;
+    let (local, shared) = (u32_at(object, offsets.object.refcount)?, i64_at(object, offsets.object.shared)? >> SHIFT);
+    if local == u32::MAX {
+        return Some(local.into());
+    }
+    let deferred = shared > DEFERRED / 2;
+    let count = i64::from(local) + shared - if deferred { DEFERRED } else { 0 };
+    let count = if deferred { count.max(1) } else { count };
+    u64::try_from(count).ok().filter(|&count| count < u64::from(u32::MAX))
 }
 
 /// The link words of a GC head; `None` if they cannot be any. An object that is not tracked has 0 for the first.

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use crate::cpython::offsets::Offsets;
 use crate::target::Memory;
 
-use super::object::MAX_BYTES;
+use super::object::{MAX_BYTES, count_of};
 use super::regions::AddressMap;
-use super::words::{i64_at, u64_at};
+use super::words::u64_at;
 
 /// Most units that are remembered: each is of a static table.
 const MAX_UNITS: usize = 1024;
@@ -90,6 +90,8 @@ impl Layout {
         (address, object, length): (u64, &[u8], u64),
     ) -> Option<Extent> {
         let each = length.checked_mul(self.each)?;
+        // As if the object began where its header would be as long as the layouts have it.
+        let (object, address) = (object.get(offsets.shift() as usize..)?, address.checked_add(offsets.shift().into())?);
         let mut field = self.field;
         if let Some(unit) = self.unit_at {
             field.unit = Self::unit(memory, units, u64_at(object, unit.pointer)?.checked_add(unit.field)?)?;
@@ -116,7 +118,7 @@ impl Layout {
     fn of_bytes(memory: &dyn Memory, offsets: &Offsets, address: u64) -> Option<Extent> {
         let mut head = [0; BLOCK];
         memory.read(address, &mut head).ok()?;
-        if i64_at(&head, offsets.object.refcount)? != 1 {
+        if count_of(offsets, &head) != 1 {
             return Some(Extent::default());
         }
         let length = u64_at(&head, offsets.bytes.size).filter(|&length| length < MAX_BYTES)?;

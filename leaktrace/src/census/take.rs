@@ -9,6 +9,7 @@ use crate::cpython::threads::{self, InterpreterThreads};
 use crate::cpython::{Interpreter, PymallocState, gc};
 use crate::target::{Maps, Memory, Target};
 
+use super::labels::{LabelTotals, Labels};
 use super::object::{self, PartKind};
 use super::scan::Scan;
 use super::value::{
@@ -72,14 +73,16 @@ pub fn take(subject: &Subject<'_>) -> Result<Census, CensusError> {
 /// Every block of the arenas labelled and the large objects found; the interpreters, and whether one is collecting.
 pub(super) fn scan<'a>(subject: &Subject<'a>) -> Result<(Scan<'a>, Vec<InterpreterThreads>, bool), CensusError> {
     let pid = subject.pid;
-    let pymalloc = subject.pymalloc.ok_or(CensusError::NoPymalloc { pid })?;
-    let mut scan = Scan::new(subject.memory, subject.offsets, pymalloc, subject.maps)?;
-    scan.arenas();
+    let mut scan = Scan::new(subject)?;
+    scan.read();
     let interpreters = threads::interpreters(subject.memory, subject.offsets, subject.runtime)?;
     let mut collecting = false;
     for interpreter in &interpreters {
         let state = gc::GcState::read(subject.memory, subject.offsets, subject.runtime, interpreter.address);
         collecting |= state.is_ok_and(|state| state.collecting);
+        if !subject.offsets.has_gc_heads() {
+            continue;
+        }
         for head in gc::list_heads(subject.offsets, subject.runtime, interpreter.address) {
             if let Ok(next) = subject.memory.u64(head + u64::from(subject.offsets.gc_head.next)) {
                 scan.links.add(head, next & !3);
@@ -99,8 +102,7 @@ pub(super) fn scan<'a>(subject: &Subject<'a>) -> Result<(Scan<'a>, Vec<Interpret
 }
 
 fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
-    let pymalloc = &scan.pymalloc.clone();
-    let labels = scan.labels.totals(pymalloc.classes());
+    let labels = scan.labels.totals();
     let duplicates = duplicates(subject, scan);
     let scan = &*scan;
     let name = |number: u16| scan.types.get(number).map_or_else(String::new, super::Type::qualified);
@@ -149,11 +151,11 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
             (labels.parts[kind as usize], scan.native.parts[kind as usize]);
         PartCount { kind: kind.name().to_owned(), blocks, bytes, large_blocks, large_bytes }
     });
-    let of_pymalloc = scan.labels.arenas.iter().map(|arena| arena.address..arena.address + pymalloc.arena_size);
-    let c_allocator = CHeap::look(subject.memory, subject.maps, &of_pymalloc.collect::<Vec<_>>());
-    let arenas = arenas(&labels, pymalloc);
-    let size_classes = labels.classes.iter().enumerate().map(|(class, blocks)| SizeClass {
-        size: pymalloc.block_size(class),
+    let of_python: Vec<_> = scan.labels.arenas.iter().map(Labels::range).collect();
+    let c_allocator = CHeap::look(subject.memory, subject.maps, &of_python);
+    let arenas = arenas(&labels, of_python.len() as u64);
+    let size_classes = labels.classes.iter().map(|blocks| SizeClass {
+        size: blocks.size,
         pools: blocks.pools,
         objects: blocks.objects,
         parts: blocks.parts,
@@ -171,7 +173,7 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
         pause_seconds: None,
         totals,
         consistency: Consistency {
-            lists_closed: scan.links.are_closed(),
+            lists_closed: subject.offsets.has_gc_heads().then(|| scan.links.are_closed()),
             collecting: false,
             unsettled_bytes: arenas.unsettled,
             unreadable_bytes: tally.unreadable_bytes,
@@ -188,28 +190,25 @@ fn build(subject: &Subject<'_>, scan: &mut Scan<'_>) -> Census {
     }
 }
 
-fn arenas(labels: &super::labels::LabelTotals, pymalloc: &PymallocState) -> Arenas {
+fn arenas(labels: &LabelTotals, count: u64) -> Arenas {
     let mut arenas = Arenas {
-        count: labels.arena_bytes / pymalloc.arena_size.max(1),
+        count,
         bytes: labels.arena_bytes,
-        free_pools: labels.empty_pools * pymalloc.pool_size,
-        unsettled: labels.unsettled_pools * pymalloc.pool_size,
-        overhead: 0,
+        free_pools: labels.empty_bytes + labels.unused_bytes,
+        unsettled: labels.unsettled_bytes,
+        overhead: labels.overhead_bytes,
         sparse: labels.sparse_arenas,
         ..Arenas::default()
     };
-    let uncarved = labels.uncarved_bytes / pymalloc.pool_size * pymalloc.pool_size;
-    arenas.free_pools += uncarved;
-    arenas.overhead += labels.uncarved_bytes - uncarved;
-    for (class, blocks) in labels.classes.iter().enumerate() {
-        let size = pymalloc.block_size(class);
+    for blocks in &labels.classes {
+        let size = blocks.size;
         arenas.objects += blocks.objects * size;
         arenas.parts += blocks.parts * size;
         arenas.free_listed += blocks.waiting * size;
         arenas.unknown += blocks.unknown * size;
         arenas.free_blocks += blocks.free * size;
         let all = blocks.objects + blocks.parts + blocks.waiting + blocks.unknown + blocks.free;
-        arenas.overhead += blocks.pools * pymalloc.pool_size - all * size;
+        arenas.overhead += blocks.bytes - all * size;
     }
     arenas
 }

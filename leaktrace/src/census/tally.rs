@@ -27,7 +27,8 @@ pub(super) struct Tally {
     pub(super) objects: u64,
     pub(super) large_objects: u64,
     pub(super) large_bytes: u64,
-    pub(super) unsettled_pools: u64,
+    /// Objects that say of themselves that they are frozen.
+    pub(super) frozen: u64,
     pub(super) read_bytes: u64,
     pub(super) unreadable_bytes: u64,
 }
@@ -40,7 +41,7 @@ impl Tally {
             objects: 0,
             large_objects: 0,
             large_bytes: 0,
-            unsettled_pools: 0,
+            frozen: 0,
             read_bytes: 0,
             unreadable_bytes: 0,
         }

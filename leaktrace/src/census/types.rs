@@ -124,11 +124,15 @@ impl<'a> Types<'a> {
         self.known.get(&address).copied()
     }
 
-    /// Whether an address that is not known might turn out to be a type. Types are larger than what pymalloc serves.
+    /// Whether an address that is not known might turn out to be a type. Types are larger than what pymalloc serves; mimalloc
+    /// serves all.
     pub fn may_be(&self, address: u64, regions: &Regions) -> bool {
-        address.is_multiple_of(8)
-            && matches!(regions.of(address), Region::Native | Region::Static)
-            && !self.refused.contains(&address)
+        let place = match regions.of(address) {
+            Region::Native | Region::Static => true,
+            Region::Arena => self.offsets.free_threaded,
+            Region::Elsewhere => false,
+        };
+        place && address.is_multiple_of(8) && !self.refused.contains(&address)
     }
 
     /// Finds out which of some addresses are types.
@@ -252,7 +256,7 @@ impl<'a> Types<'a> {
         let gc = flags & flag::HAVE_GC != 0;
         let instance = &self.offsets.instance;
         let managed = flags & u64::from(instance.preheader_flags) != 0;
-        let head = u64::from(self.offsets.gc_head.size);
+        let head = if self.offsets.has_gc_heads() { u64::from(self.offsets.gc_head.size) } else { 0 };
         let base = u64_at(bytes, t.base)?;
         Some(Type {
             address,

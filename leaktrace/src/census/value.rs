@@ -58,8 +58,9 @@ pub struct Totals {
 /// How far the picture can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Consistency {
-    /// Each object that the collector tracks leads to another that was found: none is missing and none was made up.
-    pub lists_closed: bool,
+    /// Each object that the collector tracks leads to another that was found: none is missing and none was made up. `None` where
+    /// it has no lists (builds without the GIL).
+    pub lists_closed: Option<bool>,
     /// A collection was running: parts of the lists are then in the collector's hands.
     pub collecting: bool,
     /// Bytes of pools that changed at each look.
@@ -152,7 +153,8 @@ pub struct SizeClass {
     pub free: u64,
 }
 
-/// The arenas of pymalloc in bytes: the parts add up to `bytes`.
+/// The arenas of pymalloc, or the segments of mimalloc (their headers, the pages cut from them and what else they have not given
+/// back), in bytes: the parts add up to `bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Arenas {
     pub count: u64,

@@ -11,8 +11,8 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 mod members;
 
-use self::members::Ask::{self, Bit, Maybe, MaybeSize, Offset, Since, Size};
-use self::members::{DEBUG_OFFSETS, GROUPS, constants};
+use self::members::Ask::{self, AnyBit, Bit, Maybe, MaybeSize, Offset, Since, Size};
+use self::members::{DEBUG_OFFSETS, GROUPS, Group, MIMALLOC_CONSTANTS, MIMALLOC_GROUPS, constants};
 use super::version::Version;
 
 type Reader<'a> = EndianSlice<'a, LittleEndian>;
@@ -39,6 +39,8 @@ pub struct Made {
     pub name: String,
     pub version: Version,
     pub toml: String,
+    /// The same of its mimalloc, which several versions share.
+    pub mimalloc: Option<(String, String)>,
 }
 
 /// The table for the CPython in `elf` (an executable or libpython with DWARF):
@@ -52,21 +54,7 @@ pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<Made, DwarfErro
         file.section_by_name(id.name()).map_or(Ok(Cow::Borrowed(&[][..])), |s| s.uncompressed_data())
     })?;
     let dwarf = dwarf.borrow(|section| EndianSlice::new(section, LittleEndian));
-    let mut found: Vec<Option<(usize, Vec<Option<u64>>)>> = vec![None; GROUPS.len()];
-    let mut units = dwarf.units();
-    while found.iter().any(|group| group.as_ref().is_none_or(|(rank, _)| *rank > 0))
-        && let Some(header) = units.next()?
-    {
-        let structs = Structs::of(&dwarf, dwarf.unit(header)?)?;
-        for ((_, names, keys), found) in GROUPS.iter().zip(&mut found) {
-            let rank = names.iter().position(|name| structs.by_name.contains_key(*name));
-            if let Some(rank) = rank.filter(|&rank| found.as_ref().is_none_or(|(known, _)| rank < *known)) {
-                let offset = structs.by_name[names[rank]];
-                let values = keys.iter().map(|(_, ask)| structs.answer(offset, names[rank], *ask, version.minor));
-                *found = Some((rank, values.collect::<Result<_, _>>()?));
-            }
-        }
-    }
+    let found = find(&dwarf, GROUPS, version)?;
     let free_threaded = is_free_threaded(&dwarf)?;
     let mut toml = format!(
         "# Offsets in bytes of the fields that leaktrace reads of CPython {}, x86-64. Made by\n\
@@ -77,23 +65,71 @@ pub fn offsets_toml(elf: &[u8], told: Option<Version>) -> Result<Made, DwarfErro
         if free_threaded { "--free-threaded HEADERS" } else { "LIBPYTHON" },
         if free_threaded { "free_threaded = true\n" } else { "" },
     );
-    for ((group, names, keys), found) in GROUPS.iter().zip(found) {
+    toml.push_str(&text(GROUPS, found, "release.")?);
+    toml.push_str(&constants(version.minor, free_threaded));
+    toml.push_str(&debug_offsets(&dwarf)?);
+    let mimalloc = mimalloc_toml(&file, &dwarf, version)?;
+    Ok(Made { name: table_name(version, free_threaded), version, toml, mimalloc })
+}
+
+/// Name and text of the table of the mimalloc of a build without the GIL, where the file tells its version as our own does
+/// (`xtask/src/offsets.c`).
+fn mimalloc_toml(
+    file: &object::File<'_>,
+    dwarf: &gimli::Dwarf<Reader<'_>>,
+    version: Version,
+) -> Result<Option<(String, String)>, DwarfError> {
+    let Some(number) = number(file, "Mimalloc_Version") else { return Ok(None) };
+    let mut toml = format!(
+        "# Offsets in bytes of the fields that leaktrace reads of mimalloc {number} (`MI_MALLOC_VERSION`) in CPython without the GIL, \
+         x86-64. Made by\n#     cargo xtask offsets --free-threaded HEADERS\n# from those of {version}; not to be edited.\n\n"
+    );
+    toml.push_str(MIMALLOC_CONSTANTS);
+    toml.push_str(&text(MIMALLOC_GROUPS, find(dwarf, MIMALLOC_GROUPS, version)?, "")?);
+    Ok(Some((format!("mimalloc-{number}"), toml)))
+}
+
+/// What was found of a group: which of its structs, and its keys' values.
+type Found = Option<(usize, Vec<Option<u64>>)>;
+
+/// Looks through all units for the structs of groups.
+fn find(dwarf: &gimli::Dwarf<Reader<'_>>, groups: &[Group], version: Version) -> Result<Vec<Found>, DwarfError> {
+    let mut found: Vec<Found> = vec![None; groups.len()];
+    let mut units = dwarf.units();
+    while found.iter().any(|group| group.as_ref().is_none_or(|(rank, _)| *rank > 0))
+        && let Some(header) = units.next()?
+    {
+        let structs = Structs::of(dwarf, dwarf.unit(header)?)?;
+        for ((_, names, keys), found) in groups.iter().zip(&mut found) {
+            let rank = names.iter().position(|name| structs.by_name.contains_key(*name));
+            if let Some(rank) = rank.filter(|&rank| found.as_ref().is_none_or(|(known, _)| rank < *known)) {
+                let offset = structs.by_name[names[rank]];
+                let values = keys.iter().map(|(_, ask)| structs.answer(offset, names[rank], *ask, version.minor));
+                *found = Some((rank, values.collect::<Result<_, _>>()?));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The tables of groups, whose names `prefix` goes before.
+fn text(groups: &[Group], found: Vec<Found>, prefix: &str) -> Result<String, DwarfError> {
+    let mut toml = String::new();
+    for ((group, names, keys), found) in groups.iter().zip(found) {
         let Some((rank, values)) = found else {
             if keys.iter().all(|(_, ask)| matches!(ask, Maybe(_) | MaybeSize)) {
                 continue;
             }
             return Err(DwarfError::Missing(format!("struct {}", names[0])));
         };
-        let _ = write!(toml, "\n# {}\n[release.{group}]\n", names[rank]);
+        let _ = write!(toml, "\n# {}\n[{prefix}{group}]\n", names[rank]);
         for ((key, _), value) in keys.iter().zip(values) {
             if let Some(value) = value {
                 let _ = writeln!(toml, "{key} = {value}");
             }
         }
     }
-    toml.push_str(&constants(version.minor));
-    toml.push_str(&debug_offsets(&dwarf)?);
-    Ok(Made { name: table_name(version, free_threaded), version, toml })
+    Ok(toml)
 }
 
 /// "3.14", "3.14t".
@@ -134,10 +170,15 @@ fn debug_offsets(dwarf: &gimli::Dwarf<Reader<'_>>) -> Result<String, DwarfError>
 
 /// `Py_Version` as the file holds it (3.11 and later).
 fn file_version(file: &object::File<'_>) -> Option<Version> {
-    let symbol = file.dynamic_symbols().chain(file.symbols()).find(|s| s.name() == Ok("Py_Version"))?;
+    number(file, "Py_Version").and_then(Version::from_hex)
+}
+
+/// A constant that the file exports.
+fn number(file: &object::File<'_>, name: &str) -> Option<u32> {
+    let symbol = file.dynamic_symbols().chain(file.symbols()).find(|s| s.name() == Ok(name))?;
     let section = file.section_by_index(symbol.section_index()?).ok()?;
     let bytes = section.data_range(symbol.address(), 4).ok()??;
-    Version::from_hex(u32::from_le_bytes(bytes.try_into().ok()?))
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
 /// The structs that one compilation unit defines.
@@ -179,10 +220,11 @@ impl<'a, 'd> Structs<'a, 'd> {
             Since(from, _) if minor < from => None,
             Offset(paths) | Maybe(paths) | Since(_, paths) => first(paths)?.map(|(bytes, _)| bytes),
             Bit(paths) => first(paths)?.and_then(|(_, bit)| bit),
+            AnyBit(paths) => first(paths)?.map(|(bytes, bit)| bit.unwrap_or(8 * bytes)),
         };
         match (answer, ask) {
             (None, Size) => Err(DwarfError::Missing(format!("the size of {name}"))),
-            (None, Offset(paths) | Bit(paths)) => Err(DwarfError::Missing(format!("{name}.{paths}"))),
+            (None, Offset(paths) | Bit(paths) | AnyBit(paths)) => Err(DwarfError::Missing(format!("{name}.{paths}"))),
             (answer, _) => Ok(answer),
         }
     }

@@ -7,6 +7,7 @@ pub mod gc;
 pub mod gc_lists;
 pub mod linetable;
 pub mod lnotab;
+pub mod mimalloc;
 pub mod offsets;
 pub mod pools;
 pub mod pymalloc;

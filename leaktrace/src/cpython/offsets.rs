@@ -38,6 +38,10 @@ const TABLES: &[Table] = &[
     table(15, true, include_str!("../../offsets/3.15t.toml")),
 ];
 
+/// The tables of mimalloc: of 2.1.2, which is in 3.13, in 3.14 to 3.14.9 and in 3.15 to 3.15.1, and of 2.5.2.
+const MIMALLOC: [&str; 2] =
+    [include_str!("../../offsets/mimalloc-212.toml"), include_str!("../../offsets/mimalloc-20502.toml")];
+
 /// Offsets in bytes of one CPython release. Made by [`super::dwarf`]; each group names its C struct there.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -223,6 +227,29 @@ impl Offsets {
         TABLES.iter().map(|t| format!("{}.{}{}", t.major, t.minor, if t.free_threaded { "t" } else { "" })).collect()
     }
 
+    /// Whether tracked objects have a head before them by which they are linked in lists; else a bit tells them.
+    pub fn has_gc_heads(&self) -> bool {
+        self.collector.tracked_bit == 0
+    }
+
+    /// The versions of mimalloc that may serve the heap: none with the GIL, where pymalloc does. Point releases of one minor version
+    /// differ in it: what is in memory tells which it is.
+    pub fn mimalloc(&self) -> Vec<Mimalloc> {
+        let tables: &[&str] = if self.free_threaded { &MIMALLOC } else { &[] };
+        // The texts are part of the program; a test parses them.
+        tables.iter().filter_map(|text| toml::from_str(text).ok()).collect()
+    }
+
+    /// Bytes of `PyObject`, which ends with its type.
+    pub fn header(&self) -> u32 {
+        self.object.type_ + 8
+    }
+
+    /// How much later than in builds with the GIL the fields of an object begin that no table has, bytes.
+    pub fn shift(&self) -> u32 {
+        self.header().saturating_sub(16)
+    }
+
     /// Offset in `PyInterpreterState` of the array of dict keys kept for the next dict; `None` before 3.10.
     pub fn dict_keys_free_list(&self) -> Option<u32> {
         Some(self.interpreter.dict_keys_free_list).filter(|&offset| offset != ABSENT)
@@ -300,6 +327,8 @@ mod tests {
                 assert!(row.pymalloc.pool_size.is_power_of_two());
             }
         }
+        let free_threaded = Offsets::parse(text(3, 14, true).unwrap(), 0).unwrap();
+        assert_eq!(free_threaded.mimalloc().len(), MIMALLOC.len());
         assert_eq!(Offsets::of(3, 7, 0), None);
         assert!(Offsets::parse("release = []", 0).is_err());
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use leaktrace::census::CensusError;
+use leaktrace::cpython::mimalloc::MimallocError;
 use leaktrace::cpython::{DiscoverError, SnapshotError};
 use leaktrace::host::claim::ClaimError;
 use leaktrace::host::freeze::FreezeError;
@@ -171,10 +172,12 @@ fn of_session(error: &SessionError) -> Class<'static> {
 fn of_census(error: &CensusError) -> Class<'static> {
     match error {
         CensusError::NoPymalloc { .. } => (ExitCode::UnsupportedPython, "start it without PYTHONMALLOC"),
-        CensusError::NoTypes { .. } | CensusError::Snapshot(SnapshotError::NoArenas) => {
+        CensusError::NoTypes { .. }
+        | CensusError::Mimalloc { reason: MimallocError::NotFound, .. }
+        | CensusError::Snapshot(SnapshotError::NoArenas) => {
             (ExitCode::UnsupportedPython, "please report it, with the output of `leaktrace doctor --pid PID`")
         }
-        CensusError::Snapshot(_) | CensusError::Memory(_) => (ExitCode::TargetChanged, "try again"),
+        CensusError::Snapshot(_) | CensusError::Mimalloc { .. } | CensusError::Memory(_) => (ExitCode::TargetChanged, "try again"),
         CensusError::Target(error) => of_target(error),
     }
 }

@@ -19,10 +19,9 @@ const MAX_WORDS: u64 = 1 << 16;
 /// Longest chain of bases that is followed.
 const MAX_BASES: usize = 64;
 /// Where in `teedataobject` the values begin, and how many of them there are (`Modules/itertoolsmodule.c`).
-pub(super) const TEE_VALUES: u32 = 40;
-pub(super) const TEE_COUNT: u32 = 24;
-/// `ob_refcnt` and `ob_type`.
-const HEADER: u32 = 16;
+/// (from the end of the header on).
+pub(super) const TEE_VALUES: u32 = 24;
+pub(super) const TEE_COUNT: u32 = 8;
 
 /// What else is to be known of a built-in type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +77,12 @@ impl Layout {
         let word = |offset: u32| memory.u64(of.address.wrapping_add(offset.into())).unwrap_or(0);
         let (static_name, static_size) = static_base(memory, offsets, of.address);
         let special = special(&static_name);
+        let header = offsets.header();
         let start = match of.shape {
-            Shape::Plain | Shape::Frame => HEADER,
+            Shape::Plain | Shape::Frame => header,
             // What a metatype adds.
             Shape::Type => offsets.heap_type.size,
-            _ => u32::try_from(static_size).unwrap_or(HEADER),
+            _ => u32::try_from(static_size).unwrap_or(header),
         };
         // Beyond the fixed part of a tuple its items begin.
         let end = u32::try_from(of.basicsize.min(MAX_WORDS)).unwrap_or(0);
@@ -96,11 +96,11 @@ impl Layout {
             Special::Weakref => [weakref.object, weakref.previous, weakref.next],
             Special::Frame => [frame.generator, frame.frame, ABSENT],
             // `root.prev` and `root.next`, which nothing counts (`Modules/_functoolsmodule.c`).
-            Special::LruCache => [HEADER, HEADER + 8, ABSENT],
+            Special::LruCache => [header, header + 8, ABSENT],
             // The placeholder of 3.14, which the module's state has (`Modules/_functoolsmodule.c`).
             Special::Partial => [skip[0].saturating_add(8), ABSENT, ABSENT],
             // `var_cached` is borrowed from the context (Include/internal/pycore_context.h).
-            Special::ContextVar => [HEADER + 16, ABSENT, ABSENT],
+            Special::ContextVar => [header + 16, ABSENT, ABSENT],
             // `gi_running` is a byte; what is beside it is left from before.
             Special::Generator if offsets.generator.state == ABSENT => [offsets.generator.frame + 8, ABSENT, ABSENT],
             _ => [ABSENT; 3],
@@ -113,7 +113,7 @@ impl Layout {
             (Special::Frame, _) if offsets.frame_object.data == ABSENT => {
                 offsets.frame.locals + if offsets.frame.stack_pointer == ABSENT { 24 } else { 32 }
             }
-            (Special::TeeData, _) => TEE_VALUES,
+            (Special::TeeData, _) => header + TEE_VALUES,
             (Special::Frame, _) => offsets.frame_object.data,
             _ => end,
         };

@@ -20,6 +20,7 @@ use super::value::{Garbage, Growth, Objects, OneObject, PathGroup, Referrer, Ret
 use super::visit::Visitor;
 use crate::census::Subject;
 use crate::census::listing::Listing;
+use crate::census::object::count_of;
 use crate::cpython::{GcState, threads};
 
 /// Most holders of one object that are named.
@@ -79,8 +80,8 @@ impl Look {
         let mut namer = Namer::new(&mut visitor, &self.graph.nodes);
         let one = |&object: &Node| {
             let address = self.graph.nodes.address(object);
-            let at = address.wrapping_add(subject.offsets.object.refcount.into());
-            let count = subject.memory.u32(at).ok().filter(|&count| count < IMMORTAL);
+            let header = subject.memory.bytes(address, subject.offsets.header() as usize).ok();
+            let count = header.map(|header| count_of(subject.offsets, &header)).filter(|&count| count < IMMORTAL);
             let by_objects = self.holders.of(object).len() as u64;
             OneObject {
                 address,

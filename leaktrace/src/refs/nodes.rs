@@ -26,21 +26,22 @@ pub struct Nodes {
 #[derive(Debug)]
 pub struct Index {
     pools: Vec<Pool>,
-    /// By a pool's address.
-    by_pool: AddressMap<u32>,
+    /// By the address of each slot that a pool covers.
+    by_slot: AddressMap<u32>,
     /// A bit for each block of the pools: whether it is an object.
     bits: Vec<u64>,
     /// Large and static objects.
     others: AddressMap<Node>,
-    pool_size: u64,
+    slot: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Pool {
     first: Node,
     words: u32,
-    header: u32,
-    block: u32,
+    /// Address of the first block.
+    start: u64,
+    block: u64,
     capacity: u32,
 }
 
@@ -53,10 +54,10 @@ impl Nodes {
         let mut types = Vec::with_capacity(expected);
         let mut index = Index {
             pools: Vec::new(),
-            by_pool: AddressMap::default(),
+            by_slot: AddressMap::default(),
             bits: Vec::new(),
             others: AddressMap::default(),
-            pool_size: listing.pool_size(),
+            slot: listing.slot(),
         };
         for pool in listing.pools() {
             let words = index.bits.len();
@@ -64,11 +65,15 @@ impl Nodes {
             let entry = Pool {
                 first: Node::try_from(addresses.len()).ok()?,
                 words: u32::try_from(words).ok()?,
-                header: pool.header as u32,
-                block: pool.block as u32,
+                start: pool.block_address(0),
+                block: pool.block,
                 capacity: pool.capacity() as u32,
             };
-            index.by_pool.insert(pool.address, index.pools.len() as u32);
+            // In a single block, however long, an object begins in the first slot.
+            let slots = if pool.capacity() == 1 { 1 } else { pool.slots as u64 };
+            for slot in 0..slots {
+                index.by_slot.insert(pool.address + slot * index.slot, index.pools.len() as u32);
+            }
             index.pools.push(entry);
             for (block, content) in pool.blocks() {
                 let Content::Object(number) = content else { continue };
@@ -132,10 +137,9 @@ impl Index {
     }
 
     fn block(&self, address: u64) -> Option<Node> {
-        let start = address & !(self.pool_size - 1);
-        let pool = self.pools[*self.by_pool.get(&start)? as usize];
-        let block = ((address - start) as u32).checked_sub(pool.header)? / pool.block;
-        if block >= pool.capacity {
+        let pool = self.pools[*self.by_slot.get(&(address & !(self.slot - 1)))? as usize];
+        let block = address.checked_sub(pool.start)? / pool.block;
+        if block >= pool.capacity.into() {
             return None;
         }
         let words = &self.bits[pool.words as usize..];

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::graph::{Adjacency, Graph};
 use super::nodes::{NONE, Node};
 use super::roots::{Root, Roots};
+use crate::census::object::count_of;
 use crate::cpython::Offsets;
 use crate::target::Memory;
 
@@ -67,11 +68,11 @@ impl Reach {
         let unreached: Vec<Node> = self.unreached().collect();
         let mut buffer = Vec::new();
         for batch in unreached.chunks(BATCH) {
-            let at = u64::from(offsets.object.refcount);
-            let addresses: Vec<u64> = batch.iter().map(|&node| graph.nodes.address(node) + at).collect();
-            let read = memory.read_many(&addresses, 4, &mut buffer);
-            for ((&node, count), read) in batch.iter().zip(buffer.as_chunks().0).zip(read) {
-                let (count, known) = (u32::from_le_bytes(*count), holders.of(node).len() as u32);
+            let header = offsets.header() as usize;
+            let addresses: Vec<u64> = batch.iter().map(|&node| graph.nodes.address(node)).collect();
+            let read = memory.read_many(&addresses, header, &mut buffer);
+            for ((&node, header), read) in batch.iter().zip(buffer.chunks_exact(header)).zip(read) {
+                let (count, known) = (count_of(offsets, header), holders.of(node).len() as u32);
                 if read && count > known {
                     gaps.insert(node, count - known);
                 }

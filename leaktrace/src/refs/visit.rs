@@ -4,7 +4,7 @@ use leaktrace_common::walk::ABSENT;
 
 use super::layout::{Layout, Special, TEE_COUNT, TEE_VALUES};
 use super::slot::Slot;
-use crate::census::object::{BEFORE, HEAD, dict_keys, entry_of, measure};
+use crate::census::object::{BEFORE, HEAD, count_of, dict_keys, entry_of, measure};
 use crate::census::words::{i64_at, u64_at};
 use crate::census::{AddressMap, Shape, Type};
 use crate::cpython::Offsets;
@@ -125,8 +125,7 @@ impl<'a> Visitor<'a> {
             self.head = head;
             return None;
         }
-        let refcount = u64_at(object, self.offsets.object.refcount).unwrap_or(0) & u64::from(u32::MAX);
-        let mut seen = Seen { refcount, ..Seen::default() };
+        let mut seen = Seen { refcount: count_of(self.offsets, object).into(), ..Seen::default() };
         if let Some(object) = measure(self.offsets, of, &head, BEFORE) {
             seen.bytes = object.shallow;
             seen.length = object.length;
@@ -206,9 +205,10 @@ impl<'a> Visitor<'a> {
             }
             Special::LruCache => self.lru_cache(address, each),
             Special::TeeData => {
-                let count = word(TEE_COUNT) & u64::from(u32::MAX);
+                let header = self.offsets.header();
+                let count = word(header + TEE_COUNT) & u64::from(u32::MAX);
                 if count <= u64::from(MAX_TEE) {
-                    self.items(address.wrapping_add(TEE_VALUES.into()), count, each);
+                    self.items(address.wrapping_add((header + TEE_VALUES).into()), count, each);
                 }
             }
             Special::Module => self.module_state(object, each),
@@ -240,7 +240,7 @@ impl<'a> Visitor<'a> {
         }
         let of = &self.offsets.dict_values;
         let offset = if of.values == ABSENT { 0 } else { u64::from(of.values) };
-        let dict = word(BEFORE - 24);
+        let dict = word(BEFORE.saturating_sub(self.offsets.instance.managed_dict as usize));
         let values = match self.offsets.instance.values {
             InstanceValues::Dict => return,
             InstanceValues::Pointer => {
@@ -527,7 +527,7 @@ impl<'a> Visitor<'a> {
     fn lru_cache(&mut self, address: u64, each: Each<'_>) {
         let word = |memory: &CachedMemory<'_>, at: u64| memory.u64(at).unwrap_or(0);
         // `struct lru_list_elem`: header, prev, next, hash, key, result.
-        let (next, key, result) = (24, 40, 48);
+        let [next, key, result] = [8, 24, 32].map(|field| u64::from(self.offsets.header()) + field);
         let mut link = word(&self.memory, address.wrapping_add(next));
         for _ in 0..MAX_LINKS {
             if link == 0 || link == address {

@@ -126,7 +126,11 @@ fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {
     let columns: Vec<String> = columns.iter().map(|column| format!("{column:>14}")).collect();
     let _ = writeln!(page, "\n{}", style.dim(columns.concat()));
     for row in &gc.generations {
-        let objects = if row.whole { count(row.objects as f64) } else { format!("> {}", count(row.objects as f64)) };
+        let objects = match row.objects.map(|objects| count(objects as f64)) {
+            Some(objects) if row.whole => objects,
+            Some(objects) => format!("> {objects}"),
+            None => "not known".to_owned(),
+        };
         let _ = writeln!(
             page,
             "{:>14}{objects:>14}{:>14}{:>14}{:>14}{:>14}{:>14}",
@@ -136,7 +140,7 @@ fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {
     let _ = writeln!(
         page,
         "\nfrozen {}, old objects at the last full collection {}, come to the oldest generation since {}",
-        count(gc.frozen as f64),
+        gc.frozen.map_or_else(|| "not known".to_owned(), |frozen| count(frozen as f64)),
         count(gc.long_lived_total as f64),
         count(gc.long_lived_pending as f64),
     );

@@ -86,9 +86,9 @@ fn headline(page: &mut String, census: &Census, style: Style) {
     let _ = writeln!(page, "{}", kinds.join(", "));
     let consistency = &census.consistency;
     let unsettled = consistency.unsettled_bytes + consistency.unreadable_bytes;
-    if !consistency.lists_closed || unsettled > 0 {
+    if consistency.lists_closed == Some(false) || unsettled > 0 {
         let lists = match consistency {
-            Consistency { lists_closed: true, .. } => "",
+            Consistency { lists_closed: Some(true) | None, .. } => "",
             Consistency { collecting: true, .. } => "; a collection was running",
             _ => "; objects came and went during the look",
         };

@@ -12,12 +12,14 @@ pub(super) enum Ask {
     Since(u8, &'static str),
     /// Offset in bits of a bit field from the start of the member that holds it.
     Bit(&'static str),
+    /// Offset in bits of a member of the struct itself, be it a bit field or not.
+    AnyBit(&'static str),
     /// Size of the struct in bytes.
     Size,
     /// The same, of a struct that not every version has.
     MaybeSize,
 }
-use Ask::{Bit, Maybe, MaybeSize, Offset, Since, Size};
+use Ask::{AnyBit, Bit, Maybe, MaybeSize, Offset, Since, Size};
 
 /// Table of the file, structs in C of which the first that is there counts, and the keys in it.
 pub(super) type Group = (&'static str, &'static [&'static str], &'static [(&'static str, Ask)]);
@@ -112,7 +114,16 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     ),
     ("compact_unicode", &["PyCompactUnicodeObject"], &[("data", Size)]),
-    ("object", &["_object"], &[("refcount", Offset("ob_refcnt|ob_ref_local")), ("type", Offset("ob_type"))]),
+    (
+        "object",
+        &["_object"],
+        &[
+            ("refcount", Offset("ob_refcnt|ob_ref_local")),
+            ("type", Offset("ob_type")),
+            ("shared", Maybe("ob_ref_shared")),
+            ("gc_bits", Maybe("ob_gc_bits")),
+        ],
+    ),
     (
         "type",
         &["_typeobject"],
@@ -337,6 +348,44 @@ pub(super) const GROUPS: &[Group] = &[
     ),
 ];
 
+/// The structs of mimalloc, which serves the heap of builds without the GIL (`Include/internal/mimalloc/mimalloc/types.h`); by the
+/// names of [`crate::cpython::offsets::Mimalloc`].
+pub(super) const MIMALLOC_GROUPS: &[Group] = &[
+    (
+        "segment",
+        &["mi_segment_s"],
+        &[
+            ("purge_mask", Offset("purge_mask")),
+            ("used", Offset("used")),
+            ("cookie", Offset("cookie")),
+            ("segment_slices", Offset("segment_slices")),
+            ("info_slices", Offset("segment_info_slices")),
+            ("kind", Offset("kind")),
+            ("slice_entries", Offset("slice_entries")),
+            ("slices", Offset("slices")),
+        ],
+    ),
+    (
+        "page",
+        &["mi_page_s"],
+        &[
+            ("size", Size),
+            ("slice_count", Offset("slice_count")),
+            ("slice_offset", Offset("slice_offset")),
+            ("tag_bit", AnyBit("heap_tag|tag")),
+            ("capacity", Offset("capacity")),
+            ("used", Offset("used")),
+            ("block_size", Offset("block_size|xblock_size")),
+            ("start", Maybe("page_start")),
+            ("free", Offset("free")),
+            ("local_free", Offset("local_free")),
+            ("thread_free", Offset("xthread_free")),
+            ("heap", Offset("xheap")),
+        ],
+    ),
+    ("heap", &["mi_heap_s"], &[("delayed_free", Offset("thread_delayed_free"))]),
+];
+
 /// Where `_Py_DebugOffsets` (3.13 and later, `Include/internal/pycore_debug_offsets.h`) holds the offset of a field: group and key
 /// here, path there. What a target says there of itself goes before the table.
 pub(super) const DEBUG_OFFSETS: &[(&str, &[(&str, &str)])] = &[
@@ -394,7 +443,7 @@ pub(super) const DEBUG_OFFSETS: &[(&str, &[(&str, &str)])] = &[
 ];
 
 /// What debug information does not hold: macros, and how the interpreter writes a frame's position and a code object's lines.
-pub(super) fn constants(minor: u8) -> String {
+pub(super) fn constants(minor: u8, free_threaded: bool) -> String {
     // `ALIGNMENT_SHIFT`, `SMALL_REQUEST_THRESHOLD`, `POOL_BITS` and `ARENA_BITS` of `Objects/obmalloc.c`; those of 3.10 and later
     // are with `WITH_PYMALLOC_RADIX_TREE`, which 64-bit builds have.
     let (pool, arena) = if minor < 10 { (1 << 12, 1 << 18) } else { (1 << 14, 1 << 20) };
@@ -417,15 +466,24 @@ pub(super) fn constants(minor: u8) -> String {
     let long_size_shift = if minor < 12 { 0 } else { 3 };
     // `FRAME_CLEARED` of `Include/internal/pycore_frame.h`.
     let cleared = if minor < 15 { 4 } else { 5 };
+    // `_PyGC_BITS_TRACKED` and `_PyGC_BITS_FROZEN` of `Include/internal/pycore_gc.h`.
+    let bits = if free_threaded { "tracked_bit = 1\nfrozen_bit = 8\n" } else { "" };
+    // `MANAGED_DICT_OFFSET` of `Include/internal/pycore_object.h`.
+    let managed_dict = if free_threaded { "managed_dict = 8\n" } else { "" };
     format!(
         "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
          # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n\n\
-         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n\n\
+         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n{bits}\n\
          # Include/internal/pycore_object.h, Include/cpython/longintrepr.h\n[release.instance]\n\
          preheader_flags = {preheader_flags}\ninline_flag = {inline_flag}\nvalues = \"{values}\"\n\
-         long_size_shift = {long_size_shift}\n\n\
+         long_size_shift = {long_size_shift}\n{managed_dict}\n\
          # Include/internal/pycore_stackref.h\n[release.references]\ntags = {tags}\n\n\
          # Include/internal/pycore_frame.h\n[release.frame_state]\ncleared = {cleared}\n",
         minor < 13
     )
 }
+
+/// `MI_SEGMENT_SIZE` and `MI_SEGMENT_SLICE_SIZE` of `Include/internal/mimalloc/mimalloc/types.h`, and the numbers of heaps of
+/// `Include/internal/pycore_mimalloc.h`: the same in 3.13 to 3.15.
+pub(super) const MIMALLOC_CONSTANTS: &str = "\
+    segment_size = 33554432\nslice_size = 65536\nobject_heap = 1\ngc_heap = 2\ngc_pre_heap = 3\n";

@@ -256,6 +256,51 @@ group!(
     FrameObject { back, frame, data, code, generator }
 );
 
+group!(
+    /// `mi_segment_t` (`Include/internal/mimalloc/mimalloc/types.h`); `slices` is where its pages are described.
+    MimallocSegment { purge_mask, used, cookie, segment_slices, info_slices, kind, slice_entries, slices }
+);
+group!(
+    /// `mi_page_t`. `tag_bit`: at which bit of it the number of its heap begins, which has 4 bits; `start`: the address of its first
+    /// block, where it is told.
+    MimallocPage {
+        size,
+        slice_count,
+        slice_offset,
+        tag_bit,
+        capacity,
+        used,
+        block_size,
+        start,
+        free,
+        local_free,
+        thread_free,
+        heap,
+    }
+);
+group!(
+    /// `mi_heap_t`.
+    MimallocHeap { delayed_free }
+);
+
+/// A version of mimalloc: sizes in bytes, the numbers of the heaps that hold objects, and its structs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mimalloc {
+    pub segment: MimallocSegment,
+    pub page: MimallocPage,
+    pub heap: MimallocHeap,
+    /// Segments are aligned to their size.
+    pub segment_size: u32,
+    pub slice_size: u32,
+    /// Objects that the collector does not know, and other memory that is asked for as objects are.
+    pub object_heap: u8,
+    /// Objects that the collector knows.
+    pub gc_heap: u8,
+    /// The same, with two words before them.
+    pub gc_pre_heap: u8,
+}
+
 /// How instances are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +312,13 @@ pub struct Instance {
     pub values: InstanceValues,
     /// Bits below the number of digits in [`Long::size`].
     pub long_size_shift: u32,
+    /// Where the pointer to an instance's dict is from 3.11 on: so many bytes before the instance.
+    #[serde(default = "before_the_gc_head")]
+    pub managed_dict: u32,
+}
+
+fn before_the_gc_head() -> u32 {
+    24
 }
 
 /// Where the values of an instance's attributes are.
@@ -279,17 +331,26 @@ pub enum InstanceValues {
     Pointer,
     /// Three words before the object a pointer to the dict, or with its lowest bit set one to the byte before the values (3.12).
     Tagged,
-    /// Behind the object; three words before it a pointer to the dict (3.13 and later).
+    /// Behind the object; before it a pointer to the dict (3.13 and later).
     Inline,
 }
 
-/// `PyObject`.
+/// `PyObject`. In builds without the GIL `refcount` is what the owning thread counts, `shared` what all others do, and
+/// `gc_bits` the collector's; else these two are [`ABSENT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectHeader {
     pub refcount: u32,
     #[serde(rename = "type")]
     pub type_: u32,
+    #[serde(default = "absent")]
+    pub shared: u32,
+    #[serde(default = "absent")]
+    pub gc_bits: u32,
+}
+
+fn absent() -> u32 {
+    ABSENT
 }
 
 /// How code objects tell lines.
@@ -305,6 +366,13 @@ pub struct Lines {
 pub struct Collector {
     /// Whether its function is told which generation to collect (to 3.12), or may decide itself.
     pub generation_told: bool,
+    /// The one of the bits in an object's header that says it is tracked; 0 where tracked objects have a head before them and are
+    /// linked in lists.
+    #[serde(default)]
+    pub tracked_bit: u8,
+    /// The one that says it is frozen (`gc.freeze()`).
+    #[serde(default)]
+    pub frozen_bit: u8,
 }
 
 /// The format of a code object's line table. With it goes what a frame keeps of its position.
