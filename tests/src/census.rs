@@ -119,14 +119,14 @@ pub struct Warning {
 pub struct Collector {
     pub enabled: bool,
     pub generations: Vec<Generation>,
-    pub frozen: u64,
+    pub frozen: Option<u64>,
     pub garbage: Garbage,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Generation {
     pub threshold: u64,
-    pub objects: u64,
+    pub objects: Option<u64>,
     pub whole: bool,
     pub collections: u64,
     pub collected: u64,

@@ -144,16 +144,22 @@ fn the_collector_is_as_the_gc_module_says() {
             let ours: Collectors = json(&["gc", "--pid", &service.pid().to_string()]);
             assert_eq!((ours.schema.as_str(), ours.interpreters.len()), ("leaktrace.gc/1", 1));
             let ours = &ours.interpreters[0];
-            assert_eq!((ours.enabled, ours.frozen), (truth.enabled, truth.frozen), "{python:?}");
+            assert_eq!((ours.enabled, ours.frozen), (truth.enabled, Some(truth.frozen)), "{python:?}");
             let generations = ours.generations.iter().zip(&truth.thresholds).zip(&truth.sizes).zip(&truth.stats);
             for (((generation, threshold), size), stats) in generations {
-                assert!(generation.whole);
                 assert_eq!(generation.threshold, *threshold, "{python:?}");
                 let counters = (generation.collections, generation.collected, generation.uncollectable);
                 assert_eq!(counters, (stats.collections, stats.collected, stats.uncollectable), "{python:?}");
+                // Without the GIL there is one generation, whichever is asked for.
+                if python.free_threaded && generation.objects.is_none() {
+                    continue;
+                }
+                assert!(generation.whole);
                 // The answer itself was in the youngest generation.
-                assert!(close(generation.objects, *size, 0.0, 40), "{python:?}: {generation:?}, truth {size}");
+                let objects = generation.objects.unwrap();
+                assert!(close(objects, *size, 0.0, 40), "{python:?}: {generation:?}, truth {size}");
             }
+            assert!(ours.generations[0].objects.is_some());
             assert_eq!(ours.garbage.count as usize, truth.garbage.len());
             let names: Vec<&str> = ours.garbage.objects.iter().map(|object| object.name.as_str()).collect();
             assert_eq!(names, truth.garbage);
@@ -183,7 +189,9 @@ fn every_collection_is_timed_and_what_is_wrong_is_said() {
         let busy = watch("3s");
         let pauses = busy.pauses.as_ref().expect("the collector is found on these builds");
         let counted: u64 = busy.collections.iter().sum();
-        assert!(counted > 20 && pauses.count.abs_diff(counted) <= 3, "{python:?}: {counted} {pauses:?}");
+        // Without the GIL each looks at all objects, and waits for more new ones.
+        let least = if python.free_threaded { 3 } else { 20 };
+        assert!(counted > least && pauses.count.abs_diff(counted) <= 3, "{python:?}: {counted} {pauses:?}");
         assert_eq!(pauses.histogram.iter().map(|bucket| bucket.count).sum::<u64>(), pauses.count);
         assert!(pauses.histogram.last().is_some_and(|bucket| bucket.up_to >= pauses.max_seconds));
         assert!(pauses.max_seconds <= pauses.total_seconds && pauses.total_seconds < busy.seconds + 1.0, "{busy:?}");

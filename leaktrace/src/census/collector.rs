@@ -58,7 +58,7 @@ pub struct Generation {
     pub generation: usize,
     pub threshold: i32,
     pub count: i32,
-    /// Tracked objects in it; `None` where it is not known.
+    /// Tracked objects in it, frozen ones apart; `None` where it is not known. Without the GIL all are of the first generation.
     pub objects: Option<u64>,
     /// Whether all of them were seen.
     pub whole: bool,
@@ -130,15 +130,14 @@ fn listed(subject: &Subject<'_>, interpreter: u64) -> Members {
     }
 }
 
-/// Where there are no lists, objects say themselves that they are tracked or frozen, and the whole heap has to be read. All of
-/// them count as of the first generation (`gc.get_objects`, Python/gc_free_threading.c). Objects do not say of which interpreter
-/// they are: of several, and where the heap cannot be read, it stays unknown.
+/// Where there are no lists, objects say themselves that they are tracked or frozen, and the whole heap has to be read. There are no
+/// generations then (Python/gc_free_threading.c), and all of them are shown with the first. Objects do not say of which
+/// interpreter they are: of several, and where the heap cannot be read, it stays unknown.
 fn unlisted(subject: &Subject<'_>, interpreters: usize) -> Members {
     let listing = if interpreters == 1 { Listing::take(subject).ok() } else { None };
     listing.map_or_else(Members::default, |listing| {
         let (tracked, frozen) = listing.tracked_and_frozen();
-        let none = Some((0, true));
-        Members { generations: [Some((tracked.saturating_sub(frozen), true)), none, none], frozen: Some(frozen) }
+        Members { generations: [Some((tracked.saturating_sub(frozen), true)), None, None], frozen: Some(frozen) }
     })
 }
 

@@ -315,6 +315,12 @@ impl<'a> Scan<'a> {
         if let Some(size) = size {
             let whole = of.preheader + object.own;
             let fits = match of.shape {
+                // The code object says how long it is.
+                Shape::Frame if self.sizes_are_coarse() => {
+                    object.own = self.frame_bytes(of, head).unwrap_or(object.own).min(size.checked_sub(of.preheader)?);
+                    object.shallow = of.preheader + object.own;
+                    true
+                }
                 // What stands at `ob_size` need not be a number of items; the block is then the best measure.
                 Shape::Frame => {
                     if of.itemsize > 0 || whole > size {

@@ -7,8 +7,10 @@ use crate::cpython::mimalloc::{Page, Segment};
 use crate::cpython::offsets::Mimalloc;
 use crate::cpython::threads;
 
+use super::Type;
 use super::labels::{ArenaLabels, Label, Labels, PoolShape};
 use super::scan::{Allocator, DEBUG_HEADER, Found, Look, Scan, Window, debug_size};
+use super::words::{u32_at, u64_at};
 use super::{CensusError, Subject};
 
 /// Times that a page is read before it is given up.
@@ -44,6 +46,23 @@ impl Scan<'_> {
         });
         let labels = Labels::new(slice, Vec::new(), arenas.collect());
         Ok((Allocator::Mimalloc(layout, segments), labels))
+    }
+
+    /// Bytes of a generator or frame object, whose beginning is `object`: up to the local variables and the value stack of its
+    /// frame, and those (`gen_sizeof`, Objects/genobject.c, and `frame_sizeof`, Objects/frameobject.c, of 3.13 to 3.15).
+    pub(super) fn frame_bytes(&self, of: &Type, object: &[u8]) -> Option<u64> {
+        let (generator, frame) = (&self.offsets.generator, &self.offsets.frame_object);
+        let of_frame = self.offsets.frame;
+        let (fixed, code) = if of.name == "frame" {
+            let at = u64_at(object, frame.frame)?.checked_add(of_frame.code.into())?;
+            (frame.data, self.memory.u64(at).ok()?)
+        } else {
+            (generator.frame, u64_at(object, generator.frame + of_frame.code)?)
+        };
+        let code = code & !u64::from(self.offsets.references.tags);
+        let int = |offset: u32| u32_at(&self.memory.bytes(code.checked_add(offset.into())?, 4).ok()?, 0);
+        let slots = u64::from(int(self.offsets.code.nlocalsplus)?) + u64::from(int(self.offsets.code.stacksize)?);
+        Some(u64::from(fixed) + u64::from(of_frame.localsplus) + 8 * slots)
     }
 
     /// Reads all pages.

@@ -129,7 +129,7 @@ fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {
         let objects = match row.objects.map(|objects| count(objects as f64)) {
             Some(objects) if row.whole => objects,
             Some(objects) => format!("> {objects}"),
-            None => "not known".to_owned(),
+            None => "-".to_owned(),
         };
         let _ = writeln!(
             page,
