@@ -17,11 +17,13 @@ const CHECKS: &[(&str, &str)] = &[
     ("gc", "collections"),
     ("truth", "live memory and events"),
     ("allocators", "other allocators"),
+    ("census", "what is in the heap"),
+    ("refs", "who holds it"),
 ];
 /// Those that take minutes an interpreter: to be asked for.
 const LONG: &[(&str, &str)] = &[("verdicts", "verdicts"), ("safety", "safety")];
 /// What CI has no time for on each interpreter.
-const NOT_CORE: [&str; 1] = ["allocators"];
+const NOT_CORE: [&str; 3] = ["allocators", "census", "refs"];
 /// The interpreters of `pythons` that CI runs on.
 const CORE: [&str; 6] = [
     "bullseye-python3.9",
@@ -34,7 +36,7 @@ const CORE: [&str; 6] = [
 /// The minor version that the other tests run on.
 const TESTED: &str = "3.11";
 /// Need packages from PyPI, which other releases' interpreters do not have a way to install.
-const NEED_PACKAGES: [&str; 4] = ["numpy", "flask", "gevent", "greenlet"];
+const NEED_PACKAGES: [&str; 5] = ["numpy", "flask", "gevent", "greenlet", "objgraph"];
 
 /// An interpreter of the matrix.
 pub(crate) struct Row {
