@@ -110,7 +110,8 @@ impl<'a> Visitor<'a> {
         let (mut seen, head) = self.look(address, number, layout)?;
         self.references(address, layout, &head, each);
         let is_as_before = |&offset: &u32| {
-            offset == ABSENT || self.memory.u64(address.wrapping_add(offset.into())).ok() == u64_at(&head[BEFORE..], offset)
+            offset == ABSENT
+                || self.memory.u64(address.wrapping_add(offset.into())).ok() == u64_at(&head[BEFORE..], offset)
         };
         seen.moved = !table.iter().all(is_as_before);
         self.head = head;
