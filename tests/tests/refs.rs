@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use leaktrace_tests::asset;
 use leaktrace_tests::census::{json, leaktrace, wait_until_it_reads};
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::{Python, each_minor, supported};
@@ -151,16 +152,11 @@ fn referrers_and_paths_are_those_of_the_interpreter() {
     }
 }
 
-/// Each leaking service, and the container that grows.
-const LEAKS: [(&str, &str); 7] = [
-    ("leak_global_list", "__main__.AUDIT"),
-    ("leak_dict_cache", "__main__.CACHE"),
-    ("leak_callbacks", "__main__.CHANGED.receivers"),
-    ("leak_class_registry", "__main__.Session.live"),
-    ("leak_asyncio_tasks", "__main__.WAITING"),
-    ("leak_thread_local", "__main__.LOCAL.memo"),
-    ("leak_tracebacks", "__main__.ERRORS"),
-];
+/// Each leaking service whose leak a container of Python holds, and which.
+fn leaks() -> BTreeMap<String, String> {
+    let path = asset("services/holders.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
 
 fn watched(python: &Python, name: &str) -> Answer {
     let mut service = Service::start(python, &format!("services/{name}.py"), &[]);
@@ -175,8 +171,8 @@ fn watched(python: &Python, name: &str) -> Answer {
 fn the_container_that_grows_is_named_first() {
     require_privileges();
     for python in supported() {
-        for (name, path) in LEAKS {
-            let growth = watched(&python, name).growth.unwrap();
+        for (name, path) in leaks() {
+            let growth = watched(&python, &name).growth.unwrap();
             let first = growth.culprits.first().unwrap_or_else(|| panic!("{python:?} {name}: nothing of {growth:?}"));
             assert_eq!(first.path, path, "{python:?} {name}: {growth:?}");
             assert!(first.share > 0.8 && first.length_now > first.length_before, "{name}: {first:?}");

@@ -180,17 +180,24 @@ def typestats():
 
 
 def mallinfo():
-    """What glibc says of its heaps: bytes in them, free bytes, those at the end, and bytes mapped one by one."""
+    """What glibc says of its heaps: bytes in them, free bytes, those at the end, and bytes mapped one by one; None of another libc."""
 
     import ctypes
 
-    class Info(ctypes.Structure):
-        _fields_ = [(field, ctypes.c_size_t) for field in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()]
-        _fields_ += [(field, ctypes.c_size_t) for field in "uordblks fordblks keepcost".split()]
-
     libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = Info
-    info = libc.mallinfo2()
+    if not hasattr(libc, "mallinfo"):
+        return None
+    # From glibc 2.33 on; what came before counts in ints.
+    wide = hasattr(libc, "mallinfo2")
+    number = ctypes.c_size_t if wide else ctypes.c_int
+
+    class Info(ctypes.Structure):
+        _fields_ = [(field, number) for field in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()]
+        _fields_ += [(field, number) for field in "uordblks fordblks keepcost".split()]
+
+    ask = libc.mallinfo2 if wide else libc.mallinfo
+    ask.restype = Info
+    info = ask()
     return [info.arena, info.fordblks - info.fsmblks, info.keepcost, info.hblkhd]
 
 

@@ -4,6 +4,7 @@ mod attach;
 mod census;
 mod contender;
 mod goals;
+mod holders;
 mod leaktrace;
 mod machine;
 mod memory;
@@ -45,6 +46,9 @@ pub(crate) struct Options {
     /// Measure only the heap census, and write census.md and census.json
     #[arg(long)]
     census: bool,
+    /// Measure only how long naming a leaking container takes in large heaps, and write holders.md and holders.json
+    #[arg(long, conflicts_with = "census")]
+    refs: bool,
     /// Folder for benchmarks.md and benchmarks.json
     #[arg(long, default_value = "docs")]
     out: PathBuf,
@@ -87,6 +91,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     if options.census {
         return censuses(&pythons, options);
+    }
+    if options.refs {
+        return all_holders(&pythons, options);
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let tools = Tools {
@@ -138,6 +145,25 @@ fn censuses(pythons: &[PathBuf], options: &Options) -> Result<()> {
     let json =
         serde_json::json!({ "schema": "leaktrace.benchmarks.census/1", "machine": machine, "interpreters": all });
     publish(options, &page, "census", &json)
+}
+
+/// The search for leaking containers alone, on each interpreter.
+fn all_holders(pythons: &[PathBuf], options: &Options) -> Result<()> {
+    let leaktrace = build::leaktrace(Profile::Release)?;
+    let mut machine = Machine::look()?;
+    let mut all = Vec::new();
+    let mut page = String::from(
+        "# Naming the container that leaks, measured\n\nBy `cargo xtask bench --refs`: each leaking service of the tests, in a large heap.\n",
+    );
+    for python in pythons {
+        eprintln!("==> leaking containers on {}", python.display());
+        let measured = holders::measure(&leaktrace, python, options.repeats)?;
+        let _ = write!(page, "\n{}\n\n{}", python.display(), holders::table(&measured));
+        all.extend(measured);
+    }
+    machine.finish();
+    let json = serde_json::json!({ "schema": "leaktrace.benchmarks.holders/1", "machine": machine, "sizes": all });
+    publish(options, &page, "holders", &json)
 }
 
 /// Prints a page, and writes it with its JSON.

@@ -66,6 +66,9 @@ enum Command {
         /// With --matrix: only these test programs, for example truth or stacks
         #[arg(long, requires = "matrix")]
         check: Vec<String>,
+        /// With --matrix: only interpreters whose path has this in it, for example sid-
+        #[arg(long, requires = "matrix")]
+        python: Vec<String>,
         /// With --matrix: only one build of each kind and minor version, as CI has time for
         #[arg(long, requires = "matrix")]
         core: bool,
@@ -129,7 +132,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 writeln!(std::io::stdout(), "{}", python.display())?;
             }
         }
-        Command::Test { matrix: true, check, core, .. } => matrix::matrix(&check, core)?,
+        Command::Test { matrix: true, check, python, core, .. } => matrix::matrix(&check, &python, core)?,
         Command::Test { unprivileged, filter, .. } => test::test(unprivileged, filter.as_deref())?,
         Command::Lint => lint::lint()?,
         Command::Bench(options) => bench::bench(&options)?,

@@ -1,27 +1,29 @@
 //! `cargo xtask test --matrix`: the core tests on every interpreter there is, and a table of what passed.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Profile, cargo};
-use crate::{python, pythons, root, workspace};
+use crate::{python, pythons, root};
 
-/// The test programs of a usual run, and what each shows.
+mod record;
+
+/// The test programs, and what each shows.
 const CHECKS: &[(&str, &str)] = &[
     ("stacks", "stacks"),
     ("threads", "threads"),
     ("gc", "collections"),
     ("truth", "live memory and events"),
     ("allocators", "other allocators"),
+    ("census", "what is in the heap"),
+    ("refs", "who holds it"),
+    ("verdicts", "leaks named, innocents left in peace"),
+    ("safety", "attach, detach and kill in a storm"),
 ];
-/// Those that take minutes an interpreter: to be asked for.
-const LONG: &[(&str, &str)] = &[("verdicts", "verdicts"), ("safety", "safety")];
 /// What CI has no time for on each interpreter.
-const NOT_CORE: [&str; 1] = ["allocators"];
+const NOT_CORE: [&str; 5] = ["allocators", "census", "refs", "verdicts", "safety"];
 /// The interpreters of `pythons` that CI runs on.
 const CORE: [&str; 6] = [
     "bullseye-python3.9",
@@ -34,7 +36,7 @@ const CORE: [&str; 6] = [
 /// The minor version that the other tests run on.
 const TESTED: &str = "3.11";
 /// Need packages from PyPI, which other releases' interpreters do not have a way to install.
-const NEED_PACKAGES: [&str; 4] = ["numpy", "flask", "gevent", "greenlet"];
+const NEED_PACKAGES: [&str; 5] = ["numpy", "flask", "gevent", "greenlet", "objgraph"];
 
 /// An interpreter of the matrix.
 pub(crate) struct Row {
@@ -50,51 +52,53 @@ impl Row {
     }
 }
 
-/// Runs `checks`; if there are none, the usual ones, and writes `docs/pythons.md`. `core`: only what CI has time for.
-pub(crate) fn matrix(checks: &[String], core: bool) -> Result<()> {
+/// Runs `checks`, if there are none all, on the interpreters whose path has one of `pythons` in it, if there are none on all. What
+/// came out goes into `docs/pythons.md`, beside what earlier runs left there. `core`: only what CI has time for, and nothing is written.
+pub(crate) fn matrix(checks: &[String], pythons: &[String], core: bool) -> Result<()> {
     if !root::is_root() {
         bail!("tracing needs root: run as root");
     }
-    let executable = build::leaktrace(Profile::Release)?;
-    let asked = |(name, _): &&(&str, &str)| checks.iter().any(|check| check == name);
-    let wanted: Vec<_> = match checks {
-        [] => CHECKS.iter().filter(|(name, _)| !core || !NOT_CORE.contains(name)).collect(),
-        _ => CHECKS.iter().chain(LONG).filter(asked).collect(),
+    let is_wanted = |name: &str| match checks {
+        [] => !core || !NOT_CORE.contains(&name),
+        _ => checks.iter().any(|check| check == name),
     };
-    let mut table = Vec::new();
-    for row in rows(core)? {
-        let mut cells = vec![row.version.clone(), build_of(&row)];
-        for (check, _) in &wanted {
-            let mut command = cargo("test");
-            command.args([
-                "--quiet",
-                "--release",
-                "--package=leaktrace-tests",
-                "--test",
-                check,
-                "--",
-                "--test-threads=1",
-            ]);
-            if row.bare {
-                command.args(NEED_PACKAGES.iter().flat_map(|name| ["--skip", name]));
+    let wanted: Vec<&str> = CHECKS.iter().map(|(name, _)| *name).filter(|name| is_wanted(name)).collect();
+    if let Some(unknown) = checks.iter().find(|check| !wanted.contains(&check.as_str())) {
+        let known: Vec<&str> = CHECKS.iter().map(|(name, _)| *name).collect();
+        bail!("there is no check {unknown}; there are {}", known.join(", "));
+    }
+    let executable = build::leaktrace(Profile::Release)?;
+    let is_asked = |row: &Row| {
+        pythons.is_empty() || pythons.iter().any(|part| row.python.to_string_lossy().contains(part.as_str()))
+    };
+    let mut wrong = Vec::new();
+    for row in rows(core)?.into_iter().filter(is_asked) {
+        for check in &wanted {
+            let passed = passes(&row, check, &executable)?;
+            eprintln!("==> {} {} {check}: {}", row.version, build_of(&row), if passed { "ok" } else { "wrong" });
+            if !passed {
+                wrong.push(format!("{} ({check})", row.version));
             }
-            command.env("LEAKTRACE_BIN", &executable).env("LEAKTRACE_TEST_PYTHONS", &row.python);
-            let passed = command.status().context("cannot start cargo test")?.success();
-            cells.push(if passed { "ok" } else { "**wrong**" }.to_owned());
+            if !core {
+                // At once: a run takes hours.
+                record::add(&row.version, &build_of(&row), check, passed)?;
+            }
         }
-        eprintln!("{}", cells.join("  "));
-        table.push(cells);
     }
-    let text = self::table(&wanted.iter().map(|(_, shows)| *shows).collect::<Vec<_>>(), &table);
-    std::io::stdout().write_all(text.as_bytes())?;
-    if checks.is_empty() && !core {
-        let path = workspace::root().join("docs/pythons.md");
-        std::fs::write(&path, page(&text)?).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if table.iter().flatten().any(|cell| cell.contains("wrong")) {
-        bail!("some interpreters are not traced right");
+    if !wrong.is_empty() {
+        bail!("not traced right: {}", wrong.join(", "));
     }
     Ok(())
+}
+
+fn passes(row: &Row, check: &str, executable: &Path) -> Result<bool> {
+    let mut command = cargo("test");
+    command.args(["--quiet", "--release", "--package=leaktrace-tests", "--test", check, "--", "--test-threads=1"]);
+    if row.bare {
+        command.args(NEED_PACKAGES.iter().flat_map(|name| ["--skip", name]));
+    }
+    command.env("LEAKTRACE_BIN", executable).env("LEAKTRACE_TEST_PYTHONS", &row.python);
+    Ok(command.status().context("cannot start cargo test")?.success())
 }
 
 /// What is here and what [`pythons`] gets, by version.
@@ -138,34 +142,5 @@ fn build_of(row: &Row) -> String {
         Some((release, _)) => format!("Debian {release}: PGO, LTO, static, stripped"),
         _ if row.python.starts_with("/usr") => "this system's: PGO, LTO, static, stripped".to_owned(),
         _ => "shared libpython, -O3".to_owned(),
-    }
-}
-
-fn table(checks: &[&str], rows: &[Vec<String>]) -> String {
-    let mut table = format!("| version | build | {} |\n|---|---|{}\n", checks.join(" | "), "---|".repeat(checks.len()));
-    for row in rows {
-        let _ = writeln!(table, "| {} |", row.join(" | "));
-    }
-    table
-}
-
-fn page(table: &str) -> Result<String> {
-    let date = Command::new("date").arg("+%Y-%m-%d").output().context("cannot run date")?;
-    Ok(format!(
-        "# Interpreters that leaktrace was tested on\n\nWritten by `cargo xtask test --matrix` on {}. What each column means is in `tests/tests/`; \
-         tests that need packages from PyPI\nare left out for the interpreters of other Debian releases and of wheels.\n\n{table}",
-        String::from_utf8_lossy(&date.stdout).trim()
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_row_an_interpreter() {
-        let rows = [vec!["3.8.18".to_owned(), "x".to_owned(), "ok".to_owned()]];
-        assert_eq!(
-            super::table(&["stacks"], &rows),
-            "| version | build | stacks |\n|---|---|---|\n| 3.8.18 | x | ok |\n"
-        );
     }
 }

@@ -1,7 +1,7 @@
 //! What glibc's malloc holds and how much of it is free, by a walk over its chunks.
 //!
 //! glibc does not export its state (`main_arena`), but each chunk says how long it is, and whether the one before it is in
-//! use (`malloc/malloc.c`, "Chunk specifics"; the same from 2.26 to 2.41). A walk that does not end where the heap does was
+//! use (`malloc/malloc.c`, "Chunk specifics"; the same from 2.26 to 2.43 but for chunks with a mapping of their own). A walk that does not end where the heap does was
 //! no walk over chunks: then nothing is claimed. Freed chunks in the caches of threads and in fast bins look used, as they
 //! do to `mallinfo2`'s `uordblks`.
 
@@ -113,11 +113,8 @@ impl CHeap {
             memory.read_many(&pages, HEADER as usize, &mut heads);
             for (&page, head) in pages.iter().zip(heads.as_chunks::<{ HEADER as usize }>().0) {
                 let (Some(before), Some(size)) = (u64_at(head, 0), u64_at(head, 8)) else { continue };
-                let bytes = size & !FLAGS;
-                let fits = size & FLAGS == MMAPPED
-                    && bytes.is_multiple_of(PAGE)
-                    && (LEAST_MAPPED..=end - page).contains(&bytes);
-                if before == 0 && fits && page >= self.mapped_to {
+                let Some(bytes) = mapped_bytes(size, end - page) else { continue };
+                if before == 0 && page >= self.mapped_to {
                     self.mapped_chunks += 1;
                     self.mapped_bytes += bytes;
                     self.mapped_to = page + bytes;
@@ -126,6 +123,15 @@ impl CHeap {
             at = at.max(self.mapped_to.min(end));
         }
     }
+}
+
+/// Bytes of the mapping that a chunk is alone in, by the size in its header, if they are at most `room`. To 2.42 that is the size
+/// of the mapping, in 2.43 without the header.
+fn mapped_bytes(size: u64, room: u64) -> Option<u64> {
+    let chunk = size & !FLAGS;
+    let bytes = chunk.checked_next_multiple_of(PAGE)?;
+    let is_mapped = size & FLAGS == MMAPPED && bytes - chunk <= HEADER && chunk.is_multiple_of(HEADER);
+    (is_mapped && (LEAST_MAPPED..=room).contains(&bytes)).then_some(bytes)
 }
 
 /// Where the chunks of the first heap of another arena begin, or of one that continues it, and its size
@@ -203,6 +209,17 @@ mod tests {
         let mut memory = ImageMemory::new();
         memory.insert(0x10_0000, bytes);
         memory
+    }
+
+    #[test]
+    fn chunks_with_a_mapping_of_their_own() {
+        for size in [0x80_1002, 0x80_0ff2] {
+            assert_eq!(mapped_bytes(size, 1 << 30), Some(0x80_1000));
+        }
+        for size in [0x80_1000, 0x80_0fe2, 0x1002, 0x80_1003, u64::MAX, u64::MAX - 5, 2] {
+            assert_eq!(mapped_bytes(size, 1 << 30), None, "{size:#x}");
+        }
+        assert_eq!(mapped_bytes(0x80_1002, 0x80_0000), None);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::census::listing::{Content, Listing};
 use crate::cpython::Offsets;
 use crate::target::Memory;
 
+/// How often a container whose items moved while they were read is looked at again.
+const TRIES: usize = 8;
+
 /// Neighbours of each node in one array: 4 bytes a reference and 4 a node.
 #[derive(Debug, Default)]
 pub struct Adjacency {
@@ -104,12 +107,20 @@ impl Graph {
                 // Not doubled: these are most of what a graph takes.
                 targets.reserve_exact((targets.len() / 8).max(1 << 16));
             }
-            let seen = visitor.visit(nodes.address(node), nodes.type_of(node), &mut |_, address| {
-                if let Some(target) = nodes.find(address) {
-                    targets.push(target);
+            let start = targets.len();
+            let mut tries = 0..TRIES;
+            let seen = loop {
+                let seen = visitor.visit(nodes.address(node), nodes.type_of(node), &mut |_, address| {
+                    if let Some(target) = nodes.find(address) {
+                        targets.push(target);
+                    }
+                });
+                if tries.next().is_none() || !seen.is_some_and(|seen| seen.moved) {
+                    break seen;
                 }
-            });
-            gone += u64::from(seen.is_none());
+                targets.truncate(start);
+            };
+            gone += u64::from(seen.is_none_or(|seen| seen.moved));
             sizes.push(seen.map_or(0, |seen| u32::try_from(seen.bytes).unwrap_or(u32::MAX)));
             held.starts.push(u32::try_from(held.targets.len()).map_err(|_| RefsError::TooLarge)?);
         }

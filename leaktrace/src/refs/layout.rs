@@ -45,6 +45,7 @@ pub(super) enum Special {
     /// What the branches of `itertools.tee` share.
     TeeData,
     ContextVar,
+    Code,
 }
 
 /// The layout of one type's instances.
@@ -103,6 +104,8 @@ impl Layout {
             Special::ContextVar => [header + 16, ABSENT, ABSENT],
             // `gi_running` is a byte; what is beside it is left from before.
             Special::Generator if offsets.generator.state == ABSENT => [offsets.generator.frame + 8, ABSENT, ABSENT],
+            // Builds with the GIL leave there what was in the memory before.
+            Special::Code => [offsets.code.unique_id, ABSENT, ABSENT],
             _ => [ABSENT; 3],
         };
         skip[2..].copy_from_slice(&more);
@@ -175,6 +178,7 @@ fn special(name: &str) -> Special {
         | "weakref.CallableProxyType" => Special::Weakref,
         "generator" | "coroutine" | "async_generator" => Special::Generator,
         "frame" => Special::Frame,
+        "code" => Special::Code,
         "cell" => Special::Cell,
         "function" => Special::Function,
         "functools._lru_cache_wrapper" => Special::LruCache,

@@ -28,6 +28,10 @@ const MAX_LINKS: u64 = 1 << 26;
 /// Items in a block of a deque (`BLOCKLEN`, Modules/_collectionsmodule.c).
 const DEQUE_ITEMS: u64 = 64;
 
+/// Items from which on a container's table is read as it is now, and looked at again afterwards: it may be replaced meanwhile,
+/// and all that it holds be missed.
+const LONG: u64 = 32;
+
 /// What is called with each reference.
 pub(super) type Each<'e> = &'e mut dyn FnMut(Slot, u64);
 
@@ -50,6 +54,8 @@ pub(super) struct Seen {
     pub(super) bytes: u64,
     pub(super) length: Option<u64>,
     pub(super) refcount: u64,
+    /// The table of its items was replaced while it was read: visit it again.
+    pub(super) moved: bool,
 }
 
 impl<'a> Visitor<'a> {
@@ -78,11 +84,50 @@ impl<'a> Visitor<'a> {
     pub(super) fn visit(&mut self, address: u64, number: u16, each: Each<'_>) -> Option<Seen> {
         let layout = self.layouts.get(usize::from(number))?.clone();
         let (seen, head) = self.look(address, number, &layout)?;
+        let table = self.table(layout.shape);
+        if seen.length.is_some_and(|length| length >= LONG) && table[0] != ABSENT {
+            self.head = head;
+            self.memory.bypass(true);
+            let seen = self.visit_long(address, number, &layout, table, each);
+            self.memory.bypass(false);
+            return seen;
+        }
         if !layout.is_leaf() {
             self.references(address, &layout, &head, each);
         }
         self.head = head;
         Some(seen)
+    }
+
+    fn visit_long(
+        &mut self,
+        address: u64,
+        number: u16,
+        layout: &Layout,
+        table: [u32; 2],
+        each: Each<'_>,
+    ) -> Option<Seen> {
+        let (mut seen, head) = self.look(address, number, layout)?;
+        self.references(address, layout, &head, each);
+        let is_as_before = |&offset: &u32| {
+            offset == ABSENT
+                || self.memory.u64(address.wrapping_add(offset.into())).ok() == u64_at(&head[BEFORE..], offset)
+        };
+        seen.moved = !table.iter().all(is_as_before);
+        self.head = head;
+        Some(seen)
+    }
+
+    /// Offsets of what says where a container's items are, if that is not in itself.
+    fn table(&self, shape: Shape) -> [u32; 2] {
+        let of = self.offsets;
+        match shape {
+            Shape::List => [of.list.items, ABSENT],
+            Shape::Dict => [of.dict.keys, of.dict.values],
+            Shape::Set => [of.set.table, of.set.mask],
+            Shape::Deque => [of.deque.leftblock, ABSENT],
+            _ => [ABSENT; 2],
+        }
     }
 
     /// Addresses in the blocks that belong to an object.

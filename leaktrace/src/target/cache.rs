@@ -1,6 +1,6 @@
 //! Memory read in lines and kept: for walks that come back to the same pages.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::memory::{Memory, MemoryError};
 
@@ -17,18 +17,26 @@ pub struct CachedMemory<'a> {
     memory: &'a dyn Memory,
     /// By the line's number modulo their count.
     lines: RefCell<Vec<Line>>,
+    /// Reads go to the memory itself.
+    bypassed: Cell<bool>,
 }
 
 impl<'a> CachedMemory<'a> {
     pub fn new(memory: &'a dyn Memory) -> Self {
-        Self { memory, lines: RefCell::new(std::iter::repeat_with(|| None).take(LINES).collect()) }
+        let lines = std::iter::repeat_with(|| None).take(LINES).collect();
+        Self { memory, lines: RefCell::new(lines), bypassed: Cell::new(false) }
+    }
+
+    /// Whether to read the memory as it is now: what is kept stays, and is not added to.
+    pub fn bypass(&self, bypassed: bool) {
+        self.bypassed.set(bypassed);
     }
 }
 
 impl Memory for CachedMemory<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let (number, into) = (address / LINE, (address % LINE) as usize);
-        if into + buffer.len() > LINE as usize {
+        if self.bypassed.get() || into + buffer.len() > LINE as usize {
             return self.memory.read(address, buffer);
         }
         let mut lines = self.lines.borrow_mut();

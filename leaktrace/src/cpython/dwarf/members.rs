@@ -97,6 +97,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("cellvars", Maybe("co_cellvars")),
             ("freevars", Maybe("co_freevars")),
             ("copies", Maybe("co_tlbc")),
+            ("unique_id", Maybe("_co_unique_id")),
         ],
     ),
     ("code_copies", &["_PyCodeArray"], &[("entries", Maybe("entries"))]),

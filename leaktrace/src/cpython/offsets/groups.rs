@@ -45,6 +45,7 @@ group!(
 );
 group!(
     /// `PyCodeObject`. `varnames`, `cellvars` and `freevars` are those of 3.8 to 3.10; from 3.11 `localsplusnames` has them all.
+    /// `unique_id` is set in free-threaded builds only.
     Code {
         filename,
         qualname,
@@ -59,6 +60,7 @@ group!(
         cellvars,
         freevars,
         copies,
+        unique_id,
     }
 );
 group!(
