@@ -17,8 +17,6 @@ use super::{CensusError, Subject};
 const TRIES: usize = 4;
 /// Most bytes that are read of a block that has a page of its own: its beginning says what it is.
 const HEAD: u64 = 1 << 16;
-/// Slices of the headers of a segment and of its only page, where it has a huge block.
-const HUGE_SLOTS: u64 = 2;
 
 impl Scan<'_> {
     /// What is known of the segments before they are read.
@@ -37,7 +35,8 @@ impl Scan<'_> {
                 address: segment.address,
                 size: segment.slices * slice,
                 first: segment.address,
-                slots: if stretched { HUGE_SLOTS.max(layout.header_bytes(segment) / slice + 1) } else { segment.slices } as usize,
+                // Of a huge block the page begins right behind the header.
+                slots: if stretched { layout.header_bytes(segment) / slice + 1 } else { segment.slices } as usize,
                 stretched,
                 overhead: layout.header_bytes(segment),
                 unused: segment.kept_slices * slice,

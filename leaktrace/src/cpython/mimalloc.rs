@@ -23,7 +23,9 @@ const MAX_PLACES: usize = 1 << 20;
 const BATCH: usize = 1024;
 /// Most blocks in the lists of heaps that are followed.
 const MAX_DELAYED: usize = 1 << 20;
-/// Kinds of segments: with pages, or with one huge block.
+/// Most slices of a segment: 128 TiB, all that a process can address.
+const MAX_SLICES: u64 = 1 << 31;
+/// The kind of segments with one huge block.
 const HUGE: u32 = 1;
 /// Bytes of a word of a bit mask of slices.
 const WORD: usize = 8;
@@ -140,10 +142,10 @@ impl Mimalloc {
         let (entries, used) = (u64_at(header, of.slice_entries)?, u64_at(header, of.used)?);
         let kind = u32_at(header, of.kind)?;
         let sane = kind <= HUGE
-            && (1..1 << 31).contains(&slices)
+            && slices < MAX_SLICES
             && (kind == HUGE || slices == most)
-            && (1..slices).contains(&info_slices)
-            && (1..=most.min(slices)).contains(&entries)
+            && entries <= most.min(slices)
+            && (1..entries).contains(&info_slices)
             && used <= entries;
         let masks = header.get(of.purge_mask as usize..)?.chunks_exact(WORD).take(most as usize / 64);
         let kept_slices = masks.map(|word| word.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>()).sum();
@@ -169,8 +171,11 @@ impl Mimalloc {
         let mut slice = segment.info_slices as usize;
         while slice < segment.entries {
             let page = table.get(slice * size..).and_then(|bytes| self.page(segment, slice, bytes));
-            slice += page.map_or(1, |page| page.slices.max(1) as usize);
             pages.extend(page);
+            if segment.huge {
+                break;
+            }
+            slice += page.map_or(1, |page| page.slices as usize);
         }
         Some(pages)
     }
@@ -195,11 +200,12 @@ impl Mimalloc {
             Some(start) if of.start != ABSENT => start,
             _ => first + first_block(block),
         };
-        let bytes_in_page = (slices * self.slice()).checked_sub(start.checked_sub(first)?)?;
+        let header = start.checked_sub(first).filter(|&header| header < self.slice())?;
+        let bytes_in_page = slices * self.slice() - header;
         // The size of a huge block may not fit into the field.
         let block = if segment.huge { bytes_in_page } else { block };
         let (capacity, used) = (usize::from(u16_at(bytes, of.capacity)?), usize::from(u16_at(bytes, of.used)?));
-        if capacity as u64 * block > bytes_in_page || used > capacity {
+        if capacity as u64 * block > bytes_in_page || used > capacity || segment.huge && capacity > 1 {
             return None;
         }
         let tag = bytes.get(of.tag_bit as usize / 8)? >> (of.tag_bit % 8) & 0xf;
@@ -287,4 +293,125 @@ fn u32_at(bytes: &[u8], offset: u32) -> Option<u32> {
 
 fn u16_at(bytes: &[u8], offset: u32) -> Option<u16> {
     bytes.get(offset as usize..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cpython::Offsets;
+    use crate::target::ImageMemory;
+
+    const SEGMENT: u64 = 0x200_0000_0000;
+    const SECRET: u64 = 0x1234_5678_9abc_def0;
+    /// Of the page in the test: its second slice.
+    const SLICE: u64 = 2;
+    const BLOCK: u64 = 48;
+
+    fn versions() -> Vec<Mimalloc> {
+        let text = include_str!("../../offsets/3.14t.toml");
+        Offsets::parse(text, 0).unwrap().mimalloc()
+    }
+
+    fn put(bytes: &mut [u8], at: u32, value: &[u8]) {
+        bytes[at as usize..at as usize + value.len()].copy_from_slice(value);
+    }
+
+    /// Where the blocks of the page begin: three of them are left out, as 2.1.2 does it.
+    fn start() -> u64 {
+        SEGMENT + SLICE * 0x1_0000 + 3 * BLOCK
+    }
+
+    /// A segment with a page of ten blocks, of which `used` count as used, and three lists of free ones.
+    fn image(of: &Mimalloc, used: u16, lists: [&[u64]; 3]) -> (ImageMemory, Maps) {
+        let mut bytes = vec![0; 4 * of.slice_size as usize];
+        let (s, p) = (&of.segment, &of.page);
+        let words = [(s.used, 1), (s.cookie, SEGMENT ^ SECRET), (s.segment_slices, 512), (s.info_slices, 1)];
+        words.iter().for_each(|&(at, word): &(u32, u64)| put(&mut bytes, at, &word.to_le_bytes()));
+        put(&mut bytes, s.slice_entries, &512u64.to_le_bytes());
+        put(&mut bytes, s.purge_mask + 8, &7u64.to_le_bytes());
+        let page = s.slices + SLICE as u32 * p.size;
+        put(&mut bytes, page + p.slice_count, &1u32.to_le_bytes());
+        put(&mut bytes, page + p.tag_bit / 8, &[2 << (p.tag_bit % 8)]);
+        put(&mut bytes, page + p.capacity, &10u16.to_le_bytes());
+        put(&mut bytes, page + p.used, &used.to_le_bytes());
+        put(&mut bytes, page + p.block_size, &(BLOCK as u32).to_le_bytes());
+        if p.start != ABSENT {
+            put(&mut bytes, page + p.start, &start().to_le_bytes());
+        }
+        let address = |block: &u64| start() + block * BLOCK;
+        for (list, at) in lists.iter().zip([p.free, p.local_free, p.thread_free]) {
+            let flags = u64::from(at == p.thread_free);
+            put(&mut bytes, page + at, &(list.first().map_or(0, address) | flags).to_le_bytes());
+            for pair in list.windows(2) {
+                put(&mut bytes, (address(&pair[0]) - SEGMENT) as u32, &address(&pair[1]).to_le_bytes());
+            }
+        }
+        let mut memory = ImageMemory::new();
+        memory.insert(SEGMENT, bytes);
+        (memory, Maps::parse(b"1ffff000000-20002000000 rw-p 00000000 00:00 0 \n"))
+    }
+
+    /// Bits of the free blocks.
+    fn free(of: &Mimalloc, used: u16, lists: [&[u64]; 3]) -> Option<u64> {
+        let (memory, maps) = image(of, used, lists);
+        let (found, segments) = Mimalloc::find(versions(), &memory, &maps, start() + BLOCK).unwrap();
+        assert_eq!((&found, segments.len(), segments[0].kept_slices), (of, 1, 3));
+        let pages = found.pages(&memory, &segments[0]).unwrap();
+        assert_eq!((pages.len(), pages[0].start, pages[0].tag), (1, start(), of.gc_heap));
+        let bytes = memory.bytes(pages[0].start, pages[0].len() as usize).unwrap();
+        let mut free = Vec::new();
+        pages[0].free_blocks(&bytes, &mut free).map(|()| free[0])
+    }
+
+    #[test]
+    fn blocks_in_any_list_are_free_and_must_add_up() {
+        for of in versions() {
+            assert_eq!(free(&of, 10, [&[], &[], &[]]), Some(0));
+            assert_eq!(free(&of, 6, [&[1, 0], &[3, 9], &[5]]), Some(0b10_0010_1011));
+            for (used, lists) in [(7, [&[1, 0][..], &[3, 9], &[5]]), (8, [&[1, 1], &[], &[]]), (9, [&[10], &[], &[]])] {
+                assert_eq!(free(&of, used, lists), None, "{used} {lists:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_no_object_is_there_is_no_heap() {
+        for of in versions() {
+            let (memory, maps) = image(&of, 10, [&[]; 3]);
+            for known in [0, SEGMENT, start() - 1, start() + 10 * BLOCK] {
+                let found = Mimalloc::find(versions(), &memory, &maps, known);
+                assert!(found.is_err(), "{known:#x} {found:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(
+            damage in prop::collection::vec((0u64..8192, crate::census::tests::hostile_word()), 0..40),
+            version in 0usize..2,
+        ) {
+            let of = versions()[version];
+            let (clean, maps) = image(&of, 6, [&[1, 0], &[3, 9], &[5]]);
+            let mut bytes = clean.bytes(SEGMENT, 4 * of.slice_size as usize).unwrap();
+            for (at, word) in damage {
+                // The header and the first pages.
+                put(&mut bytes, 8 * (at % 128) as u32, &word.to_le_bytes());
+            }
+            let mut memory = ImageMemory::new();
+            memory.insert(SEGMENT, bytes);
+            let segments = of.segments(&memory, &maps, SECRET);
+            for segment in segments {
+                for page in of.pages(&memory, &segment).unwrap_or_default() {
+                    prop_assert!(page.slice as u64 + page.slices <= segment.slices);
+                    let mut free = Vec::new();
+                    let bytes = memory.bytes(page.start, page.len().min(1 << 20) as usize).unwrap_or_default();
+                    let _ = page.free_blocks(&bytes, &mut free);
+                    of.delayed(&memory, std::iter::once(&page));
+                }
+            }
+        }
+    }
 }
