@@ -75,7 +75,12 @@ fn tracked_objects_are_counted_as_get_objects_lists_them() {
         let collector: CollectorTruth = ask(&mut service, "collector");
         let census = heap(service.pid(), &[]);
         assert_eq!(census.schema, "leaktrace.heap/1");
-        assert_eq!(census.consistency.lists_closed, (!python.free_threaded).then_some(true), "{python:?}: {:?}", census.totals);
+        assert_eq!(
+            census.consistency.lists_closed,
+            (!python.free_threaded).then_some(true),
+            "{python:?}: {:?}",
+            census.totals
+        );
         assert_eq!(census.consistency.unsettled_bytes, 0);
         // 3.12 froze what it started with (gh-113190); get_objects leaves that out.
         let frozen = collector.frozen;
@@ -107,10 +112,39 @@ fn blocks_that_the_debug_hooks_wrapped_are_understood() {
         let mut service = Service::spawn(command.arg(script).env("PYTHONMALLOC", "debug"));
         let truth: Tracked = ask(&mut service, "tracked");
         let census = heap(service.pid(), &[]);
-        assert_eq!(census.consistency.lists_closed, (!python.free_threaded).then_some(true), "{python:?}: {:?}", census.totals);
+        assert_eq!(
+            census.consistency.lists_closed,
+            (!python.free_threaded).then_some(true),
+            "{python:?}: {:?}",
+            census.totals
+        );
         for name in ["__main__.Plain", "__main__.Point", "set", "collections.deque", "function"] {
             assert_eq!(census.of(name).tracked, truth.counts[name], "{python:?} {name}");
         }
+    }
+}
+
+#[test]
+fn objects_of_other_threads_and_huge_ones_are_found() {
+    for python in each_minor() {
+        let mut service = start(&python);
+        tell(&mut service, "threads");
+        tell(&mut service, "huge");
+        let truth: Tracked = ask(&mut service, "tracked");
+        let census = heap(service.pid(), &[]);
+        for name in ["__main__.Plain", "set", "function"] {
+            assert_eq!(census.of(name).tracked, truth.counts[name], "{python:?} {name}");
+        }
+        let size = |name| (census.of(name).bytes, truth.sizes.get(name).copied().unwrap_or(0));
+        let (lists, tuples) = (size("list"), size("tuple"));
+        assert!(close(lists.0, lists.1, 0.01, 0), "{python:?}: {lists:?}");
+        assert!(tuples.0 > 40_000_000 && census.of("bytes").bytes > 80 << 20, "{python:?}: {tuples:?}");
+        let long = |name: &str, length| census.containers.iter().any(|c| c.name == name && c.length == length);
+        assert!(long("tuple", 5_000_000) && long("list", 6_000_000), "{python:?}");
+        let arenas = &census.arenas;
+        let parts =
+            ["objects", "parts", "free_listed", "unknown", "free_blocks", "free_pools", "unsettled", "overhead"];
+        assert_eq!(parts.iter().map(|part| arenas[*part]).sum::<u64>(), arenas["bytes"], "{python:?}: {arenas:?}");
     }
 }
 

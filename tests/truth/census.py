@@ -242,6 +242,36 @@ def warm_up():
     return [[i] for i in range(400000)]
 
 
+def threads(kept):
+    """Objects of threads, some of which have ended, of which another thread frees a part."""
+    made = [[] for _ in range(10)]
+    forever = threading.Event()
+
+    def work(own, stay):
+        own.extend(Plain(i) for i in range(3000))
+        own.extend("text of a thread %d" % i for i in range(1000))
+        done.release()
+        if stay:
+            forever.wait()
+
+    done = threading.Semaphore(0)
+    workers = [threading.Thread(target=work, args=(own, i % 2), daemon=True) for i, own in enumerate(made)]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        done.acquire()
+    for worker in workers[::2]:
+        worker.join()
+    for own in made:
+        del own[::3]
+    kept.append([made, forever, workers])
+
+
+def huge(kept):
+    """Objects that are larger than what allocators serve from common memory."""
+    kept.append([bytes(80 << 20), (None,) * 5000000, [None] * 6000000])
+
+
 def leak(kept, count):
     kept.extend(Plain(i) for i in range(count))
 
@@ -299,6 +329,9 @@ def main():
             say("", None)
         elif command == "churn_native":
             churn_native(kept)
+            say("", None)
+        elif command in ("threads", "huge"):
+            globals()[command](kept)
             say("", None)
         elif command == "mallinfo":
             say("", mallinfo())

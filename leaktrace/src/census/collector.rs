@@ -146,16 +146,17 @@ fn one(subject: &Subject<'_>, id: i64, address: u64, unlisted: &Members) -> Resu
     let state = GcState::read(memory, offsets, runtime, address)?;
     let members = if offsets.has_gc_heads() { listed(subject, address) } else { *unlisted };
     let at = |offset: u32| gc::state_address(offsets, runtime, address).wrapping_add(offset.into());
-    let generations = state.generations.iter().zip(&members.generations).enumerate().map(|(number, (generation, of))| Generation {
-        generation: number,
-        threshold: generation.threshold,
-        count: generation.count,
-        objects: of.map(|of| of.0),
-        whole: of.is_some_and(|of| of.1),
-        collections: generation.collections,
-        collected: generation.collected,
-        uncollectable: generation.uncollectable,
-    });
+    let generations =
+        state.generations.iter().zip(&members.generations).enumerate().map(|(number, (generation, of))| Generation {
+            generation: number,
+            threshold: generation.threshold,
+            count: generation.count,
+            objects: of.map(|of| of.0),
+            whole: of.is_some_and(|of| of.1),
+            collections: generation.collections,
+            collected: generation.collected,
+            uncollectable: generation.uncollectable,
+        });
     Ok(InterpreterCollector {
         id,
         enabled: state.enabled,

@@ -143,8 +143,7 @@ impl Labels {
             arena.entry = entry;
             entry += arena.slots;
         }
-        let unread =
-            PoolLabels { start: 0, header: 0, capacity: 0, class: 0, state: State::Unread, bytes: slot };
+        let unread = PoolLabels { start: 0, header: 0, capacity: 0, class: 0, state: State::Unread, bytes: slot };
         let classes = sizes.iter().enumerate().map(|(class, &size)| (size, class as u16)).collect();
         Self { arenas, pools: vec![unread; entry], blocks: Vec::new(), slot, sizes, classes, last: Cell::new(0) }
     }

@@ -129,7 +129,9 @@ impl Scan<'_> {
             let at = page.start + (from + at) as u64;
             match self.look(content, whole, places, &mut found) {
                 Look::Undecided => undecided.push((place, at, content, whole)),
-                Look::Waiting | Look::Other if is_delayed(page.start + from as u64) => self.labels.set(place, Label::FREE),
+                Look::Waiting | Look::Other if is_delayed(page.start + from as u64) => {
+                    self.labels.set(place, Label::FREE)
+                }
                 look => self.settle(place, at, content, look, &found),
             }
         }

@@ -33,7 +33,9 @@ const WORD: usize = 8;
 /// Why the heap cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MimallocError {
-    #[error("the heap is not laid out as mimalloc's of this version is: built with debug or secure options, or with another allocator")]
+    #[error(
+        "the heap is not laid out as mimalloc's of this version is: built with debug or secure options, or with another allocator"
+    )]
     NotFound,
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -152,7 +154,15 @@ impl Mimalloc {
         // One that waits may have been a huge one, of whose tail others have been made.
         let slices = if used == 0 { slices.min(most) } else { slices };
         let entries = entries as usize;
-        sane.then_some(Segment { address, slices, info_slices, entries, huge: kind == HUGE, used: used > 0, kept_slices })
+        sane.then_some(Segment {
+            address,
+            slices,
+            info_slices,
+            entries,
+            huge: kind == HUGE,
+            used: used > 0,
+            kept_slices,
+        })
     }
 
     /// Bytes of a segment's header.

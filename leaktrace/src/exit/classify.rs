@@ -177,7 +177,9 @@ fn of_census(error: &CensusError) -> Class<'static> {
         | CensusError::Snapshot(SnapshotError::NoArenas) => {
             (ExitCode::UnsupportedPython, "please report it, with the output of `leaktrace doctor --pid PID`")
         }
-        CensusError::Snapshot(_) | CensusError::Mimalloc { .. } | CensusError::Memory(_) => (ExitCode::TargetChanged, "try again"),
+        CensusError::Snapshot(_) | CensusError::Mimalloc { .. } | CensusError::Memory(_) => {
+            (ExitCode::TargetChanged, "try again")
+        }
         CensusError::Target(error) => of_target(error),
     }
 }
