@@ -3,6 +3,8 @@
 //! Its pages tell what may be in them: those of two heaps hold nothing but objects that the collector knows, at a known place of
 //! each block, those of a third other objects, and the rest none.
 
+use std::collections::HashSet;
+
 use crate::cpython::mimalloc::{Page, Segment};
 use crate::cpython::offsets::Mimalloc;
 use crate::cpython::threads;
@@ -72,12 +74,11 @@ impl Scan<'_> {
             let Some(pages) = layout.pages(self.memory, segment) else { continue };
             let delayed = layout.delayed(self.memory, pages.iter());
             for page in pages {
-                match buffers.fill(self, layout, segment, page) {
-                    Some(page) => self.page(layout, number, &page, &mut buffers, &|block| delayed.contains(&block)),
-                    None => {
-                        let bytes = page.slices * layout.slice();
-                        self.labels.unsettled(number, page.slice, page.slices as usize, bytes);
-                    }
+                if let Some(page) = buffers.fill(self, layout, segment, page) {
+                    self.page(layout, number, &page, &mut buffers, &delayed);
+                } else {
+                    let bytes = page.slices * layout.slice();
+                    self.labels.unsettled(number, page.slice, page.slices as usize, bytes);
                 }
             }
             self.finish(&Window::default());
@@ -85,14 +86,7 @@ impl Scan<'_> {
     }
 
     /// Labels the blocks of a page.
-    fn page(
-        &mut self,
-        layout: &Mimalloc,
-        segment: usize,
-        page: &Page,
-        buffers: &mut Buffers,
-        is_delayed: &dyn Fn(u64) -> bool,
-    ) {
+    fn page(&mut self, layout: &Mimalloc, segment: usize, page: &Page, buffers: &mut Buffers, delayed: &HashSet<u64>) {
         let places = places(layout, page);
         let first = self.labels.arenas[segment].first + page.slice as u64 * layout.slice();
         let header = page.start - first;
@@ -116,7 +110,7 @@ impl Scan<'_> {
             let place = (segment, page.slice, block);
             let (from, whole) = (block * size, page.block);
             if places.is_empty() {
-                let label = if is_delayed(page.start + from as u64) { Label::FREE } else { Label::UNKNOWN };
+                let label = if delayed.contains(&(page.start + from as u64)) { Label::FREE } else { Label::UNKNOWN };
                 self.labels.set(place, label);
                 continue;
             }
@@ -129,8 +123,8 @@ impl Scan<'_> {
             let at = page.start + (from + at) as u64;
             match self.look(content, whole, places, &mut found) {
                 Look::Undecided => undecided.push((place, at, content, whole)),
-                Look::Waiting | Look::Other if is_delayed(page.start + from as u64) => {
-                    self.labels.set(place, Label::FREE)
+                Look::Waiting | Look::Other if delayed.contains(&(page.start + from as u64)) => {
+                    self.labels.set(place, Label::FREE);
                 }
                 look => self.settle(place, at, content, look, &found),
             }

@@ -337,10 +337,17 @@ mod tests {
     fn image(of: &Mimalloc, used: u16, lists: [&[u64]; 3]) -> (ImageMemory, Maps) {
         let mut bytes = vec![0; 4 * of.slice_size as usize];
         let (s, p) = (&of.segment, &of.page);
-        let words = [(s.used, 1), (s.cookie, SEGMENT ^ SECRET), (s.segment_slices, 512), (s.info_slices, 1)];
-        words.iter().for_each(|&(at, word): &(u32, u64)| put(&mut bytes, at, &word.to_le_bytes()));
-        put(&mut bytes, s.slice_entries, &512u64.to_le_bytes());
-        put(&mut bytes, s.purge_mask + 8, &7u64.to_le_bytes());
+        let words: [(u32, u64); 6] = [
+            (s.used, 1),
+            (s.cookie, SEGMENT ^ SECRET),
+            (s.segment_slices, 512),
+            (s.info_slices, 1),
+            (s.slice_entries, 512),
+            (s.purge_mask + 8, 7),
+        ];
+        for (at, word) in words {
+            put(&mut bytes, at, &word.to_le_bytes());
+        }
         let page = s.slices + SLICE as u32 * p.size;
         put(&mut bytes, page + p.slice_count, &1u32.to_le_bytes());
         put(&mut bytes, page + p.tag_bit / 8, &[2 << (p.tag_bit % 8)]);
