@@ -1,8 +1,9 @@
 //! The objects of a heap one by one, for those who look at each again.
 
 use super::labels::{Label, PoolShape};
+use super::look::{DEBUG_HEADER, is_debug_block};
 use super::regions::Regions;
-use super::scan::{DEBUG_HEADER, Scan, is_debug_block};
+use super::scan::Scan;
 use super::types::{Shape, Type};
 use super::{CensusError, Subject, take};
 use crate::cpython::threads::InterpreterThreads;

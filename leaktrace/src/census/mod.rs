@@ -10,6 +10,7 @@ pub mod growth;
 mod labels;
 mod links;
 pub mod listing;
+mod look;
 pub mod memory;
 mod native;
 pub mod object;

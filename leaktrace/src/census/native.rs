@@ -6,9 +6,10 @@
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 
+use super::look::{Found, Look};
 use super::object::{BEFORE, Part, PartKind};
 use super::regions::{AddressHasher, Region};
-use super::scan::{Found, Look, Scan, is_leaf};
+use super::scan::{Scan, is_leaf};
 use super::words::u64_at;
 
 /// Bytes of a candidate that are read with its head.

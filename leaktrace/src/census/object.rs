@@ -380,4 +380,25 @@ mod tests {
         assert_eq!((count(1), count(0), count(0x95_a9c0), count(1 << 33)), (Some(1), Some(0), None, None));
         assert_eq!(count(0xffff_ffff), Some(0xffff_ffff));
     }
+
+    #[test]
+    fn counts_of_the_owner_and_of_others_are_one() {
+        let offsets = Offsets::parse(include_str!("../../offsets/3.14t.toml"), 0).unwrap();
+        let count = |local: u32, shared: i64| {
+            let mut header = [0; 32];
+            header[offsets.object.refcount as usize..][..4].copy_from_slice(&local.to_le_bytes());
+            header[offsets.object.shared as usize..][..8].copy_from_slice(&shared.to_le_bytes());
+            (refcount(&offsets, &header, |_| true), count_of(&offsets, &header))
+        };
+        let deferred = i64::MAX / 8 * 4;
+        assert_eq!(count(2, 4 * 5 + 3), (Some(7), 7));
+        assert_eq!(count(3, -4), (Some(2), 2));
+        assert_eq!(count(0, 3), (Some(0), 0));
+        assert_eq!(count(1, -4 * 5), (None, 0));
+        assert_eq!(count(u32::MAX, 0), (Some(u32::MAX.into()), u32::MAX));
+        assert_eq!(count(1, deferred + 4), (Some(2), 2));
+        assert_eq!(count(0, deferred - 8), (Some(1), 1), "threads count for themselves");
+        assert_eq!(count(7, i64::MIN), (None, 0));
+        assert_eq!(count(7, 1 << 50), (None, 0));
+    }
 }

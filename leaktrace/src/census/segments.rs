@@ -11,7 +11,8 @@ use crate::cpython::threads;
 
 use super::Type;
 use super::labels::{ArenaLabels, Label, Labels, PoolShape};
-use super::scan::{Allocator, DEBUG_HEADER, Found, Look, Scan, Window, debug_size};
+use super::look::{DEBUG_HEADER, Found, Look, debug_size};
+use super::scan::{Allocator, Scan, Window};
 use super::words::{u32_at, u64_at};
 use super::{CensusError, Subject};
 
@@ -71,7 +72,10 @@ impl Scan<'_> {
         let mut buffers = Buffers::default();
         for (number, segment) in segments.iter().enumerate() {
             self.labels.clear(number);
-            let Some(pages) = layout.pages(self.memory, segment) else { continue };
+            let Some(pages) = layout.pages(self.memory, segment) else {
+                self.tally.unreadable_bytes += segment.slices * layout.slice();
+                continue;
+            };
             let delayed = layout.delayed(self.memory, pages.iter());
             for page in pages {
                 if let Some(page) = buffers.fill(self, layout, segment, page) {
@@ -138,6 +142,10 @@ impl Scan<'_> {
                 Look::Undecided => Look::Other,
                 look => look,
             };
+            if look != Look::Object && delayed.contains(&(page.start + (place.2 * size) as u64)) {
+                self.labels.set(place, Label::FREE);
+                continue;
+            }
             self.settle(place, at, content, look, &found);
         }
         self.missing.clear();
