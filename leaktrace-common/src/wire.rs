@@ -361,6 +361,14 @@ pub struct Config {
     pub site_factor: u64,
     /// Address of pymalloc's `usedpools`, 0 when there is no pymalloc.
     pub usedpools: u64,
+    /// The main interpreter's state; 0 where all interpreters share its pools. From 3.12 on (PEP 684) each may have its own.
+    pub main_interpreter: u64,
+    /// PyThreadState: its interpreter. In that: the state of pymalloc, or the pointer to it (`obmalloc_is_pointer` is 1). In that:
+    /// `usedpools`.
+    pub tstate_interpreter: u32,
+    pub interpreter_obmalloc: u32,
+    pub obmalloc_is_pointer: u32,
+    pub obmalloc_used: u32,
     /// Largest request that pymalloc serves, bytes (512).
     pub small_max: u64,
     /// Bytes of a pool, a power of two (16 KiB from 3.10, 4 KiB before).
@@ -385,6 +393,11 @@ impl Config {
     pub const ZERO: Self = Self {
         site_factor: 0,
         usedpools: 0,
+        main_interpreter: 0,
+        tstate_interpreter: 0,
+        interpreter_obmalloc: 0,
+        obmalloc_is_pointer: 0,
+        obmalloc_used: 0,
         small_max: 0,
         pool_size: 0,
         class_shift: 0,

@@ -9,6 +9,7 @@ use leaktrace_common::{
 use crate::{
     blocks::New,
     maps::{BLOCKS, FIRST_POOLS, PyCall, Thread, config, count, py_call},
+    stack::attached_thread_state,
     target::{Target, read},
 };
 
@@ -73,7 +74,11 @@ fn allocate(size: u64, kind: u8, is_realloc: bool, thread: &mut Thread) -> Optio
     let config = config();
     if kind != domain::RAW && config.usedpools != 0 && size != 0 && size <= config.small_max {
         let class = (size - 1) >> config.class_shift;
-        match next_block(config.usedpools, class)? {
+        let Some(usedpools) = usedpools() else {
+            count(counter::LOST_ADDRESS);
+            return None;
+        };
+        match next_block(usedpools, class)? {
             0 => pend(thread, py_call::REFILL, size, kind, is_realloc),
             address => return Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc }),
         }
@@ -81,6 +86,28 @@ fn allocate(size: u64, kind: u8, is_realloc: bool, thread: &mut Thread) -> Optio
         pend(thread, py_call::TO_C, size, kind, is_realloc);
     }
     None
+}
+
+/// The table of pools that the current thread's interpreter uses; `None` when it cannot be told.
+#[inline(always)]
+fn usedpools() -> Option<u64> {
+    let config = config();
+    if config.main_interpreter == 0 || Target.word(config.python.interpreters_head)? == config.main_interpreter {
+        // There is no other: the newest is the first in the list.
+        return Some(config.usedpools);
+    }
+    let interpreter = match attached_thread_state() {
+        0 => config.main_interpreter,
+        tstate => Target.word(tstate + u64::from(config.tstate_interpreter))?,
+    };
+    if interpreter == config.main_interpreter {
+        return Some(config.usedpools);
+    }
+    let at = interpreter + u64::from(config.interpreter_obmalloc);
+    let state = if config.obmalloc_is_pointer != 0 { Target.word(at)? } else { at };
+    let own = state + u64::from(config.obmalloc_used);
+    // Where an interpreter shares the main one's pools, 3.12 leaves its own state zero.
+    Some(if Target.word(own)? == 0 { config.usedpools } else { own })
 }
 
 /// The block that pymalloc hands out next for a size class, 0 when it has no pool with a free one.
@@ -94,7 +121,9 @@ fn next_block(usedpools: u64, class: u64) -> Option<u64> {
     let first = FIRST_POOLS.get_ptr_mut(class as u32)?;
     // SAFETY: a map value; a pool that another thread changes meanwhile is not taken on trust.
     let pool = unsafe { *first };
-    if pool != 0
+    let is_main = usedpools == config().usedpools;
+    if is_main
+        && pool != 0
         && let Some(head) = read::<[u64; 4]>(pool)
         && head[3] == ring
         && head[1] != 0
@@ -106,8 +135,10 @@ fn next_block(usedpools: u64, class: u64) -> Option<u64> {
     if pool == ring {
         return Some(0);
     }
-    // SAFETY: as above.
-    unsafe { *first = pool };
+    if is_main {
+        // SAFETY: as above.
+        unsafe { *first = pool };
+    }
     Target.word(pool + 8)
 }
 

@@ -185,15 +185,22 @@ fn number(room: &mut Room, hash: u64, given: u64) -> Option<u32> {
     Some(number)
 }
 
+/// The thread state that is attached to the current thread, where each thread keeps it; 0: there is none.
+#[inline(always)]
+pub fn attached_thread_state() -> u64 {
+    let tls = config().python.tstate_tls;
+    pthread_self().and_then(|own| Target.word(own.wrapping_add(tls as u64))).unwrap_or(0)
+}
+
 /// The thread state of the current thread, 0 when it has none.
 #[inline(always)]
 fn thread_state(thread: &mut Thread, domain: u8) -> u64 {
     let layout = &config().python;
     let current = if layout.tstate_tls != 0 {
-        match pthread_self().and_then(|own| Target.word(own.wrapping_add(layout.tstate_tls as u64))) {
+        match attached_thread_state() {
             // Detached, as in C code that lets others run meanwhile: it still has a thread state.
-            None | Some(0) => 0,
-            Some(own) => {
+            0 => 0,
+            own => {
                 thread.tstate = own;
                 return own;
             }

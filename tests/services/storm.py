@@ -18,7 +18,6 @@ import signal
 import struct
 import sys
 import threading
-import zlib
 
 import service
 
@@ -73,9 +72,9 @@ class Work:
         shuffled = sorted(rows, key=lambda row: row["id"] * 7919 % 13)
         ring = [text]
         ring.append(ring)
-        digest = zlib.crc32(bytes(buffer), zlib.crc32(text.encode(), digest))
-        digest = zlib.crc32(repr([row["id"] for row in shuffled]).encode(), digest)
-        self.state = n + 1, digest
+        # The hash of text is the same in each run only under one PYTHONHASHSEED.
+        seen = digest, bytes(buffer), text, tuple(row["id"] for row in shuffled)
+        self.state = n + 1, hash(seen) & 0xFFFFFFFF
 
 
 def digest_after(steps):

@@ -1,10 +1,11 @@
 //! Several threads that allocate at once, also without the GIL: no event is lost, each is on its thread's stack, and what one
 //! thread frees of another's is gone.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use leaktrace_tests::census::leaktrace;
 use leaktrace_tests::process::Service;
-use leaktrace_tests::python::supported;
+use leaktrace_tests::python::{Python, each_minor, supported};
 use leaktrace_tests::report::Site;
 use leaktrace_tests::trace::{Trace, require_privileges};
 use serde::Deserialize;
@@ -84,6 +85,42 @@ fn threads_at_once_lose_nothing() {
             assert_eq!(line(3), (truth.kept, truth.kept, truth.bytes), "{python:?}: kept by {number}");
             let (_, live, _) = line(5);
             assert_eq!(live, 0, "{python:?}: passed on by {number}");
+        }
+    }
+}
+
+/// Blocks that each of two interpreters makes.
+const OF_INTERPRETER: u64 = 5000;
+
+/// Whether the module that makes interpreters is there; some wheels lack it.
+fn makes_interpreters(python: &Python) -> bool {
+    let code = "import importlib.util as u; assert any(map(u.find_spec, ['_interpreters', '_xxsubinterpreters']))";
+    Command::new(&python.executable).args(["-c", code]).stderr(Stdio::null()).status().unwrap().success()
+}
+
+#[test]
+fn interpreters_at_once_lose_nothing() {
+    require_privileges();
+    for python in each_minor().into_iter().filter(makes_interpreters) {
+        let mut service = Service::start(&python, "truth/interpreters.py", &[&OF_INTERPRETER.to_string()]);
+        let trace = Trace::attach(service.pid(), &[]);
+        service.go();
+        let _: serde_json::Value = service.expect("DONE");
+        let paths = leaktrace(&["refs", "--pid", &service.pid().to_string(), "--type", "bytes", "--samples", "100000"]);
+        let report = trace.finish();
+        service.quit();
+        report.assert_nothing_lost();
+        let unfollowed = report.capture.notes.iter().find(|note| note.contains("not followed"));
+        assert_eq!(unfollowed, None, "{python:?}");
+        for who in ["work_of_main", "work_of_other"] {
+            let here = report.sites.iter().filter(|site| {
+                site.domain == "obj" && site.places().first().is_some_and(|place| place.function == who)
+            });
+            assert_eq!(here.map(|site| site.live_blocks).sum::<u64>(), OF_INTERPRETER, "{python:?} {who}");
+        }
+        let text = String::from_utf8_lossy(&paths.stdout);
+        for path in ["  __main__.kept[*]: 5,000 objects", "interpreter 1: __main__.kept[*]: 5,000 objects"] {
+            assert!(text.contains(path), "{python:?}: no {path} in\n{text}");
         }
     }
 }

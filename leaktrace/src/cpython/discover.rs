@@ -44,12 +44,17 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// What to tell the user when there are several interpreters in the process: from 3.12 on (PEP 684) each may have a GIL and
-    /// pools of its own, and only the main interpreter's pools are followed. `None`: all is followed.
+    /// What to tell the user when there are several interpreters in the process, which from 3.12 on (PEP 684) may each have pools
+    /// of their own, and the threads of each cannot be told. `None`: all is followed.
     #[must_use]
     pub fn unfollowed(&self, memory: &dyn Memory) -> Option<String> {
+        let is_told =
+            self.facts.pymalloc.is_none_or(|state| state.others.is_some()) && self.facts.layout.tstate_tls != 0;
+        if is_told || (self.version.major, self.version.minor) < (3, 12) {
+            return None;
+        }
         let count = threads::interpreters(memory, &self.offsets, self.runtime).map_or(1, |found| found.len());
-        (count > 1 && (self.version.major, self.version.minor) >= (3, 12)).then(|| {
+        (count > 1).then(|| {
             format!("{count} interpreters run in this process: small blocks of those with an allocator of their own (PEP 684) are not followed, and what their threads allocate may be missing or wrong")
         })
     }
@@ -117,7 +122,7 @@ impl Interpreter {
             version: (version.major, version.minor, version.patch),
             version_text: version.to_string(),
             // Free-threaded builds have its tables and leave them empty (`Objects/obmalloc.c`).
-            pymalloc: if offsets.free_threaded { None } else { pymalloc::find(memory, &elf, &offsets) },
+            pymalloc: if offsets.free_threaded { None } else { pymalloc::find(memory, &elf, &offsets, runtime) },
             layout,
             features: features(target, &elf, &offsets),
             slots: Default::default(),

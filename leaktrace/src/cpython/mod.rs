@@ -5,6 +5,7 @@ pub mod discover;
 pub mod dwarf;
 pub mod gc;
 pub mod gc_lists;
+pub mod interpreters;
 pub mod linetable;
 pub mod lnotab;
 pub mod mimalloc;
@@ -23,6 +24,7 @@ pub mod version;
 pub use code::CodeInfo;
 pub use discover::{DiscoverError, Interpreter};
 pub use gc::GcState;
+pub use interpreters::PerInterpreter;
 pub use offsets::Offsets;
 pub use pools::{BlockState, Pools};
 pub use snapshot::SnapshotError;
@@ -61,6 +63,8 @@ pub struct PymallocState {
     /// Offsets in a pool's header and in an entry of `arenas`.
     pub pool: offsets::Pool,
     pub arena: offsets::Arena,
+    /// How to find those of other interpreters; `None` where all share this one.
+    pub others: Option<PerInterpreter>,
 }
 
 /// Facts of a found interpreter.

@@ -6,8 +6,8 @@ use leaktrace_common::walk::ABSENT;
 
 use crate::target::{ElfFile, Memory};
 
-use super::PymallocState;
 use super::offsets::{Obmalloc, Offsets};
+use super::{PerInterpreter, PymallocState};
 
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
@@ -22,7 +22,7 @@ pub(super) const MAX_ARENAS: u32 = 1 << 18;
 /// does not use it (`PYTHONMALLOC=malloc`).
 ///
 /// `arenas` and `maxarenas` are 0 when only `usedpools` could be found: blocks can be predicted then, but not swept.
-pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Option<PymallocState> {
+pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets, runtime: u64) -> Option<PymallocState> {
     let constants = offsets.pymalloc;
     let mut state = PymallocState {
         usedpools: 0,
@@ -35,6 +35,7 @@ pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Opt
         small_max: u64::from(constants.small_max),
         pool: offsets.pool,
         arena: offsets.arena,
+        others: None,
     };
     state.usedpools = find_usedpools(memory, elf, &state)?;
     let arenas = Arenas { memory, elf, pools: pools_in(memory, &state, state.usedpools), state: &state };
@@ -47,6 +48,7 @@ pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets) -> Opt
     };
     if let Some(Found { arenas, maxarenas, raw_allocated_blocks }) = found {
         (state.arenas, state.maxarenas, state.raw_allocated_blocks) = (arenas, maxarenas, raw_allocated_blocks);
+        state.others = PerInterpreter::find(memory, offsets, runtime, &state);
     }
     Some(state)
 }

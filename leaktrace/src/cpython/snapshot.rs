@@ -140,8 +140,21 @@ impl PymallocState {
         Ok(arenas.into_iter().map(|arena| (arena.address, arena.index, arena.first, arena.carved)).collect())
     }
 
-    /// The arenas in use, by rising address.
+    /// The arenas in use of all interpreters, by rising address.
     fn read_arenas(&self, memory: &dyn Memory) -> Result<Vec<Arena>, SnapshotError> {
+        let mut arenas = self.read_table(memory)?;
+        for other in self.others.map(|others| others.others(memory, self)).unwrap_or_default() {
+            // One that ends meanwhile takes its arenas with it.
+            arenas.extend(other.read_table(memory).unwrap_or_default());
+        }
+        arenas.sort_by_key(|arena| arena.address);
+        // Arenas never overlap; a torn entry must not make them.
+        arenas.dedup_by(|later, earlier| later.address - earlier.address < self.arena_size);
+        Ok(arenas)
+    }
+
+    /// The arenas in use of one interpreter.
+    fn read_table(&self, memory: &dyn Memory) -> Result<Vec<Arena>, SnapshotError> {
         if self.arenas == 0 || self.maxarenas == 0 {
             return Err(SnapshotError::NoArenas);
         }
@@ -155,11 +168,7 @@ impl PymallocState {
             }
             let bytes = bytes?;
             let entries = bytes.chunks_exact(size.max(1)).enumerate();
-            let mut arenas: Vec<Arena> = entries.filter_map(|(i, bytes)| self.arena(i as u32, bytes)).collect();
-            arenas.sort_by_key(|arena| arena.address);
-            // Arenas never overlap; a torn entry must not make them.
-            arenas.dedup_by(|later, earlier| later.address - earlier.address < self.arena_size);
-            return Ok(arenas);
+            return Ok(entries.filter_map(|(i, bytes)| self.arena(i as u32, bytes)).collect());
         }
         Err(SnapshotError::Unsettled)
     }
@@ -285,6 +294,7 @@ mod tests {
             small_max: 512,
             pool: offsets.pool,
             arena: offsets.arena,
+            others: None,
         };
         let (base, size) = (1u64 << 14, u64::from(szidx + 1) * 16);
         let mut pool = vec![0; 1 << 14];

@@ -28,7 +28,7 @@ pub use graph::{Adjacency, Graph};
 pub use growth::Before;
 pub use look::{Look, evenly};
 pub use nodes::{Node, Nodes};
-pub use roots::{Root, Roots};
+pub use roots::{Module, Root, Roots};
 pub use slot::Slot;
 
 use crate::census::CensusError;

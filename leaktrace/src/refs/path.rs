@@ -6,7 +6,7 @@ use super::name::{Held, Namer, Step};
 use super::nodes::Node;
 use super::reach::Reach;
 use super::repr::quoted;
-use super::roots::{Root, Roots};
+use super::roots::{Module, Root, Roots};
 use super::slot::Slot;
 use super::value::{PathGroup, RootKind};
 
@@ -94,8 +94,12 @@ fn begin(namer: &Namer<'_, '_>, roots: &Roots, node: Node, root: Root) -> Begin 
     let begin = |kind, text: String, python| Begin { kind, text, python };
     match root {
         Root::Module(module) => {
-            let name = &roots.modules[module as usize];
-            begin(RootKind::Module, name.clone(), Some(format!("sys.modules[{}]", quoted(name))))
+            let Module { name, interpreter } = &roots.modules[module as usize];
+            match interpreter {
+                0 => begin(RootKind::Module, name.clone(), Some(format!("sys.modules[{}]", quoted(name)))),
+                // No expression of the main interpreter leads there.
+                other => begin(RootKind::Module, format!("interpreter {other}: {name}"), None),
+            }
         }
         Root::Frame(frame, slot) => {
             let frame = &roots.frames[frame as usize];

@@ -36,10 +36,18 @@ pub enum Root {
     Held(u32),
 }
 
+/// A module of an interpreter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    pub name: String,
+    /// Number of the interpreter, 0 for the main one.
+    pub interpreter: i64,
+}
+
 /// What is known of roots besides the objects they lead to.
 #[derive(Debug, Default)]
 pub struct Roots {
-    pub modules: Vec<String>,
+    pub modules: Vec<Module>,
     pub frames: Vec<FrameInfo>,
     pub files: Vec<String>,
     /// By rank: modules; threads; and those that only count where an object is held by no other.
@@ -59,7 +67,7 @@ impl Roots {
     ) -> Self {
         let mut roots = Self::default();
         for interpreter in interpreters {
-            roots.add_modules(visitor, nodes, interpreter.address);
+            roots.add_modules(visitor, nodes, interpreter);
         }
         let frames = Frames::read(visitor, interpreters);
         for (frame, slot, address) in frames.held {
@@ -99,13 +107,14 @@ impl Roots {
     /// Modules and their names.
     pub(super) fn modules(&self) -> impl Iterator<Item = (Node, &str)> {
         let of = |root| if let Root::Module(at) = root { self.modules.get(at as usize) } else { None };
-        self.modules_held.iter().filter_map(move |&(node, root)| Some((node, of(root)?.as_str())))
+        self.modules_held.iter().filter_map(move |&(node, root)| Some((node, of(root)?.name.as_str())))
     }
 
     /// The modules of an interpreter, those of `sys.modules`.
-    fn add_modules(&mut self, visitor: &mut Visitor<'_>, nodes: &Nodes, interpreter: u64) {
+    fn add_modules(&mut self, visitor: &mut Visitor<'_>, nodes: &Nodes, interpreter: &InterpreterThreads) {
         let offsets = visitor.offsets;
-        let Ok(dict) = visitor.memory.u64(interpreter.wrapping_add(offsets.interpreter.modules.into())) else { return };
+        let at = interpreter.address.wrapping_add(offsets.interpreter.modules.into());
+        let Ok(dict) = visitor.memory.u64(at) else { return };
         let word = |offset: u32| visitor.memory.u64(dict.wrapping_add(offset.into())).unwrap_or(0);
         let (keys, values) = (word(offsets.dict.keys), word(offsets.dict.values));
         let mut found = Vec::new();
@@ -121,7 +130,7 @@ impl Roots {
             // One module may have several names: the first is its own.
             if self.modules_held.iter().all(|(known, _)| *known != node) {
                 self.modules_held.push((node, Root::Module(self.modules.len() as u32)));
-                self.modules.push(name);
+                self.modules.push(Module { name, interpreter: interpreter.id });
             }
         }
         // What a module defines is imported after the module that uses it began to be: so it is found where it is defined.

@@ -156,6 +156,7 @@ impl Session {
             plan: &plan,
             layout: &interpreter.facts.layout,
             pymalloc: interpreter.facts.pymalloc.as_ref(),
+            tstate_interpreter: interpreter.offsets.thread.interpreter,
             gc: gc::counts(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter),
             tracefs: options.tracefs,
             sizes: Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 },

@@ -54,6 +54,7 @@ impl PauseProbes {
             plan: &plan,
             layout: &interpreter.facts.layout,
             pymalloc: interpreter.facts.pymalloc.as_ref(),
+            tstate_interpreter: interpreter.offsets.thread.interpreter,
             gc: gc::counts(&memory, &interpreter.offsets, interpreter.runtime, main),
             tracefs,
             sizes: Sizes { blocks: 1, ring_bytes: RING_BYTES },

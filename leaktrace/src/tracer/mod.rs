@@ -58,6 +58,8 @@ pub struct Spec<'a> {
     pub layout: &'a PythonLayout,
     /// pymalloc's `usedpools` and constants; `None` when the target runs without pymalloc.
     pub pymalloc: Option<&'a crate::cpython::PymallocState>,
+    /// Offset of the interpreter in a thread's state.
+    pub tstate_interpreter: u32,
     /// Where the counts of collections are, where only they tell which generation was collected.
     pub gc: Option<GcCounts>,
     /// A mounted tracefs.
@@ -90,9 +92,16 @@ impl Tracer {
         let site_factor = crate::plan::hashing::perfect_factor(&addresses)
             .ok_or(TracerError::TooManySites { pid: spec.pid, sites: addresses.len() })?;
         let pymalloc = spec.pymalloc.copied().unwrap_or_default();
+        // Threads of other interpreters are told by their states.
+        let others = pymalloc.others.filter(|_| spec.layout.tstate_tls != 0);
         let config = Config {
             site_factor,
             usedpools: pymalloc.usedpools,
+            main_interpreter: others.map_or(0, |of| of.main),
+            tstate_interpreter: spec.tstate_interpreter,
+            interpreter_obmalloc: others.map_or(0, |of| of.offset),
+            obmalloc_is_pointer: others.map_or(0, |of| of.is_pointer.into()),
+            obmalloc_used: others.map_or(0, |of| of.of.used),
             small_max: pymalloc.small_max,
             pool_size: pymalloc.pool_size,
             class_shift: pymalloc.class_shift,

@@ -1,0 +1,85 @@
+//! Targets that are no `python`: a program that embeds the interpreter, and frozen applications.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use leaktrace_tests::asset;
+use leaktrace_tests::process::Service;
+use leaktrace_tests::python::{Python, supported};
+use leaktrace_tests::trace::{Trace, require_privileges};
+
+const BLOCKS: u64 = 1000;
+
+/// The interpreters that have a libpython of their own, and where it is.
+fn shared() -> Vec<(Python, PathBuf)> {
+    let code = "import sysconfig as s; print(s.get_config_var('LIBDIR') + '/' + s.get_config_var('INSTSONAME'))";
+    let library = |python: &Python| {
+        let output = Command::new(&python.executable).args(["-c", code]).output().unwrap();
+        let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+        // Distributions keep it with the libraries of the architecture.
+        let multiarch = Path::new("/usr/lib/x86_64-linux-gnu").join(path.file_name().unwrap());
+        [path, multiarch].into_iter().find(|path| path.to_string_lossy().contains(".so") && path.exists())
+    };
+    let found: Vec<_> =
+        supported().into_iter().filter_map(|python| library(&python).map(|path| (python, path))).collect();
+    assert!(!found.is_empty(), "no libpython of an interpreter to test on: install libpython3.11");
+    found
+}
+
+/// Traces the application while it allocates.
+fn is_traced(name: &str, command: &mut Command) {
+    let mut target = Service::spawn(command);
+    let trace = Trace::attach(target.pid(), &[]);
+    target.go();
+    let _: serde_json::Value = target.expect("DONE");
+    let report = trace.finish();
+    target.quit();
+    report.assert_nothing_lost();
+    let here = report.sites.iter().filter(|site| site.places().first().is_some_and(|place| place.function == "work"));
+    let blocks: u64 = here.filter(|site| site.domain == "obj").map(|site| site.live_blocks).sum();
+    assert_eq!(blocks, BLOCKS, "{name}");
+    assert!(report.capture.coverage.ratio > Some(0.99), "{name}: {:?}", report.capture.coverage);
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_program_that_loads_the_interpreter() {
+    require_privileges();
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("host");
+    run(Command::new("gcc").arg(asset("applications/host.c")).arg("-o").arg(&program).arg("-ldl"));
+    for (python, library) in shared() {
+        is_traced(&python.label(), Command::new(&program).arg(library).arg(asset("applications/app.py")));
+    }
+}
+
+#[test]
+fn one_file_of_pyinstaller() {
+    require_privileges();
+    for (python, _) in shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let python = python.with_packages(&["pyinstaller"]);
+        let mut freeze = Command::new(&python.executable);
+        freeze.current_dir(folder.path()).args(["-m", "PyInstaller", "--onefile", "--log-level", "ERROR"]);
+        run(freeze.arg(asset("applications/app.py")));
+        is_traced(&python.label(), &mut Command::new(folder.path().join("dist/app")));
+    }
+}
+
+#[test]
+fn a_folder_of_cx_freeze() {
+    require_privileges();
+    let folder = tempfile::tempdir().unwrap();
+    let python = supported().remove(0).with_packages(&["cx_Freeze"]);
+    let mut freeze = Command::new(&python.executable);
+    freeze.current_dir(folder.path()).args(["-m", "cx_Freeze", "--script"]).arg(asset("applications/app.py"));
+    run(freeze.args(["--target-dir", "app"]));
+    let program = folder.path().join("app/app");
+    assert!(fs::exists(&program).unwrap());
+    is_traced("cx_Freeze", &mut Command::new(program));
+}
