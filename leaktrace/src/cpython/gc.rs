@@ -27,6 +27,8 @@ pub struct GcState {
     pub enabled: bool,
     /// A collection is running.
     pub collecting: bool,
+    /// Containers that may be made after a collection before the next must come, if collections are not put off by hand.
+    pub patience: u64,
     pub generations: [Generation; GENERATIONS],
 }
 
@@ -133,6 +135,7 @@ impl GcState {
             collecting: memory.u32(at(offsets.gc.collecting))? != 0,
             ..Self::default()
         };
+        let long_lived = memory.u64(at(offsets.gc.long_lived_total))?;
         let counters = Counters::find(memory, offsets, gc)?;
         for (index, generation) in state.generations.iter_mut().enumerate() {
             let young = offsets.gc.generations + index as u32 * offsets.gc_generation.size;
@@ -145,6 +148,11 @@ impl GcState {
                 collected: stats(offsets.gc_stats.collected)?,
                 uncollectable: stats(offsets.gc_stats.uncollectable)?,
             };
+        }
+        let threshold = u64::try_from(state.generations[0].threshold).unwrap_or(0);
+        state.patience = threshold.saturating_mul(1 + u64::from(offsets.collector.deferrals));
+        if offsets.collector.waits_for_quarter {
+            state.patience = state.patience.max(long_lived / 4);
         }
         Ok(state)
     }

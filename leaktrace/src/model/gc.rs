@@ -59,7 +59,8 @@ pub struct GcLog {
     last_start: Option<u64>,
     pauses_unknown: bool,
     enabled: Option<bool>,
-    threshold: Option<u64>,
+    #[serde(alias = "threshold")]
+    patience: Option<u64>,
     /// The last ones, oldest first.
     #[serde(skip)]
     recent: VecDeque<Collection>,
@@ -116,10 +117,11 @@ impl GcLog {
         generation.uncollectable = uncollectable;
     }
 
-    /// Sets whether automatic collection is on (`None`: cannot be told) and the first threshold.
-    pub fn set_state(&mut self, enabled: Option<bool>, threshold: Option<u64>) {
+    /// Sets whether automatic collection is on (`None`: cannot be told), and how many containers may be made until the next
+    /// collection: for most versions the first threshold.
+    pub fn set_state(&mut self, enabled: Option<bool>, patience: Option<u64>) {
         self.enabled = enabled;
-        self.threshold = threshold;
+        self.patience = patience;
     }
 
     /// Whether automatic collection is on, if known.
@@ -127,9 +129,9 @@ impl GcLog {
         self.enabled
     }
 
-    /// The first threshold: so many containers at most wait for a young collection.
-    pub fn threshold(&self) -> u64 {
-        self.threshold.unwrap_or(DEFAULT_THRESHOLD)
+    /// So many containers at most wait for a collection.
+    pub fn patience(&self) -> u64 {
+        self.patience.unwrap_or(DEFAULT_THRESHOLD)
     }
 
     /// Start of the last full collection that began before `time_ns`.

@@ -24,8 +24,9 @@
 //! 2. When the last one was longer ago, the cohorts that it did examine are the sample: if they kept less than half of
 //!    what all keep on average, the rest is presumed to go the same way.
 //! 3. When there was none, the same is asked of the young collections, which free cycles that died young.
-//! 4. When nothing was collected at all since, a garbage cycle can wait for at most one threshold of containers: more
-//!    survivors than that cannot all be waiting. The evidence says that no full collection has tested them.
+//! 4. When nothing was collected at all since, a garbage cycle can wait for at most one threshold of containers, without the
+//!    GIL for 40 more: more survivors than that cannot all be waiting. The evidence says that no full collection has tested
+//!    them.
 //!
 //! With the collector off, nothing will ever free them, and growth counts as it is.
 
@@ -277,7 +278,7 @@ fn decide(
         None => {
             *collector = collector_test(trail, timeline, gc, criteria, ageing);
             let survivors = ageing.blocks as f64 * criteria.weight;
-            let waiting = *collector == CollectorTest::Untested && survivors <= gc.threshold() as f64;
+            let waiting = *collector == CollectorTest::Untested && survivors <= gc.patience() as f64;
             if *collector != CollectorTest::NotApplied && !waiting {
                 return (Verdict::Growing, Reason::CohortsSurvive);
             }

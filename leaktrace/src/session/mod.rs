@@ -318,7 +318,7 @@ impl Session {
                 now.uncollectable.saturating_sub(start.uncollectable),
             );
         }
-        log.set_state(Some(state.enabled), u64::try_from(state.generations[0].threshold).ok());
+        log.set_state(Some(state.enabled), Some(state.patience));
     }
 
     /// Disarms everything. The target is back at full speed when this returns.

@@ -468,13 +468,15 @@ pub(super) fn constants(minor: u8, free_threaded: bool) -> String {
     // `FRAME_CLEARED` of `Include/internal/pycore_frame.h`.
     let cleared = if minor < 15 { 4 } else { 5 };
     // `_PyGC_BITS_TRACKED` and `_PyGC_BITS_FROZEN` of `Include/internal/pycore_gc.h`.
-    let bits = if free_threaded { "tracked_bit = 1\nfrozen_bit = 8\n" } else { "" };
+    let bits = if free_threaded { "tracked_bit = 1\nfrozen_bit = 8\nwaits_for_quarter = true\n" } else { "" };
+    // `gc_should_collect_mem_usage` of `Python/gc_free_threading.c`.
+    let deferrals = if free_threaded && minor >= 14 { "deferrals = 40\n" } else { "" };
     // `MANAGED_DICT_OFFSET` of `Include/internal/pycore_object.h`.
     let managed_dict = if free_threaded { "managed_dict = 8\n" } else { "" };
     format!(
         "\n# Objects/obmalloc.c\n[release.pymalloc]\nclass_shift = 4\nsmall_max = 512\npool_size = {pool}\narena_size = {arena}\n\n\
          # Objects/codeobject.c\n[release.lines]\nencoding = \"{encoding}\"\n\n\
-         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n{bits}\n\
+         # Modules/gcmodule.c, from 3.13 Python/gc.c\n[release.collector]\ngeneration_told = {}\n{bits}{deferrals}\n\
          # Include/internal/pycore_object.h, Include/cpython/longintrepr.h\n[release.instance]\n\
          preheader_flags = {preheader_flags}\ninline_flag = {inline_flag}\nvalues = \"{values}\"\n\
          long_size_shift = {long_size_shift}\n{managed_dict}\n\

@@ -375,6 +375,13 @@ pub struct Collector {
     /// The one that says it is frozen (`gc.freeze()`).
     #[serde(default)]
     pub frozen_bit: u8,
+    /// Without the GIL a collection waits until there are a quarter as many new containers as survived the last one
+    /// (`gc_should_collect`, Python/gc_free_threading.c from 3.13 on).
+    #[serde(default)]
+    pub waits_for_quarter: bool,
+    /// Thresholds of containers for which it is put off while the process does not grow (`gc_should_collect_mem_usage`, from 3.14).
+    #[serde(default)]
+    pub deferrals: u32,
 }
 
 /// The format of a code object's line table. With it goes what a frame keeps of its position.
