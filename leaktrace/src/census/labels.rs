@@ -158,9 +158,10 @@ impl Labels {
         arena.address..arena.address + arena.size
     }
 
-    /// Makes room for the blocks of a pool, all free until they are set. `false`: there are more sizes than can be told apart.
-    pub(super) fn pool(&mut self, arena: usize, slot: usize, shape: &PoolShape) -> bool {
-        let Some(class) = self.class(shape.block) else { return false };
+    /// Makes room for the blocks of a pool, all free until they are set; the place of the first. `None`: there are more sizes
+    /// than can be told apart.
+    pub(super) fn pool(&mut self, arena: usize, slot: usize, shape: &PoolShape) -> Option<usize> {
+        let class = self.class(shape.block)?;
         let start = self.blocks.len() as u32;
         let capacity = shape.capacity;
         if self.blocks.capacity() < self.blocks.len() + capacity {
@@ -170,7 +171,7 @@ impl Labels {
         self.blocks.resize(self.blocks.len() + capacity, Label::FREE);
         let (header, capacity, bytes) = (shape.header, capacity as u16, shape.bytes);
         self.put(arena, slot, shape.slots, PoolLabels { start, header, capacity, class, state: State::Read, bytes });
-        true
+        Some(start as usize)
     }
 
     /// A pool of so many slots and bytes could not be read.
@@ -203,9 +204,9 @@ impl Labels {
         Some(class)
     }
 
-    pub(super) fn set(&mut self, (arena, pool, block): (usize, usize, usize), label: Label) {
-        let pool = self.pools[self.arenas[arena].entry + pool];
-        self.blocks[pool.start as usize + block] = label;
+    /// Labels the block at a place, counted from where [`Self::pool`] said that its pool's blocks begin.
+    pub(super) fn set(&mut self, place: usize, label: Label) {
+        self.blocks[place] = label;
     }
 
     /// Labels the block that holds an address as a part; tells what it was before and its size. `None`: there is no used

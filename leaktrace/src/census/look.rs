@@ -39,7 +39,10 @@ impl Scan<'_> {
     pub(super) fn look(&mut self, bytes: &[u8], size: u64, places: &[u32], found: &mut Found) -> Look {
         let type_at = self.offsets.object.type_;
         let before = self.missing.len();
-        for &at in places {
+        // What lies side by side is mostly alike: after an object at the block's beginning the next is looked for there first. Of
+        // the other places the order counts: the tuple of one class looks like an instance of the class, two words on.
+        let first = places.iter().copied().find(|&at| at == 0 && found.at == 0);
+        for at in first.into_iter().chain(places.iter().copied().filter(|&at| Some(at) != first)) {
             let Some(address) = u64_at(bytes, at + type_at) else { continue };
             if address == 0 {
                 continue;

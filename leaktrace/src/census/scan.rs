@@ -186,10 +186,8 @@ impl<'a> Scan<'a> {
                 slots: 1,
                 bytes: pymalloc.pool_size,
             };
-            self.labels.pool(arena, number, &shape);
-            if blocks.used == 0 {
-                continue;
-            }
+            let place = self.labels.pool(arena, number, &shape);
+            let Some(place) = place.filter(|_| blocks.used > 0) else { continue };
             let (size, overhead) = (shape.block as usize, shape.header as usize);
             for block in 0..blocks.capacity {
                 if free[block / 64] & (1 << (block % 64)) != 0 {
@@ -203,16 +201,16 @@ impl<'a> Scan<'a> {
                 let bytes = &pool[at..at + size];
                 let look = self.look(bytes, size as u64, &PLACES, &mut found);
                 if look == Look::Undecided {
-                    undecided.push((number, block, at, size));
+                    undecided.push((place + block, number, at, size));
                 } else {
-                    self.settle((arena, number, block), address + at as u64, bytes, look, &found);
+                    self.settle(place + block, address + at as u64, bytes, look, &found);
                 }
             }
         }
         let mut missing = std::mem::take(&mut self.missing);
         self.types.resolve(&mut missing);
         self.missing = missing;
-        for (number, block, at, size) in undecided {
+        for (place, number, at, size) in undecided {
             let pool = number * pool_size;
             let bytes = &buffer[pool + at..pool + at + size];
             let look = match self.look(bytes, size as u64, &PLACES, &mut found) {
@@ -220,7 +218,7 @@ impl<'a> Scan<'a> {
                 Look::Undecided => Look::Other,
                 look => look,
             };
-            self.settle((arena, number, block), first + (pool + at) as u64, bytes, look, &found);
+            self.settle(place, first + (pool + at) as u64, bytes, look, &found);
         }
         self.missing.clear();
         self.finish(&Window { start: first, bytes: buffer });
@@ -234,28 +232,23 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Labels a block (arena, pool, number in it) and counts what is in it.
+    /// Labels a block and counts what is in it.
     #[inline]
-    pub(super) fn settle(
-        &mut self,
-        place: (usize, usize, usize),
-        address: u64,
-        bytes: &[u8],
-        look: Look,
-        found: &Found,
-    ) {
+    pub(super) fn settle(&mut self, place: usize, address: u64, bytes: &[u8], look: Look, found: &Found) {
         let &Found { number, at, ref object, .. } = found;
         let label = match look {
             Look::Object => {
                 self.object(address + at as u64, found);
-                self.extent(number, address + at as u64, &bytes[at..], object);
+                if self.types.all()[usize::from(number)].extent.is_some() {
+                    self.extent(number, address + at as u64, &bytes[at..], object);
+                }
                 let of = &self.types.all()[usize::from(number)];
                 if let Some((from, len)) = object::content(self.offsets, of, &bytes[at..])
                     && let Some(content) = bytes.get(at + from as usize..at + (from + len) as usize)
                 {
                     self.duplicates.add(number, address + at as u64, content, object.shallow);
                 }
-                if !is_leaf(of) {
+                if !is_leaf(of) && !has_parts_only(of) {
                     self.references(bytes);
                 }
                 Label::object(number)
@@ -273,6 +266,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Counts an object, wherever it is, and remembers what belongs to it.
+    #[inline]
     pub(super) fn object(&mut self, address: u64, found: &Found) {
         let &Found { number, ref object, tracked, frozen, links, .. } = found;
         self.tally.object(number, address, object.shallow, object.length, tracked);
@@ -313,7 +307,11 @@ impl<'a> Scan<'a> {
     pub(super) fn part(&mut self, part: Part) {
         match self.regions.of(part.address) {
             Region::Arena => self.claims.push(Claim::new(part.address, part.kind)),
-            Region::Native => self.native.part(part),
+            Region::Native => {
+                // What its items point at is looked for there.
+                self.native.candidate(part.address);
+                self.native.part(part);
+            }
             Region::Static | Region::Elsewhere => {}
         }
     }
@@ -398,6 +396,11 @@ impl<'a> Scan<'a> {
     pub(super) fn resolve(&mut self, missing: &mut Vec<u64>) {
         self.types.resolve(missing);
     }
+}
+
+/// Whether all that instances point at are their parts: their items are there.
+fn has_parts_only(of: &Type) -> bool {
+    matches!(of.shape, Shape::List | Shape::Dict | Shape::Set) && !of.heap
 }
 
 /// Whether instances hold no references.

@@ -101,17 +101,17 @@ impl Scan<'_> {
             slots: page.slices as usize,
             bytes: header + page.len(),
         };
-        if !self.labels.pool(segment, page.slice, &shape) {
+        let Some(first) = self.labels.pool(segment, page.slice, &shape) else {
             self.labels.unsettled(segment, page.slice, shape.slots, shape.bytes);
             return;
-        }
+        };
         let mut found = Found::default();
         let mut undecided = Vec::new();
         let Buffers { bytes, free } = buffers;
         let size = page.block as usize;
         let blocks = (0..page.capacity).filter(|block| free[block / 64] & (1 << (block % 64)) == 0);
         for block in blocks {
-            let place = (segment, page.slice, block);
+            let place = first + block;
             let (from, whole) = (block * size, page.block);
             if places.is_empty() {
                 let label = if delayed.contains(&(page.start + from as u64)) { Label::FREE } else { Label::UNKNOWN };
@@ -126,7 +126,7 @@ impl Scan<'_> {
             let content = &content[at..content.len().min(at + whole as usize)];
             let at = page.start + (from + at) as u64;
             match self.look(content, whole, places, &mut found) {
-                Look::Undecided => undecided.push((place, at, content, whole)),
+                Look::Undecided => undecided.push((place, from, at, content, whole)),
                 Look::Waiting | Look::Other if delayed.contains(&(page.start + from as u64)) => {
                     self.labels.set(place, Label::FREE);
                 }
@@ -136,13 +136,13 @@ impl Scan<'_> {
         let mut missing = std::mem::take(&mut self.missing);
         self.types.resolve(&mut missing);
         self.missing = missing;
-        for (place, at, content, whole) in undecided {
+        for (place, from, at, content, whole) in undecided {
             let look = match self.look(content, whole, places, &mut found) {
                 // Not known to be a type after it was asked: the table of types or of refusals is full.
                 Look::Undecided => Look::Other,
                 look => look,
             };
-            if look != Look::Object && delayed.contains(&(page.start + (place.2 * size) as u64)) {
+            if look != Look::Object && delayed.contains(&(page.start + from as u64)) {
                 self.labels.set(place, Label::FREE);
                 continue;
             }

@@ -55,6 +55,7 @@ impl Tally {
         &mut self.types[number]
     }
 
+    #[inline]
     pub(super) fn object(&mut self, number: u16, address: u64, bytes: u64, length: Option<u64>, tracked: bool) {
         let tally = self.of(number);
         tally.count += 1;

@@ -15,8 +15,8 @@ use super::words::{i64_at, u32_at, u64_at};
 const MAX_TYPES: usize = 60_000;
 /// Most addresses that are remembered as being no types.
 const MAX_REFUSED: usize = 1 << 18;
-/// Words of the filter.
-const FILTER_WORDS: usize = 1024;
+/// Types that are found at once: the entries of a table in which each address has one place.
+const QUICK: usize = 4096;
 /// Longest chain of metatypes, and of bases.
 const MAX_CHAIN: usize = 64;
 /// Longest name of a type or module, bytes.
@@ -94,8 +94,9 @@ pub struct Types<'a> {
     offsets: &'a Offsets,
     all: Vec<Type>,
     known: AddressMap<u16>,
-    /// A bit for each known address, by its hash: most words are no types, and this says so at once.
-    filter: Box<[u64; FILTER_WORDS]>,
+    /// The first known address at each place of a table, and its number. Most words are no types, and an empty place says so
+    /// at once; most that are types are here.
+    quick: Box<[(u64, u16)]>,
     refused: HashSet<u64, BuildHasherDefault<AddressHasher>>,
     /// Address of `type`, 0 before the first proof.
     root: u64,
@@ -104,7 +105,7 @@ pub struct Types<'a> {
 impl<'a> Types<'a> {
     pub fn new(memory: &'a dyn Memory, offsets: &'a Offsets) -> Self {
         let (known, refused) = (AddressMap::default(), HashSet::default());
-        Self { memory, offsets, all: Vec::new(), known, filter: Box::new([0; FILTER_WORDS]), refused, root: 0 }
+        Self { memory, offsets, all: Vec::new(), known, quick: vec![(0, 0); QUICK].into(), refused, root: 0 }
     }
 
     pub fn all(&self) -> &[Type] {
@@ -117,11 +118,11 @@ impl<'a> Types<'a> {
 
     /// The number of the type at an address, if it is known to be one.
     pub fn find(&self, address: u64) -> Option<u16> {
-        let (word, bit) = filter_bit(address);
-        if self.filter[word] & bit == 0 {
-            return None;
+        match self.quick[place(address)] {
+            (0, _) => None,
+            (known, number) if known == address => Some(number),
+            _ => self.known.get(&address).copied(),
         }
-        self.known.get(&address).copied()
     }
 
     /// Whether an address that is not known might turn out to be a type. Types are larger than what pymalloc serves; mimalloc
@@ -230,8 +231,10 @@ impl<'a> Types<'a> {
     fn add(&mut self, address: u64, bytes: &[u8]) -> bool {
         let Some(found) = self.read(address, bytes) else { return false };
         self.known.insert(address, self.all.len() as u16);
-        let (word, bit) = filter_bit(address);
-        self.filter[word] |= bit;
+        let quick = &mut self.quick[place(address)];
+        if quick.0 == 0 {
+            *quick = (address, self.all.len() as u16);
+        }
         self.all.push(found);
         true
     }
@@ -333,10 +336,9 @@ impl<'a> Types<'a> {
     }
 }
 
-/// Word and bit of an address in the filter.
-fn filter_bit(address: u64) -> (usize, u64) {
-    let hash = address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
-    ((hash / 64) as usize % FILTER_WORDS, 1 << (hash % 64))
+/// Place of an address in the quick table.
+fn place(address: u64) -> usize {
+    (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % QUICK
 }
 
 fn named(flags: u64, name: &str) -> Option<Shape> {
