@@ -95,7 +95,7 @@ def measure(leaktrace, plain_read, objects, rounds):
                 "work_slowdown": alone / alone_cpu / (watched / watched_cpu),
             }
         )
-    answer = {"rounds": results, "objgraph_seconds": ask("objgraph"), "guppy_seconds": ask("guppy")}
+    answer = {"python": census["python"], "rounds": results, "objgraph_seconds": ask("objgraph"), "guppy_seconds": ask("guppy")}
     process.stdin.close()
     process.wait()
     print(json.dumps(answer))

@@ -37,6 +37,7 @@ def measure_one(leaktrace, name, expected, objects):
     answer = json.loads(text)
     culprits = answer["growth"]["culprits"]
     return {
+        "python": answer["python"],
         "service": name,
         "expected": expected,
         "named": culprits[0]["path"] if culprits else None,

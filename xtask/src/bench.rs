@@ -138,7 +138,7 @@ fn censuses(pythons: &[PathBuf], options: &Options) -> Result<()> {
             python.clone()
         });
         let measured = census::measure(&leaktrace, &plain_read, &with_peers, options.repeats)?;
-        let _ = write!(page, "\n{}\n\n{}", python.display(), census::table(&measured));
+        let _ = write!(page, "\n## CPython {}\n\n{}", measured.python, census::table(&measured));
         all.push(measured);
     }
     machine.finish();
@@ -158,7 +158,8 @@ fn all_holders(pythons: &[PathBuf], options: &Options) -> Result<()> {
     for python in pythons {
         eprintln!("==> leaking containers on {}", python.display());
         let measured = holders::measure(&leaktrace, python, options.repeats)?;
-        let _ = write!(page, "\n{}\n\n{}", python.display(), holders::table(&measured));
+        let version = measured.first().map_or_else(String::new, |of| of.python.clone());
+        let _ = write!(page, "\n## CPython {version}\n\n{}", holders::table(&measured));
         all.extend(measured);
     }
     machine.finish();

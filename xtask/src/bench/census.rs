@@ -15,6 +15,8 @@ const OBJECTS: &str = "9000000";
 
 #[derive(Debug, Deserialize)]
 struct Answer {
+    /// Its version.
+    python: String,
     rounds: Vec<Round>,
     objgraph_seconds: Option<f64>,
     guppy_seconds: Option<f64>,
@@ -71,7 +73,7 @@ pub(crate) fn measure(leaktrace: &Path, plain_read: &Path, python: &Path, repeat
     let answer: Answer = serde_json::from_slice(&output.stdout).context("the benchmark's script says nonsense")?;
     let spread = |value: fn(&Round) -> f64| Spread::of(answer.rounds.iter().map(value)).context("nothing was measured");
     Ok(Census {
-        python: python.display().to_string(),
+        python: answer.python,
         heap_bytes: spread(|r| r.heap_bytes)?,
         objects: spread(|r| r.objects)?,
         seconds: spread(|r| r.seconds)?,

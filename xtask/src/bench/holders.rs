@@ -16,6 +16,8 @@ const SIZES: [(u64, f64); 2] = [(1_000_000, 10.0), (20_000_000, 60.0)];
 
 #[derive(Debug, Deserialize)]
 struct Answer {
+    /// Its version.
+    python: String,
     service: String,
     expected: String,
     named: Option<String>,
@@ -29,7 +31,7 @@ struct Answer {
 /// What was measured in heaps of one size, over all leaking services.
 #[derive(Debug, Serialize)]
 pub(crate) struct Holders {
-    python: String,
+    pub(crate) python: String,
     objects: Spread,
     references: Spread,
     seconds: Spread,
@@ -61,7 +63,7 @@ fn of_size(leaktrace: &Path, python: &Path, repeats: u32, objects: u64, goal_sec
     let spread = |value: fn(&Answer) -> f64| Spread::of(answers.iter().map(value)).context("nothing was measured");
     let is_wrong = |answer: &&Answer| answer.named.as_ref() != Some(&answer.expected);
     Ok(Holders {
-        python: python.display().to_string(),
+        python: answers.first().context("no service was measured")?.python.clone(),
         objects: spread(|a| a.objects)?,
         references: spread(|a| a.references)?,
         seconds: spread(|a| a.seconds)?,
