@@ -2,23 +2,12 @@
 
 use std::process::Command;
 
+use leaktrace_tests::asset;
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::supported;
 use leaktrace_tests::trace::{Trace, require_privileges};
 
 const BLOCKS: u64 = 1000;
-const CODE: &str = r#"
-import os, sys
-kept = [None] * 1000
-def work():
-    for n in range(1000):
-        kept[n] = b"%300d" % n
-print('READY {"pid": %d}' % os.getpid(), flush=True)
-sys.stdin.readline()
-work()
-print("DONE {}", flush=True)
-sys.stdin.readline()
-"#;
 
 #[test]
 fn a_target_in_namespaces_is_named_by_both_pids() {
@@ -26,7 +15,7 @@ fn a_target_in_namespaces_is_named_by_both_pids() {
     for python in supported() {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount", "--mount-proc"]);
-        let mut target = Service::spawn(command.arg(&python.executable).args(["-c", CODE]));
+        let mut target = Service::spawn(command.arg(&python.executable).arg(asset("applications/app.py")));
         let parent = target.child();
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
         let pid: u32 = children.trim().parse().expect("unshare has one child");

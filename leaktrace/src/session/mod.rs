@@ -27,7 +27,7 @@ use windows::{Limits, Watch};
 use crate::{
     cpython::{
         discover::{DiscoverError, Interpreter},
-        gc::{self, GcState},
+        gc::GcState,
         pools::{BlockState, Pools},
         snapshot::SnapshotError,
         threads,
@@ -151,16 +151,10 @@ impl Session {
         }
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
+        let sizes = Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 };
         let spec = Spec {
-            pid: target.pid(),
-            plan: &plan,
-            layout: &interpreter.facts.layout,
-            pymalloc: interpreter.facts.pymalloc.as_ref(),
-            tstate_interpreter: interpreter.offsets.thread.interpreter,
-            gc: gc::counts(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter),
-            tracefs: options.tracefs,
-            sizes: Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 },
             verbose: options.verbose,
+            ..Spec::of(target.pid(), &interpreter, &memory, main_interpreter, &plan, options.tracefs, sizes)
         };
         let mut tracer = Tracer::load(&spec)?;
         let flush_log: Box<dyn FnMut() + Send> = match tracer.logger() {

@@ -9,7 +9,7 @@ use super::SessionError;
 use super::drain::Drain;
 use super::native::NativeNames;
 use crate::cpython::discover::{DiscoverError, Interpreter};
-use crate::cpython::{gc, threads};
+use crate::cpython::threads;
 use crate::plan;
 use crate::target::Target;
 use crate::tracer::load::Sizes;
@@ -49,17 +49,8 @@ impl PauseProbes {
         }
         let main = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
-        let spec = Spec {
-            pid: target.pid(),
-            plan: &plan,
-            layout: &interpreter.facts.layout,
-            pymalloc: interpreter.facts.pymalloc.as_ref(),
-            tstate_interpreter: interpreter.offsets.thread.interpreter,
-            gc: gc::counts(&memory, &interpreter.offsets, interpreter.runtime, main),
-            tracefs,
-            sizes: Sizes { blocks: 1, ring_bytes: RING_BYTES },
-            verbose: false,
-        };
+        let sizes = Sizes { blocks: 1, ring_bytes: RING_BYTES };
+        let spec = Spec::of(target.pid(), interpreter, &memory, main, &plan, tracefs, sizes);
         let mut tracer = Tracer::load(&spec)?;
         let names = NativeNames::new(Arc::clone(target));
         let drain =

@@ -32,7 +32,9 @@ use leaktrace_common::{
 };
 use load::{LoadError, Sizes, program};
 
+use crate::cpython::{Interpreter, PymallocState, gc};
 use crate::plan::ProbePlan;
+use crate::target::Memory;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
@@ -57,7 +59,7 @@ pub struct Spec<'a> {
     pub plan: &'a ProbePlan,
     pub layout: &'a PythonLayout,
     /// pymalloc's `usedpools` and constants; `None` when the target runs without pymalloc.
-    pub pymalloc: Option<&'a crate::cpython::PymallocState>,
+    pub pymalloc: Option<&'a PymallocState>,
     /// Offset of the interpreter in a thread's state.
     pub tstate_interpreter: u32,
     /// Where the counts of collections are, where only they tell which generation was collected.
@@ -67,6 +69,31 @@ pub struct Spec<'a> {
     pub sizes: Sizes,
     /// Diagnostics of the BPF side through the `log` crate.
     pub verbose: bool,
+}
+
+impl<'a> Spec<'a> {
+    /// A plan for the interpreter in process `pid`; `main` is the address of its main interpreter's state.
+    pub fn of(
+        pid: u32,
+        interpreter: &'a Interpreter,
+        memory: &dyn Memory,
+        main: u64,
+        plan: &'a ProbePlan,
+        tracefs: &'a Path,
+        sizes: Sizes,
+    ) -> Self {
+        Self {
+            pid,
+            plan,
+            layout: &interpreter.facts.layout,
+            pymalloc: interpreter.facts.pymalloc.as_ref(),
+            tstate_interpreter: interpreter.offsets.thread.interpreter,
+            gc: gc::counts(memory, &interpreter.offsets, interpreter.runtime, main),
+            tracefs,
+            sizes,
+            verbose: false,
+        }
+    }
 }
 
 /// The kernel's counters, indexed by [`counter`].
