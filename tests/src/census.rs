@@ -57,6 +57,7 @@ pub struct Growth {
     pub censuses: u64,
     pub types: Vec<Grown>,
     pub cause: Option<String>,
+    pub warm_up: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,12 +1,13 @@
 //! The heap census against what the process says of itself.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use leaktrace_tests::census::{Census, Collectors, Diff, Watched, heap, json, leaktrace, wait_until_it_reads};
-use leaktrace_tests::process::Service;
+use leaktrace_tests::process::{Lines, PATIENCE, Service};
 use leaktrace_tests::python::{Python, each_minor, supported};
-use leaktrace_tests::trace::require_privileges;
+use leaktrace_tests::trace::{executable, require_privileges};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -107,7 +108,7 @@ fn tracked_objects_are_counted_as_get_objects_lists_them() {
 fn blocks_that_the_debug_hooks_wrapped_are_understood() {
     require_privileges();
     for python in each_minor() {
-        let mut command = std::process::Command::new(&python.executable);
+        let mut command = Command::new(&python.executable);
         let script = leaktrace_tests::asset("truth/census.py");
         let mut service = Service::spawn(command.arg(script).env("PYTHONMALLOC", "debug"));
         let truth: Tracked = ask(&mut service, "tracked");
@@ -345,9 +346,9 @@ fn a_killed_pause_lets_the_process_go_on() {
     let mut service = start(&python);
     for _ in 0..20 {
         let pid = service.pid().to_string();
-        let mut run = std::process::Command::new(leaktrace_tests::trace::executable());
+        let mut run = Command::new(executable());
         let mut run = run.args(["heap", "--pause", "--interval", "100ms", "--pid", &pid]);
-        run = run.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        run = run.stdout(Stdio::null()).stderr(Stdio::null());
         let mut run = run.spawn().unwrap();
         let stat = format!("/proc/{pid}/stat");
         // Until it is caught stopped.
@@ -373,6 +374,42 @@ fn the_c_allocator_holds_what_mallinfo_says() {
         let keys = ["heap_bytes", "free_bytes", "top_bytes", "mapped_bytes"];
         for (key, truth) in keys.into_iter().zip(truth) {
             assert!(close(ours[key], truth, 0.02, 128 << 10), "{python:?} {key}: {ours:?}, truth {truth}");
+        }
+    }
+}
+
+#[test]
+fn a_warm_up_is_told_from_growth_that_goes_on() {
+    for python in supported() {
+        for (commands, warm_up) in [(&["warm_up"][..], true), (&["leak 100"; 400], false)] {
+            let mut service = start(&python);
+            wait_until_it_reads(&service);
+            let folder = tempfile::tempdir().unwrap();
+            let report = folder.path().join("report.json");
+            let mut watch = Command::new(executable())
+                .args(["heap", "--pid", &service.pid().to_string(), "--interval", "500ms", "--duration", "10s"])
+                .arg("--json")
+                .arg(&report)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // The first look is over when the second is told.
+            let lines = Lines::of(watch.stderr.take().unwrap());
+            assert!(lines.next(PATIENCE).is_some());
+            let mut commands = commands.iter();
+            while watch.try_wait().unwrap().is_none() {
+                match commands.next() {
+                    Some(command) => {
+                        let _: Option<u64> = ask(&mut service, command);
+                        service.work_for(Duration::from_millis(25));
+                    }
+                    None => assert!(watch.wait().unwrap().success()),
+                }
+            }
+            let census: Census = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
+            let growth = census.growth.unwrap();
+            assert_eq!((growth.cause.as_deref(), growth.warm_up), (Some("objects"), warm_up), "{python:?}");
         }
     }
 }

@@ -11,6 +11,11 @@ use crate::model::growth::{Point, Rate};
 /// Most censuses that are kept: older ones thin out, so that a long watch stays small.
 const MAX_POINTS: usize = 256;
 
+/// Fewest censuses that tell a warm-up from growth that goes on.
+const FEWEST: usize = 4;
+/// Growth of the second half of the time, over that of the first, that counts as none.
+const STANDING: f64 = 0.05;
+
 /// How one type, or one container, changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grown {
@@ -49,6 +54,9 @@ pub struct Growth {
     pub live_rate: Rate,
     /// What the resident memory grew by, if it grew by more than a hundredth.
     pub cause: Option<Cause>,
+    /// It grew in the first half of the time only: a warm-up. Not known of fewer than four censuses.
+    #[serde(default)]
+    pub warm_up: bool,
 }
 
 /// Counts over time, thinned.
@@ -74,6 +82,15 @@ impl Series {
             });
         }
         self.points.push(Point { seconds, value: value as f64 });
+    }
+
+    /// Whether nearly all of its growth came in the first half of the time.
+    fn stands_still(&self) -> bool {
+        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else { return false };
+        let half = f64::midpoint(first.seconds, last.seconds);
+        let middle = self.points.iter().find(|point| point.seconds >= half).map_or(last.value, |point| point.value);
+        let (early, late) = (middle - first.value, last.value - middle);
+        self.points.len() >= FEWEST && early > 0.0 && late <= early * STANDING
     }
 
     fn grown(&self, name: &str) -> Grown {
@@ -150,6 +167,8 @@ impl Watch {
         containers.sort_by_key(|grown| std::cmp::Reverse(grown.delta()));
         let (first, last) = (self.rss.first_bytes, self.rss.last_bytes);
         let grew = last.saturating_sub(first) > first / 100;
+        let cause = if grew { self.first_shares.cause_of_growth(&self.last_shares) } else { None };
+        let grown = if cause == Some(Cause::Objects) { &self.live } else { &self.rss };
         Growth {
             seconds: self.last,
             censuses: self.count,
@@ -157,7 +176,28 @@ impl Watch {
             containers,
             rss_rate: Rate::of_series(&self.rss.points),
             live_rate: Rate::of_series(&self.live.points),
-            cause: if grew { self.first_shares.cause_of_growth(&self.last_shares) } else { None },
+            cause,
+            warm_up: cause.is_some() && grown.stands_still(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warm_up_stands_still_in_the_end() {
+        let stands = |values: &[u64]| {
+            let mut series = Series::default();
+            for (second, &value) in values.iter().enumerate() {
+                series.add(second as f64, value, value);
+            }
+            series.stands_still()
+        };
+        assert!(stands(&[100, 150, 190, 200, 200, 201, 200]));
+        for values in [&[100, 150, 200, 250, 300][..], &[100, 100, 100, 100, 200], &[100; 6], &[100, 200, 200], &[]] {
+            assert!(!stands(values), "{values:?}");
         }
     }
 }

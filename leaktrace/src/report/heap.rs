@@ -207,6 +207,9 @@ pub fn growth(growth: &Growth, top: usize, style: Style) -> String {
     if let Some(cause) = growth.cause {
         let _ = writeln!(page, "{}", cause_of_growth(cause));
     }
+    if growth.warm_up {
+        page.push_str("It did so in the first half of this time and stands still since: a warm-up.\n");
+    }
     let table = |page: &mut String, rows: &[Grown], what: &str| {
         if rows.is_empty() {
             return;

@@ -405,6 +405,7 @@ fn text_of_the_target_steers_no_terminal() {
         rss_rate: Rate::default(),
         live_rate: Rate::default(),
         cause: None,
+        warm_up: false,
     });
     app.receive(Picture { names: BTreeMap::from([(7, "a\x1b[31m".to_owned())]), ..picture(next) });
     for _ in Tab::ALL {
@@ -431,6 +432,7 @@ fn types_say_what_grew_or_why_it_is_not_known() {
         rss_rate: Rate::default(),
         live_rate: Rate::default(),
         cause: None,
+        warm_up: false,
     };
     let with = |last| picture(Report { heap: Some(heap(last)), ..report(1) });
     app.receive(with(40));
