@@ -53,22 +53,15 @@ pub(super) fn find(memory: &dyn Memory, elf: &ElfFile, offsets: &Offsets, runtim
     Some(state)
 }
 
-/// `usedpools` is an array of pairs, one for each size class: either both point 16 bytes before the pair (no pool in
-/// use), or both to pools, whose headers name the class. No other data looks so.
+/// `usedpools` is an array of pairs, one for each size class, of which the pools name the class. No other data looks so.
 fn find_usedpools(memory: &dyn Memory, elf: &ElfFile, state: &PymallocState) -> Option<u64> {
-    let pair = |words: &[u64], address: u64, class: usize| {
-        let (next, prev) = (words[2 * class], words[2 * class + 1]);
-        let empty = address + 16 * class as u64 - 16;
-        let pool = |word: u64| word != 0 && word.is_multiple_of(state.pool_size);
-        (next == empty && prev == empty) || (pool(next) && pool(prev))
-    };
     for range in elf.writable_ranges() {
         let mut data = vec![0; usize::try_from((range.end - range.start).min(MAX_DATA)).ok()?];
         memory.read_sparse(range.start, &mut data);
         let words: Vec<u64> = data.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word)).collect();
         for (index, window) in words.windows(2 * state.classes()).enumerate() {
             let address = range.start + 8 * index as u64;
-            if (0..state.classes()).all(|class| pair(window, address, class)) {
+            if are_pairs(window, address, state) {
                 let pools = pools_in(memory, state, address);
                 let right = pools.iter().filter(|(class, pool)| {
                     memory.u32(pool + u64::from(state.pool.szidx)).is_ok_and(|szidx| szidx as usize == *class)
@@ -80,6 +73,18 @@ fn find_usedpools(memory: &dyn Memory, elf: &ElfFile, state: &PymallocState) -> 
         }
     }
     None
+}
+
+/// Whether words at an address are pairs as `usedpools` has them: either both point 16 bytes before the pair (no pool in use), or
+/// both to pools. The thread that holds the GIL may have lost its processor between the stores to the two: one pair may be uneven.
+fn are_pairs(words: &[u64], address: u64, state: &PymallocState) -> bool {
+    let mut uneven = 0;
+    words.chunks_exact(2).enumerate().all(|(class, pair)| {
+        let empty = address + 16 * class as u64 - 16;
+        let is_pool = |word: u64| word != 0 && word.is_multiple_of(state.pool_size);
+        uneven += u32::from((pair[0] == empty) != (pair[1] == empty));
+        uneven <= 1 && pair.iter().all(|&word| word == empty || is_pool(word))
+    })
 }
 
 /// The pools at both ends of each class's list, with the class.
@@ -209,8 +214,27 @@ fn has_memory(instruction: &Instruction) -> bool {
 mod tests {
     use std::process::{Command, Stdio};
 
+    use super::*;
     use crate::cpython::testing::{Script, pythons};
-    use crate::target::Memory as _;
+
+    #[test]
+    fn one_pair_may_be_about_to_change() {
+        let state = PymallocState { pool_size: 1 << 14, ..PymallocState::default() };
+        let (at, pool) = (0x5000u64, 0x7000_4000u64);
+        let empty = |class: u64| at + 16 * class - 16;
+        let even = [empty(0), empty(0), pool, pool, empty(2), empty(2)];
+        assert!(are_pairs(&even, at, &state));
+        let mut words = even;
+        words[1] = pool;
+        assert!(are_pairs(&words, at, &state), "a pool is being put into its list");
+        words[3] = empty(1);
+        assert!(!are_pairs(&words, at, &state), "two at once");
+        for wrong in [0, pool + 8, empty(1)] {
+            let mut words = even;
+            words[0] = wrong;
+            assert!(!are_pairs(&words, at, &state), "{wrong:#x}");
+        }
+    }
 
     #[test]
     fn the_state_is_where_the_symbols_say() {
