@@ -116,7 +116,10 @@ fn interpreters_at_once_lose_nothing() {
             let here = report.sites.iter().filter(|site| {
                 site.domain == "obj" && site.places().first().is_some_and(|place| place.function == who)
             });
-            assert_eq!(here.map(|site| site.live_blocks).sum::<u64>(), OF_INTERPRETER, "{python:?} {who}");
+            let blocks = here.map(|site| site.live_blocks).sum::<u64>();
+            // Without the GIL the interpreter makes a few for itself: the thread's own copy of the instructions.
+            let more = if python.free_threaded { 5 } else { 0 };
+            assert!((OF_INTERPRETER..=OF_INTERPRETER + more).contains(&blocks), "{python:?} {who}: {blocks}");
         }
         let text = String::from_utf8_lossy(&paths.stdout);
         for path in ["  __main__.kept[*]: 5,000 objects", "interpreter 1: __main__.kept[*]: 5,000 objects"] {
