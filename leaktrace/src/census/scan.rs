@@ -307,11 +307,7 @@ impl<'a> Scan<'a> {
     pub(super) fn part(&mut self, part: Part) {
         match self.regions.of(part.address) {
             Region::Arena => self.claims.push(Claim::new(part.address, part.kind)),
-            Region::Native => {
-                // What its items point at is looked for there.
-                self.native.candidate(part.address);
-                self.native.part(part);
-            }
+            Region::Native => self.native.part(part),
             Region::Static | Region::Elsewhere => {}
         }
     }
