@@ -32,8 +32,8 @@ use leaktrace_common::{
     site::{op, slot},
     wire::{self, ProcessRecord, VERSION, counter, record},
 };
-use maps::{NEW_THREAD, RING, SITES, THREADS, config, count};
-use target::{thread, tid};
+use maps::{NEW_THREAD, RING, SITES, config, count};
+use target::{forget_thread, thread, tid};
 
 /// Every armed instruction that is not a return.
 #[uprobe]
@@ -154,7 +154,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
         unsafe { (*new).over = 1 };
     }
     // Also with the calls that this thread was in the middle of.
-    let _ = THREADS.remove(tid());
+    forget_thread(tid());
     // SAFETY: the helper has no precondition.
     let time_ns = unsafe { bpf_ktime_get_ns() };
     let message = ProcessRecord { kind: record::EXEC, pid, child: 0, pad: 0, time_ns };
@@ -169,7 +169,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 /// thread of the same id does not find what this one was in the middle of. Children of vfork have states too.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
-    let _ = THREADS.remove(tid());
+    forget_thread(tid());
     0
 }
 

@@ -59,9 +59,24 @@ pub static CODE_TAGS: Array<CodeTags> = Array::with_max_entries(1, 0);
 #[map]
 pub static FIRST_POOLS: Array<u64> = Array::with_max_entries(64, 0);
 
-/// What a thread is in the middle of.
+/// What a thread is in the middle of, by the low bits of its id: an array costs a tenth of a look-up.
 #[map]
-pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 13, BPF_F_NO_PREALLOC);
+pub static THREADS: Array<ThreadSlot> = Array::with_max_entries(THREAD_SLOTS, 0);
+
+/// The same, of threads whose slot another one has.
+#[map]
+pub static MORE_THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 13, BPF_F_NO_PREALLOC);
+
+/// Slots for threads, a power of 2.
+pub const THREAD_SLOTS: u32 = 1 << 10;
+
+/// A slot of [`THREADS`].
+#[repr(C)]
+pub struct ThreadSlot {
+    /// Id of the thread that has it, 0: none.
+    pub owner: u64,
+    pub thread: Thread,
+}
 
 /// What a new thread begins with, zeroed (it does not fit the BPF stack) but for [`Thread::over`].
 #[map]
@@ -139,6 +154,7 @@ pub struct KnownStack {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Thread {
     pub known: [KnownStack; KNOWN_STACKS],
     pub c: CCall,
@@ -227,6 +243,15 @@ pub fn exchange(word: *mut u64, value: u64) -> u64 {
     // SAFETY: as in `add`.
     unsafe { asm!("{1} = xchg_64({0} + 0, {1})", in(reg) word, inout(reg) old) }
     old
+}
+
+/// Puts a value where 0 was; false: it was something else.
+#[inline(always)]
+pub fn claim(word: *mut u64, value: u64) -> bool {
+    let mut old = 0u64;
+    // SAFETY: as in `add`; the instruction compares with r0 and leaves there what it found.
+    unsafe { asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) word, in(reg) value, inout("r0") old) }
+    old == 0
 }
 
 /// As [`add`], and gives the value before.

@@ -63,7 +63,7 @@ fn find(thread: &mut Thread, room: &mut Room, tid: u32, domain: u8, native: u64)
         Walked::default()
     } else {
         let Some(tags) = code::Tags::get() else { return 0 };
-        let mut reader = WindowReader::new(&mut room.window, layout, thread.lowest_frame);
+        let mut reader = WindowReader::new(&mut room.window, thread.lowest_frame);
         let walked = walk::walk(&mut reader, layout, frame, &mut room.frames, |code| tags.of(code));
         thread.lowest_frame = reader.reached();
         walked

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use leaktrace_common::walk::ReadTarget;
 
-use crate::maps::{NEW_THREAD, THREADS, Thread, config};
+use crate::maps::{MORE_THREADS, NEW_THREAD, THREAD_SLOTS, THREADS, Thread, claim, config};
 
 /// The current process's user memory.
 pub struct Target;
@@ -53,12 +53,48 @@ pub fn pthread_self() -> Option<u64> {
 /// The state of the current thread, made at its first event.
 #[inline(always)]
 pub fn thread(tid: u32) -> Option<&'static mut Thread> {
-    if let Some(t) = THREADS.get_ptr_mut(tid) {
-        // SAFETY: a map value of this type; only this thread uses it, and a thread runs one program at a time.
-        return Some(unsafe { &mut *t });
+    let slot = THREADS.get_ptr_mut(tid % THREAD_SLOTS)?;
+    // SAFETY: a map value of this type; only the thread that has the slot uses it, and a thread runs one program at a time.
+    let slot = unsafe { &mut *slot };
+    if slot.owner == u64::from(tid) || begin_thread(tid) == IN_SLOT {
+        return Some(&mut slot.thread);
     }
-    let zero = NEW_THREAD.get(0)?;
-    let _ = THREADS.insert(tid, zero, u64::from(BPF_NOEXIST));
     // SAFETY: as above.
-    THREADS.get_ptr_mut(tid).map(|t| unsafe { &mut *t })
+    MORE_THREADS.get_ptr_mut(tid).map(|thread| unsafe { &mut *thread })
+}
+
+/// The thread has its slot.
+const IN_SLOT: u32 = 1;
+
+/// Makes the state of a thread that does not have its slot, unless it has one elsewhere.
+///
+/// A global function: it hardly ever runs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn begin_thread(tid: u32) -> u32 {
+    if MORE_THREADS.get_ptr(tid).is_some() {
+        return 0;
+    }
+    let (Some(new), Some(slot)) = (NEW_THREAD.get_ptr(0), THREADS.get_ptr_mut(tid % THREAD_SLOTS)) else { return 0 };
+    // SAFETY: map values of these types; the slot is this thread's once it is claimed.
+    unsafe {
+        if claim(&raw mut (*slot).owner, tid.into()) {
+            (*slot).thread = *new;
+            return IN_SLOT;
+        }
+        let _ = MORE_THREADS.insert(tid, &*new, u64::from(BPF_NOEXIST));
+    }
+    0
+}
+
+/// Forgets the current thread's state.
+#[inline(always)]
+pub fn forget_thread(tid: u32) {
+    match THREADS.get_ptr_mut(tid % THREAD_SLOTS) {
+        // SAFETY: a map value of this type.
+        Some(slot) if unsafe { (*slot).owner } == u64::from(tid) => unsafe { (&raw mut (*slot).owner).write_volatile(0) },
+        _ => {
+            let _ = MORE_THREADS.remove(tid);
+        }
+    }
 }

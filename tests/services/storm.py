@@ -23,11 +23,12 @@ import service
 
 # System calls of x86-64 that a running Python needs to compute, allocate, collect, lock, and read and write its pipes.
 ALLOWED = {
-    "read": 0, "write": 1, "close": 3, "fstat": 5, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11,
-    "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "ioctl": 16, "select": 23,
-    "sched_yield": 24, "mremap": 25, "madvise": 28, "setitimer": 38, "getpid": 39, "exit": 60, "getcwd": 79,
-    "sigaltstack": 131, "gettid": 186, "futex": 202, "clock_gettime": 228, "clock_nanosleep": 230, "exit_group": 231,
-    "openat": 257, "newfstatat": 262, "pselect6": 270, "getrandom": 318,
+    "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8, "mmap": 9,
+    "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "ioctl": 16,
+    "readv": 19, "writev": 20, "select": 23, "sched_yield": 24, "mremap": 25, "madvise": 28, "nanosleep": 35,
+    "setitimer": 38, "getpid": 39, "exit": 60, "fcntl": 72, "getcwd": 79, "sigaltstack": 131, "gettid": 186, "futex": 202,
+    "clock_gettime": 228, "clock_nanosleep": 230, "exit_group": 231, "openat": 257, "newfstatat": 262, "pselect6": 270,
+    "getrandom": 318,
 }  # fmt: skip
 
 

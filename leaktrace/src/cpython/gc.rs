@@ -125,6 +125,12 @@ pub(crate) fn generations_offset(memory: &dyn Memory, offsets: &Offsets, runtime
     if packed < known && !are_lists(known) && are_lists(packed) { packed } else { known }
 }
 
+/// Without the GIL a thread adds the containers that it made to the count of generation 0 when they are so many
+/// (`LOCAL_ALLOC_COUNT_THRESHOLD`, CPython `Python/gc_free_threading.c`, 3.13 to 3.15).
+const UNCOUNTED: u64 = 512;
+/// Blocks that a container in a garbage cycle keeps, at most: its own, and those of what it alone holds.
+const BLOCKS_OF_CONTAINER: u64 = 4;
+
 impl GcState {
     /// Reads the collector's state of the interpreter state at `interpreter`.
     pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {
@@ -152,7 +158,9 @@ impl GcState {
         let threshold = u64::try_from(state.generations[0].threshold).unwrap_or(0);
         state.patience = threshold.saturating_mul(1 + u64::from(offsets.collector.deferrals));
         if offsets.collector.waits_for_quarter {
-            state.patience = state.patience.max(long_lived / 4);
+            // A collection may be far off. But none waits for it that was not counted.
+            let counted = u64::try_from(state.generations[0].count).unwrap_or(0) + UNCOUNTED;
+            state.patience = state.patience.max(long_lived / 4).min(threshold.max(BLOCKS_OF_CONTAINER * counted));
         }
         Ok(state)
     }
