@@ -75,26 +75,28 @@ extern "C" fn begin_thread(tid: u32) -> u32 {
     if MORE_THREADS.get_ptr(tid).is_some() {
         return 0;
     }
-    let (Some(new), Some(slot)) = (NEW_THREAD.get_ptr(0), THREADS.get_ptr_mut(tid % THREAD_SLOTS)) else { return 0 };
+    let (Some(new), Some(slot)) = (NEW_THREAD.get(0), THREADS.get_ptr_mut(tid % THREAD_SLOTS)) else { return 0 };
     // SAFETY: map values of these types; the slot is this thread's once it is claimed.
     unsafe {
         if claim(&raw mut (*slot).owner, tid.into()) {
             (*slot).thread = *new;
             return IN_SLOT;
         }
-        let _ = MORE_THREADS.insert(tid, &*new, u64::from(BPF_NOEXIST));
     }
+    let _ = MORE_THREADS.insert(tid, new, u64::from(BPF_NOEXIST));
     0
 }
 
 /// Forgets the current thread's state.
 #[inline(always)]
 pub fn forget_thread(tid: u32) {
-    match THREADS.get_ptr_mut(tid % THREAD_SLOTS) {
-        // SAFETY: a map value of this type.
-        Some(slot) if unsafe { (*slot).owner } == u64::from(tid) => unsafe { (&raw mut (*slot).owner).write_volatile(0) },
-        _ => {
-            let _ = MORE_THREADS.remove(tid);
+    let Some(slot) = THREADS.get_ptr_mut(tid % THREAD_SLOTS) else { return };
+    // SAFETY: a map value of this type; whose slot it is, that thread runs this.
+    unsafe {
+        if (*slot).owner == u64::from(tid) {
+            (&raw mut (*slot).owner).write_volatile(0);
+            return;
         }
     }
+    let _ = MORE_THREADS.remove(tid);
 }

@@ -1,5 +1,6 @@
 //! The garbage collector: how it is set, how it does, and what it could not free.
 
+use leaktrace_common::walk::ABSENT;
 use serde::Serialize;
 
 use crate::cpython::gc::{self, GENERATIONS, GcState};
@@ -47,9 +48,10 @@ pub struct InterpreterCollector {
     /// `gc.get_freeze_count()`; `None` where it is not known.
     pub frozen: Option<u64>,
     /// Objects that survived the last full collection, and those that came to the oldest generation since. A full
-    /// collection waits until there are a quarter as many new ones (`Modules/gcmodule.c`, `gc_collect_generations`).
-    pub long_lived_total: u64,
-    pub long_lived_pending: u64,
+    /// collection waits until there are a quarter as many new ones (`Modules/gcmodule.c`, `gc_collect_generations`). `None` where the
+    /// oldest generation is collected by and by (3.14 to 3.14.4).
+    pub long_lived_total: Option<u64>,
+    pub long_lived_pending: Option<u64>,
     pub garbage: Garbage,
 }
 
@@ -104,7 +106,8 @@ pub fn counters(subject: &Subject<'_>) -> Result<Counters, MemoryError> {
     let Subject { memory, offsets, runtime, .. } = *subject;
     let main = threads::main_interpreter(memory, offsets, runtime)?;
     let state = GcState::read(memory, offsets, runtime, main)?;
-    let old = gc::state_address(offsets, runtime, main).wrapping_add(offsets.gc.long_lived_total.into());
+    let old = if offsets.gc.long_lived_total == ABSENT { offsets.gc.heap_size } else { offsets.gc.long_lived_total };
+    let old = gc::state_address(offsets, runtime, main).wrapping_add(old.into());
     Ok(Counters {
         enabled: state.enabled,
         collections: state.generations.map(|generation| generation.collections),
@@ -157,6 +160,7 @@ fn one(subject: &Subject<'_>, id: i64, address: u64, unlisted: &Members) -> Resu
             collected: generation.collected,
             uncollectable: generation.uncollectable,
         });
+    let told = |offset| if offset == ABSENT { Ok(None) } else { memory.u64(at(offset)).map(Some) };
     Ok(InterpreterCollector {
         id,
         enabled: state.enabled,
@@ -164,8 +168,8 @@ fn one(subject: &Subject<'_>, id: i64, address: u64, unlisted: &Members) -> Resu
         debug: memory.u32(at(offsets.gc.debug))?,
         generations: generations.collect(),
         frozen: members.frozen,
-        long_lived_total: memory.u64(at(offsets.gc.long_lived_total))?,
-        long_lived_pending: memory.u64(at(offsets.gc.long_lived_pending))?,
+        long_lived_total: told(offsets.gc.long_lived_total)?,
+        long_lived_pending: told(offsets.gc.long_lived_pending)?,
         garbage: garbage(subject, memory.u64(at(offsets.gc.garbage))?),
     })
 }

@@ -23,7 +23,7 @@ pub struct Counters {
     /// Of each generation, the youngest first.
     pub collections: [u64; 3],
     pub uncollectable: u64,
-    /// Objects that survived the last full collection.
+    /// Objects that survived the last full collection; where there is no such number, all tracked ones.
     pub old_objects: u64,
 }
 

@@ -141,7 +141,6 @@ impl GcState {
             collecting: memory.u32(at(offsets.gc.collecting))? != 0,
             ..Self::default()
         };
-        let long_lived = memory.u64(at(offsets.gc.long_lived_total))?;
         let counters = Counters::find(memory, offsets, gc)?;
         for (index, generation) in state.generations.iter_mut().enumerate() {
             let young = offsets.gc.generations + index as u32 * offsets.gc_generation.size;
@@ -158,6 +157,7 @@ impl GcState {
         let threshold = u64::try_from(state.generations[0].threshold).unwrap_or(0);
         state.patience = threshold.saturating_mul(1 + u64::from(offsets.collector.deferrals));
         if offsets.collector.waits_for_quarter {
+            let long_lived = memory.u64(at(offsets.gc.long_lived_total))?;
             // A collection may be far off. But none waits for it that was not counted.
             let counted = u64::try_from(state.generations[0].count).unwrap_or(0) + UNCOUNTED;
             state.patience = state.patience.max(long_lived / 4).min(threshold.max(BLOCKS_OF_CONTAINER * counted));

@@ -38,6 +38,16 @@ const TABLES: &[Table] = &[
     table(15, true, include_str!("../../offsets/3.15t.toml")),
 ];
 
+/// What differs in releases of a minor version whose collector keeps another state: its bytes, which the target tells.
+struct OtherCollector {
+    minor: u8,
+    size: u32,
+    text: &'static str,
+}
+
+const COLLECTORS: &[OtherCollector] =
+    &[OtherCollector { minor: 14, size: 240, text: include_str!("../../offsets/3.14-240.toml") }];
+
 /// The tables of mimalloc: of 2.1.2, which is in 3.13, in 3.14 to 3.14.9 and in 3.15 to 3.15.1, and of 2.5.2.
 const MIMALLOC: [&str; 2] =
     [include_str!("../../offsets/mimalloc-212.toml"), include_str!("../../offsets/mimalloc-20502.toml")];
@@ -173,6 +183,23 @@ fn row(text: &str, patch: u8) -> Result<toml::Table, toml::de::Error> {
     row.ok_or_else(|| serde::de::Error::custom(format!("no row for point release {patch}")))
 }
 
+/// Puts what `text` has into the groups of a row, and takes out what it says is absent.
+fn overlay(row: &mut toml::Table, text: &str) -> Result<(), toml::de::Error> {
+    let mut other: toml::Table = text.parse()?;
+    let absent: Vec<String> = other.remove("absent").map_or(Ok(Vec::new()), toml::Value::try_into)?;
+    for (group, key) in absent.iter().filter_map(|name| name.split_once('.')) {
+        row.get_mut(group).and_then(toml::Value::as_table_mut).and_then(|group| group.remove(key));
+    }
+    for (name, keys) in other {
+        let keys: toml::Table = keys.try_into()?;
+        match row.get_mut(&name).and_then(toml::Value::as_table_mut) {
+            Some(group) => group.extend(keys),
+            None => drop(row.insert(name, toml::Value::Table(keys))),
+        }
+    }
+    Ok(())
+}
+
 impl Offsets {
     /// The row for a version with the GIL; `None` when there is no table for its minor version.
     pub fn of(major: u8, minor: u8, patch: u8) -> Option<Self> {
@@ -210,11 +237,17 @@ impl Offsets {
                 }
             }
         }
-        let mut told: Self = table.try_into().map_err(OffsetsError::Table)?;
-        // Of the collector's state it tells the size alone: another one has the other fields elsewhere (3.14 to 3.14.4 collected
-        // incrementally).
+        let mut told: Self = table.clone().try_into().map_err(OffsetsError::Table)?;
+        // Of the collector's state it tells the size alone: another one has the other fields elsewhere.
         if told.gc.size != own.gc.size {
-            return Err(OffsetsError::OtherCollector { size: told.gc.size, known: own.gc.size });
+            let size = told.gc.size;
+            let is_it = |other: &&OtherCollector| {
+                (other.minor, other.size) == (version.minor, size) && version.major == 3 && !own.free_threaded
+            };
+            let unknown = OffsetsError::OtherCollector { size, known: own.gc.size };
+            let other = COLLECTORS.iter().find(is_it).ok_or(unknown)?;
+            overlay(&mut table, other.text).map_err(OffsetsError::Table)?;
+            told = table.try_into().map_err(OffsetsError::Table)?;
         }
         // `main` comes right after `head` in `struct pyinterpreters`.
         let moved = told.runtime.interpreters_head.wrapping_sub(own.runtime.interpreters_head);
@@ -326,6 +359,13 @@ mod tests {
                 assert!(layout.frame_window_len <= 128);
                 assert!(row.pymalloc.pool_size.is_power_of_two());
             }
+        }
+        for other in COLLECTORS {
+            let mut table = row(text(3, other.minor, false).unwrap(), 0).unwrap();
+            let usual: Offsets = table.clone().try_into().unwrap();
+            overlay(&mut table, other.text).unwrap();
+            let other: Offsets = table.try_into().unwrap();
+            assert_ne!(other.gc, usual.gc);
         }
         let free_threaded = Offsets::parse(text(3, 14, true).unwrap(), 0).unwrap();
         assert_eq!(free_threaded.mimalloc().len(), MIMALLOC.len());

@@ -137,13 +137,15 @@ fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {
             row.generation, row.count, row.threshold, row.collections, row.collected, row.uncollectable,
         );
     }
-    let _ = writeln!(
-        page,
-        "\nfrozen {}, old objects at the last full collection {}, come to the oldest generation since {}",
-        gc.frozen.map_or_else(|| "not known".to_owned(), |frozen| count(frozen as f64)),
-        count(gc.long_lived_total as f64),
-        count(gc.long_lived_pending as f64),
+    let frozen = gc.frozen.map_or_else(|| "not known".to_owned(), |frozen| count(frozen as f64));
+    let old = gc.long_lived_total.zip(gc.long_lived_pending).map_or_else(
+        || "the oldest generation is collected by and by".to_owned(),
+        |(total, pending)| {
+            let (total, pending) = (count(total as f64), count(pending as f64));
+            format!("old objects at the last full collection {total}, come to the oldest generation since {pending}")
+        },
     );
+    let _ = writeln!(page, "\nfrozen {frozen}, {old}");
     garbage(page, &gc.garbage);
 }
 
@@ -170,10 +172,11 @@ pub fn warnings(gc: &InterpreterCollector) -> Vec<String> {
         warnings
             .push("Its first threshold is 0: it never runs by itself, reference cycles are never freed.".to_owned());
     }
-    if gc.long_lived_pending > gc.long_lived_total && gc.long_lived_pending > 10_000 {
+    let doubled = gc.long_lived_total.zip(gc.long_lived_pending).filter(|(total, pending)| pending > total);
+    if let Some((_, pending)) = doubled.filter(|(_, pending)| *pending > 10_000) {
         warnings.push(format!(
             "The oldest generation has more than doubled since its last full collection: {} objects came to it.",
-            count(gc.long_lived_pending as f64)
+            count(pending as f64)
         ));
     }
     let uncollectable: u64 = gc.generations.iter().map(|generation| generation.uncollectable).sum();

@@ -16,18 +16,21 @@ use crate::workspace::setup_log;
 
 /// A build, and the wheel that brings it.
 struct Wheel {
-    /// "3.14t": free-threaded.
-    version: &'static str,
+    /// "3.14", "3.14t": free-threaded; with a point release where another one is there too.
+    name: &'static str,
     freeze_core: &'static str,
     platform: &'static str,
 }
 
-const fn wheel(version: &'static str, freeze_core: &'static str, platform: &'static str) -> Wheel {
-    Wheel { version, freeze_core, platform }
+const fn wheel(name: &'static str, freeze_core: &'static str, platform: &'static str) -> Wheel {
+    Wheel { name, freeze_core, platform }
 }
 
-const MANYLINUX: [Wheel; 5] = [
+const MANYLINUX: [Wheel; 7] = [
     wheel("3.13t", "0.6.0", "manylinux_2_28_x86_64"),
+    // Up to 3.14.4 the collector was another one.
+    wheel("3.14.2", "0.6.0", "manylinux_2_28_x86_64"),
+    wheel("3.14.3t", "0.6.1", "manylinux2014_x86_64"),
     wheel("3.14", "0.8.1", "manylinux2014_x86_64"),
     wheel("3.14t", "0.8.1", "manylinux2014_x86_64"),
     wheel("3.15", "0.8.1", "manylinux2014_x86_64"),
@@ -45,23 +48,23 @@ const MUSL_PACKAGES: [&str; 2] = ["musl", "busybox-static"];
 /// Gets what is missing. `library`: the root of the release whose standard library is taken.
 pub(super) fn ensure(cache: &Path, library: &Path) -> Result<()> {
     for wheel in &MANYLINUX {
-        let home = cache.join("manylinux").join(wheel.version);
+        let home = cache.join("manylinux").join(wheel.name);
         wheel.unpack(cache, library, &home)?;
         let environment = environment(&home.display().to_string());
         let python = home.join("bin").join(wheel.executable());
         let script = format!("#!/bin/sh\nexec env {environment} {} \"$@\"\n", python.display());
-        super::launcher(cache, &format!("manylinux-python{}", wheel.version), &script)?;
+        super::launcher(cache, &format!("manylinux-python{}", wheel.name), &script)?;
     }
     let root = cache.join("roots/musl");
     if !root.join("lib/ld-musl-x86_64.so.1").exists() {
         releases::unpack(cache, "sid", &MUSL_PACKAGES.map(str::to_owned), &root)?;
     }
     for wheel in &MUSL {
-        let home = format!("/opt/{}", wheel.version);
+        let home = format!("/opt/{}", wheel.name);
         wheel.unpack(cache, library, &root.join(home.trim_start_matches('/')))?;
         let environment = environment(&home);
         let command = format!("/usr/bin/busybox env {environment} {home}/bin/{}", wheel.executable());
-        super::launcher(cache, &format!("musl-python{}", wheel.version), &releases::in_root(&root, &command))?;
+        super::launcher(cache, &format!("musl-python{}", wheel.name), &releases::in_root(&root, &command))?;
     }
     Ok(())
 }
@@ -71,13 +74,24 @@ fn environment(home: &str) -> String {
 }
 
 impl Wheel {
+    /// "3.14"
+    fn minor(&self) -> &str {
+        let end = self.name.match_indices('.').nth(1).map_or(self.name.len(), |(dot, _)| dot);
+        self.name[..end].trim_end_matches('t')
+    }
+
+    /// "t" without the GIL.
+    fn suffix(&self) -> &str {
+        if self.name.ends_with('t') { "t" } else { "" }
+    }
+
     fn executable(&self) -> String {
-        format!("python{}", self.version)
+        format!("python{}{}", self.minor(), self.suffix())
     }
 
     /// "cp314t"
     fn abi(&self) -> String {
-        format!("cp{}", self.version.replace('.', ""))
+        format!("cp{}{}", self.minor().replace('.', ""), self.suffix())
     }
 
     fn unpack(&self, cache: &Path, library: &Path, home: &Path) -> Result<()> {
@@ -85,7 +99,7 @@ impl Wheel {
         if executable.exists() {
             return Ok(());
         }
-        let wheels = cache.join("wheels").join(format!("{}-{}", self.platform, self.version));
+        let wheels = cache.join("wheels").join(format!("{}-{}", self.platform, self.name));
         self.download(&wheels)?;
         let inside = wheels.join("freeze_core");
         let python = home.join("lib").join(self.executable());
@@ -93,7 +107,7 @@ impl Wheel {
         for dir in [&home.join("bin"), &home.join("libs"), &modules] {
             fs::create_dir_all(dir)?;
         }
-        copy_library(&library.join("usr/lib").join(format!("python{}", self.version.trim_end_matches('t'))), &python)?;
+        copy_library(&library.join("usr/lib").join(format!("python{}", self.minor())), &python)?;
         copy_files(&inside.join("lib"), &modules, ".so")?;
         copy_files(&wheels.join("freeze_core.libs"), &home.join("libs"), "")?;
         preloaded(&home.join("main.so"))?;
@@ -109,13 +123,12 @@ impl Wheel {
     }
 
     fn download(&self, to: &Path) -> Result<()> {
-        let minor = self.version.trim_end_matches('t');
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--implementation=cp"]);
-        pip.arg(format!("--python-version={minor}")).arg(format!("--abi={}", self.abi()));
+        pip.arg(format!("--python-version={}", self.minor())).arg(format!("--abi={}", self.abi()));
         pip.arg(format!("--platform={}", self.platform)).arg("--dest").arg(to);
         pip.arg(format!("freeze-core=={}", self.freeze_core));
-        step::run(&format!("CPython {} for {}", self.version, self.platform), &mut pip, &setup_log())?;
+        step::run(&format!("CPython {} for {}", self.name, self.platform), &mut pip, &setup_log())?;
         let wheel = fs::read_dir(to)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.extension().is_some_and(|end| end == "whl"))

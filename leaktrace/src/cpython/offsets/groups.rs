@@ -97,7 +97,7 @@ group!(
     }
 );
 group!(
-    /// `struct _gc_runtime_state`.
+    /// `struct _gc_runtime_state`. `heap_size`: of collectors without `long_lived_total` (3.14 to 3.14.4).
     Gc {
         size,
         enabled,
@@ -109,6 +109,7 @@ group!(
         debug,
         long_lived_total,
         long_lived_pending,
+        heap_size,
     }
 );
 group!(
