@@ -1,11 +1,13 @@
 //! One mapped ELF file, opened by the very inode that the target has mapped.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use lzma_rust2::XzReader;
 use memmap2::Mmap;
 use object::elf::{PF_R, PF_W, PF_X, PT_LOAD, STT_FUNC, STT_GNU_IFUNC, STT_OBJECT};
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _, Sym as _};
@@ -15,6 +17,11 @@ use super::maps::{FileId, Mapping, Maps};
 use super::process::{Target, through_root};
 
 const PAGE: u64 = 4096;
+/// A table of the functions of a stripped file, as some distributions add it ("MiniDebugInfo"): an ELF file of its own without code,
+/// compressed by xz.
+const MINI_DEBUG: &str = ".gnu_debugdata";
+/// Most KiB of such a file that are unpacked, and that unpacking may take: those of interpreters have some hundred.
+const MOST_MINI_KIB: u32 = 64 << 10;
 
 /// Why a mapped file could not be opened as ELF.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +84,8 @@ pub struct ElfFile {
     mappings: Vec<Mapping>,
     segments: Vec<Segment>,
     sections: Vec<Section>,
+    /// What [`MINI_DEBUG`] unpacks to; empty where there is none.
+    mini: OnceLock<Vec<u8>>,
 }
 
 impl ElfFile {
@@ -131,7 +140,7 @@ impl ElfFile {
             })
             .collect();
         let bias = load_bias(&segments, &mappings).ok_or_else(|| not_elf("no mapping fits its segments".to_owned()))?;
-        Ok(Self { data, id, display, deleted, open_path, bias, mappings, segments, sections })
+        Ok(Self { data, id, display, deleted, open_path, bias, mappings, segments, sections, mini: OnceLock::new() })
     }
 
     /// Device and inode as the target's map shows them.
@@ -262,9 +271,9 @@ impl ElfFile {
         writable.map(|s| self.address_of(s.vaddr)..self.address_of(s.vaddr.saturating_add(s.memory_size))).collect()
     }
 
-    /// The defined symbol of that name: `.dynsym` first, then `.symtab`.
+    /// The defined symbol of that name: `.dynsym` first, then `.symtab`, then that of `.gnu_debugdata`.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
-        self.dynamic_symbol(name).or_else(|| self.find(name, Table::Full))
+        self.dynamic_symbol(name).or_else(|| self.find(name, Table::Full)).or_else(|| self.find(name, Table::Mini))
     }
 
     /// The defined dynamic symbol of that name.
@@ -272,13 +281,26 @@ impl ElfFile {
         self.find(name, Table::Dynamic)
     }
 
-    /// All defined functions and objects of `.symtab`, or of `.dynsym` where the file is stripped.
+    /// All defined functions and objects of `.symtab`, or where the file is stripped of `.dynsym` and `.gnu_debugdata`, which has what
+    /// that lacks.
     pub fn symbols(&self) -> Vec<Symbol> {
         let mut symbols = self.collect(Table::Full, |_| true);
         if symbols.is_empty() {
             symbols = self.collect(Table::Dynamic, |_| true);
+            symbols.extend(self.collect(Table::Mini, |_| true));
         }
         symbols
+    }
+
+    fn mini(&self) -> &[u8] {
+        self.mini.get_or_init(|| {
+            let Some(section) = self.section(MINI_DEBUG) else { return Vec::new() };
+            let mut bytes = Vec::new();
+            let packed = XzReader::new_mem_limit(self.section_data(section), false, MOST_MINI_KIB);
+            let unpacked = packed.take(u64::from(MOST_MINI_KIB) << 10).read_to_end(&mut bytes);
+            // What came before an error is no whole file.
+            if unpacked.is_ok() { bytes } else { Vec::new() }
+        })
     }
 
     fn find(&self, name: &str, table: Table) -> Option<Symbol> {
@@ -286,10 +308,11 @@ impl ElfFile {
     }
 
     fn collect(&self, table: Table, wanted: impl Fn(&[u8]) -> bool) -> Vec<Symbol> {
-        let Some(elf) = self.object() else { return Vec::new() };
+        let data = if let Table::Mini = table { self.mini() } else { &self.data };
+        let Ok(elf) = ElfFile64::<LittleEndian>::parse(data) else { return Vec::new() };
         let symbols = match table {
             Table::Dynamic => elf.elf_dynamic_symbol_table(),
-            Table::Full => elf.elf_symbol_table(),
+            Table::Full | Table::Mini => elf.elf_symbol_table(),
         };
         let defined = symbols
             .iter()
@@ -312,6 +335,7 @@ impl ElfFile {
 enum Table {
     Dynamic,
     Full,
+    Mini,
 }
 
 /// A part of the file, shorter where the file ends; the numbers are the file's own claims.
@@ -391,6 +415,35 @@ mod tests {
         let text = exe.section(".text").unwrap();
         assert_eq!(exe.section_data(text).len() as u64, text.size);
         assert_eq!(exe.section_data(exe.section(".bss").unwrap()), b"");
+    }
+
+    #[test]
+    fn a_stripped_file_may_bring_a_packed_table_of_its_functions() {
+        use std::io::{BufRead as _, BufReader};
+        use std::process::{Command, Stdio};
+        let dir = tempfile::tempdir().unwrap();
+        let source = r#"#include <stdio.h>
+            static __attribute__((noinline)) void hidden(void) { printf("%p\n", (void *)hidden); fflush(stdout); getchar(); }
+            int main(void) { hidden(); return 0; }
+        "#;
+        std::fs::write(dir.path().join("a.c"), source).unwrap();
+        // As Fedora's packages are made (find-debuginfo.sh).
+        let script = r#"set -e; cd "$0"; gcc -O1 -o a a.c; objcopy --only-keep-debug a mini; strip --strip-all a
+            python3 -c 'import lzma; open("mini.xz", "wb").write(lzma.compress(open("mini", "rb").read()))'
+            objcopy --add-section .gnu_debugdata=mini.xz a"#;
+        assert!(Command::new("sh").args(["-c", script]).arg(dir.path()).status().unwrap().success());
+        let mut child =
+            Command::new(dir.path().join("a")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        let target = Target::open(child.id()).unwrap();
+        let file = ElfFile::open(&target, &target.maps().unwrap(), target.exe_id()).unwrap();
+        let hidden = file.symbol("hidden").unwrap();
+        assert!(!file.has_symtab() && file.dynamic_symbol("hidden").is_none() && hidden.function);
+        assert_eq!(format!("{:#x}", hidden.address), said.trim());
+        assert!(file.symbols().contains(&hidden) && file.symbol("no_such_symbol").is_none());
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]
