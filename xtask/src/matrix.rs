@@ -38,9 +38,6 @@ const TESTED: &str = "3.11";
 /// Need packages from PyPI, which other releases' interpreters do not have a way to install.
 const NEED_PACKAGES: [&str; 5] = ["numpy", "flask", "gevent", "greenlet", "objgraph"];
 
-/// The test of several interpreters in one process.
-const NEEDS_INTERPRETERS: &str = "interpreters_at_once";
-
 /// An interpreter of the matrix.
 pub(crate) struct Row {
     pub(crate) python: PathBuf,
@@ -100,17 +97,8 @@ fn passes(row: &Row, check: &str, executable: &Path) -> Result<bool> {
     if row.bare {
         command.args(NEED_PACKAGES.iter().flat_map(|name| ["--skip", name]));
     }
-    if !has_interpreters(&row.python) {
-        command.args(["--skip", NEEDS_INTERPRETERS]);
-    }
     command.env("LEAKTRACE_BIN", executable).env("LEAKTRACE_TEST_PYTHONS", &row.python);
     Ok(command.status().context("cannot start cargo test")?.success())
-}
-
-/// Whether Python code can make other interpreters there: an executable made for frozen applications may lack what the module needs.
-fn has_interpreters(python: &Path) -> bool {
-    let code = "try: import _interpreters\nexcept ImportError: import _xxsubinterpreters";
-    Command::new(python).args(["-c", code]).output().is_ok_and(|output| output.status.success())
 }
 
 /// What is here and what [`pythons`] gets, by version.

@@ -42,6 +42,16 @@ pub(crate) fn every() -> Result<Vec<PathBuf>> {
     Ok(every)
 }
 
+/// The standard library of a Python here of a minor version, "3.8".
+pub(crate) fn library(minor: &str) -> Result<Option<PathBuf>> {
+    let wanted = [minor.to_owned()];
+    let Some(python) = every()?.into_iter().find(|python| is_supported(python, &wanted)) else { return Ok(None) };
+    let code = "import sysconfig; print(sysconfig.get_path('stdlib'))";
+    let output = Command::new(&python).args(["-I", "-c", code]).output();
+    let output = output.with_context(|| format!("cannot run {}", python.display()))?;
+    Ok(Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())))
+}
+
 /// The executable that runs in the end: a candidate may be a link, or a script of a version manager.
 fn executable_of(python: &Path) -> Result<PathBuf> {
     let code = "import os, sys; print(os.path.realpath(sys.executable))";

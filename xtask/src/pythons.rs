@@ -19,7 +19,7 @@ pub(crate) fn ensure() -> Result<Vec<PathBuf>> {
     }
     let cache = cache()?;
     releases::ensure(&cache)?;
-    wheels::ensure(&cache, &releases::root(&cache, "sid"))?;
+    wheels::ensure(&cache)?;
     present()
 }
 

@@ -127,10 +127,13 @@ struct Members {
 fn listed(subject: &Subject<'_>, interpreter: u64) -> Members {
     let heads = gc::list_heads(subject.offsets, subject.runtime, interpreter);
     let walks = heads.map(|head| gc_lists::walk(subject.memory, subject.offsets, head, |_| ()));
-    Members {
-        generations: std::array::from_fn(|index| Some((walks[index].objects, walks[index].closed))),
-        frozen: walks.last().map(|walk| walk.objects),
+    let [young, mut middle, mut oldest, frozen] = walks.map(|walk| (walk.objects, walk.closed));
+    if subject.offsets.is_incremental() {
+        // All of both lists of old objects are of generation 2, none of generation 1 (`_PyGC_GetObjects`, Python/gc.c of 3.14.0).
+        oldest = (middle.0 + oldest.0, middle.1 && oldest.1);
+        middle = (0, true);
     }
+    Members { generations: [young, middle, oldest].map(Some), frozen: Some(frozen.0) }
 }
 
 /// Where there are no lists, objects say themselves that they are tracked or frozen, and the whole heap has to be read. There are no

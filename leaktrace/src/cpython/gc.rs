@@ -108,6 +108,18 @@ pub fn list_heads(offsets: &Offsets, runtime: u64, interpreter: u64) -> [u64; GE
     })
 }
 
+/// Which of the generations in the collector's state has the count of each.
+///
+/// An incremental collector has two old ones that take turns: the count of generation 1 is of the one whose objects were visited
+/// in this round (`gc_get_count_impl`, Modules/gcmodule.c of 3.14.0).
+fn counted(memory: &dyn Memory, offsets: &Offsets, gc: u64) -> Result<[u32; GENERATIONS], MemoryError> {
+    if !offsets.is_incremental() {
+        return Ok([0, 1, 2]);
+    }
+    let visited = memory.u32(gc.wrapping_add(offsets.gc.visited_space.into()))? & 1;
+    Ok([0, 1 + visited, 2 - visited])
+}
+
 /// Where the array of generations is in the collector's state of the interpreter at `interpreter`.
 ///
 /// Debian builds its 3.13 with a `PyGC_Head` that is aligned to 4 bytes only (its patch for gh-127545): the array follows
@@ -142,13 +154,14 @@ impl GcState {
             ..Self::default()
         };
         let counters = Counters::find(memory, offsets, gc)?;
+        let counted = counted(memory, offsets, gc)?;
         for (index, generation) in state.generations.iter_mut().enumerate() {
-            let young = offsets.gc.generations + index as u32 * offsets.gc_generation.size;
+            let of = |index: u32| offsets.gc.generations + index * offsets.gc_generation.size;
             let current = counters[index].current(memory, offsets.gc_stats.size)?;
             let stats = |field: u32| memory.u64(current.wrapping_add(u64::from(field)));
             *generation = Generation {
-                threshold: memory.u32(at(young + offsets.gc_generation.threshold))? as i32,
-                count: memory.u32(at(young + offsets.gc_generation.count))? as i32,
+                threshold: memory.u32(at(of(index as u32) + offsets.gc_generation.threshold))? as i32,
+                count: memory.u32(at(of(counted[index]) + offsets.gc_generation.count))? as i32,
                 collections: stats(offsets.gc_stats.collections)?,
                 collected: stats(offsets.gc_stats.collected)?,
                 uncollectable: stats(offsets.gc_stats.uncollectable)?,
@@ -171,6 +184,20 @@ mod tests {
     use super::*;
     use crate::cpython::testing::{Script, pythons};
     use crate::cpython::threads::main_interpreter;
+    use crate::target::ImageMemory;
+
+    #[test]
+    fn the_old_generations_of_an_incremental_collector_take_turns() {
+        let mut offsets = Offsets::of(3, 14, 0).unwrap();
+        let mut image = ImageMemory::new();
+        assert_eq!(counted(&image, &offsets, 4096).unwrap(), [0, 1, 2]);
+        offsets.gc.visited_space = 232;
+        assert!(counted(&image, &offsets, 4096).is_err());
+        for (base, visited, order) in [(4096, 0_u32, [0, 1, 2]), (8192, 1, [0, 2, 1]), (12288, u32::MAX, [0, 2, 1])] {
+            image.insert(base + 232, visited.to_le_bytes().to_vec());
+            assert_eq!(counted(&image, &offsets, base).unwrap(), order);
+        }
+    }
 
     #[test]
     fn counters_equal_those_of_the_gc_module() {

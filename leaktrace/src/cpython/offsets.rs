@@ -265,6 +265,11 @@ impl Offsets {
         self.collector.tracked_bit == 0
     }
 
+    /// Whether the collector works by increments: a young generation, and two lists of old objects that take turns.
+    pub fn is_incremental(&self) -> bool {
+        self.gc.visited_space != ABSENT
+    }
+
     /// The versions of mimalloc that may serve the heap: none with the GIL, where pymalloc does. Point releases of one minor version
     /// differ in it: what is in memory tells which it is.
     pub fn mimalloc(&self) -> Vec<Mimalloc> {

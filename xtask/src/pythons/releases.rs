@@ -34,8 +34,14 @@ pub(super) fn ensure(cache: &Path) -> Result<()> {
 }
 
 /// Where a release's files are.
-pub(super) fn root(cache: &Path, release: &str) -> PathBuf {
+fn root(cache: &Path, release: &str) -> PathBuf {
     cache.join("roots").join(release)
+}
+
+/// The standard library of a minor version, of the newest release that has it.
+pub(super) fn library(cache: &Path, minor: &str) -> Option<PathBuf> {
+    let (release, _) = RELEASES.iter().rfind(|(_, versions)| versions.contains(&minor))?;
+    Some(root(cache, release).join("usr/lib").join(format!("python{minor}")))
 }
 
 /// Downloads the packages with all that they depend on, and unpacks them. No script of theirs is run.

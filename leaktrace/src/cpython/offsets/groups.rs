@@ -97,7 +97,7 @@ group!(
     }
 );
 group!(
-    /// `struct _gc_runtime_state`. `heap_size`: of collectors without `long_lived_total` (3.14 to 3.14.4).
+    /// `struct _gc_runtime_state`. `heap_size`, `visited_space`: of the incremental collector (3.14 to 3.14.4), without `long_lived_total`.
     Gc {
         size,
         enabled,
@@ -110,6 +110,7 @@ group!(
         long_lived_total,
         long_lived_pending,
         heap_size,
+        visited_space,
     }
 );
 group!(
@@ -380,7 +381,8 @@ pub struct Collector {
     /// (`gc_should_collect`, Python/gc_free_threading.c from 3.13 on).
     #[serde(default)]
     pub waits_for_quarter: bool,
-    /// Thresholds of containers for which it is put off while the process does not grow (`gc_should_collect_mem_usage`, from 3.14).
+    /// Thresholds of containers for which it is put off while the process does not grow (`gc_should_collect_mem_usage`, from 3.14), or
+    /// in which it only marks (`gc_collect_increment`, 3.14 to 3.14.4).
     #[serde(default)]
     pub deferrals: u32,
 }
