@@ -71,7 +71,10 @@ fn supported() -> Result<Vec<String>> {
     let dir = workspace::root().join("leaktrace/offsets");
     let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut versions: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(".toml")?.to_owned())).collect();
+    let versions = names.filter_map(|name| Some(name.strip_suffix(".toml")?.to_owned()));
+    // Other tables lie there too: of mimalloc, of sizes, of another collector.
+    let is_version = |name: &String| !name.contains('-') && name.contains('.');
+    let mut versions: Vec<String> = versions.filter(is_version).collect();
     versions
         .sort_by_key(|version| version.split('.').map(|number| number.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>());
     Ok(versions)
