@@ -1,5 +1,7 @@
 //! What a block looks like: whether it holds an object, and what that says of itself.
 
+use leaktrace_common::walk::ABSENT;
+
 use super::object::{self, Object};
 use super::regions::Region;
 use super::scan::{Allocator, Scan};
@@ -91,8 +93,8 @@ impl Scan<'_> {
         if let Some(size) = size {
             let whole = of.preheader + object.own;
             let fits = match of.shape {
-                // The code object says how long it is.
-                Shape::Frame if self.sizes_are_coarse() => {
+                // The code object says how long it is (3.11 and later).
+                Shape::Frame if self.offsets.generator.state != ABSENT => {
                     object.own = self.frame_bytes(of, head).unwrap_or(object.own).min(size.checked_sub(of.preheader)?);
                     object.shallow = of.preheader + object.own;
                     true

@@ -51,7 +51,7 @@ impl Scan<'_> {
     }
 
     /// Bytes of a generator or frame object, whose beginning is `object`: up to the local variables and the value stack of its
-    /// frame, and those (`gen_sizeof`, Objects/genobject.c, and `frame_sizeof`, Objects/frameobject.c, of 3.13 to 3.15).
+    /// frame, and those (`gen_sizeof`, Objects/genobject.c, and `frame_sizeof`, Objects/frameobject.c, of 3.11 to 3.15).
     pub(super) fn frame_bytes(&self, of: &Type, object: &[u8]) -> Option<u64> {
         let (generator, frame) = (&self.offsets.generator, &self.offsets.frame_object);
         let of_frame = self.offsets.frame;
