@@ -10,8 +10,11 @@ mod machine;
 mod memory;
 mod peers;
 mod process;
+mod series;
+mod services;
 mod slowdown;
 mod spread;
+mod subject;
 mod table;
 mod target;
 
@@ -37,9 +40,9 @@ const WORKLOADS: [&str; 3] = ["allocations", "wsgi", "buffers"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Rounds of each measurement
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
+    /// Rounds of each measurement: 5 unless told otherwise (--services: 4, --curves: 2)
+    #[arg(long, visible_alias = "rounds", value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: Option<u32>,
     /// Measure on this interpreter, not on every one that is found (may be repeated)
     #[arg(long)]
     python: Vec<PathBuf>,
@@ -49,9 +52,24 @@ pub(crate) struct Options {
     /// Measure only how long naming a leaking container takes in large heaps, and write holders.md and holders.json
     #[arg(long, conflicts_with = "census")]
     refs: bool,
-    /// Folder for benchmarks.md and benchmarks.json
-    #[arg(long, default_value = "docs")]
-    out: PathBuf,
+    /// Measure what leaktrace and others cost real services under load: the first part of services.md and services.json
+    #[arg(long, conflicts_with_all = ["census", "refs"])]
+    services: bool,
+    /// Measure how leaktrace's own cost grows with events, heap and threads: the second part of services.md and services.json
+    #[arg(long, conflicts_with_all = ["census", "refs", "services"])]
+    curves: bool,
+    #[command(flatten)]
+    of_services: services::Extent,
+    /// Folder for the page and its JSON, docs unless told otherwise
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    /// Rounds of what takes minutes at five of them.
+    fn rounds(&self) -> u32 {
+        self.repeats.unwrap_or(5)
+    }
 }
 
 /// Everything that was measured: the JSON beside the page.
@@ -89,6 +107,13 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     if pythons.is_empty() {
         bail!("no Python that leaktrace supports is installed; name one with --python");
     }
+    let out = options.out.as_deref();
+    if options.services {
+        return services::compare(&pythons, options.repeats, &options.of_services, out);
+    }
+    if options.curves {
+        return services::grow(&pythons, options.repeats, &options.of_services, out);
+    }
     if options.census {
         return censuses(&pythons, options);
     }
@@ -108,16 +133,16 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let mut results = Results {
         schema: "leaktrace.benchmarks/1",
         machine: Machine::look()?,
-        repeats: options.repeats,
+        repeats: options.rounds(),
         leaktrace: env!("CARGO_PKG_VERSION"),
         memray: None,
         interpreters: Vec::new(),
     };
     for python in &pythons {
-        let with_memray = peers::with_memray(python).map_err(|error| format!("{error:#}"));
+        let with_memray = peers::with_memray(python, "bench").map_err(|error| format!("{error:#}"));
         results.memray = with_memray.as_deref().ok().and_then(peers::memray_version).or(results.memray);
         let with_memray = with_memray.as_deref().map_err(String::as_str);
-        results.interpreters.push(interpreter(&tools, python, with_memray, options.repeats)?);
+        results.interpreters.push(interpreter(&tools, python, with_memray, options.rounds())?);
     }
     results.machine.finish();
     let page = table::page(&results)?;
@@ -137,7 +162,7 @@ fn censuses(pythons: &[PathBuf], options: &Options) -> Result<()> {
             eprintln!("==> without objgraph and guppy3: {error:#}");
             python.clone()
         });
-        let measured = census::measure(&leaktrace, &plain_read, &with_peers, options.repeats)?;
+        let measured = census::measure(&leaktrace, &plain_read, &with_peers, options.rounds())?;
         let _ = write!(page, "\n## CPython {}\n\n{}", measured.python, census::table(&measured));
         all.push(measured);
     }
@@ -157,7 +182,7 @@ fn all_holders(pythons: &[PathBuf], options: &Options) -> Result<()> {
     );
     for python in pythons {
         eprintln!("==> leaking containers on {}", python.display());
-        let measured = holders::measure(&leaktrace, python, options.repeats)?;
+        let measured = holders::measure(&leaktrace, python, options.rounds())?;
         let version = measured.first().map_or_else(String::new, |of| of.python.clone());
         let _ = write!(page, "\n## CPython {version}\n\n{}", holders::table(&measured));
         all.extend(measured);
@@ -170,7 +195,7 @@ fn all_holders(pythons: &[PathBuf], options: &Options) -> Result<()> {
 /// Prints a page, and writes it with its JSON.
 fn publish(options: &Options, page: &str, name: &str, json: &impl Serialize) -> Result<()> {
     writeln!(std::io::stdout(), "{page}")?;
-    let out = workspace::root().join(&options.out);
+    let out = workspace::root().join(options.out.as_deref().unwrap_or(Path::new("docs")));
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let json = serde_json::to_string_pretty(json)? + "\n";
     for (name, text) in [(format!("{name}.md"), page), (format!("{name}.json"), &json)] {

@@ -83,6 +83,7 @@ enum Command {
     ///
     /// Takes some 15 minutes with two interpreters. Everything is compared with an untraced baseline of the same process,
     /// measured before and after, in CPU time: other load on the machine widens the ranges, but does not move the medians much.
+    /// The parts that have an option of their own are measured only when they are asked for.
     Bench(bench::Options),
     /// Make dist/leaktrace: one stripped executable with the BPF programs inside
     ///

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::contender::Tools;
-use super::leaktrace::Leaktrace;
+use super::leaktrace::{self, Leaktrace};
 use super::spread::Spread;
+use super::subject::Subject as _;
 use super::target::Target;
 
 /// Seconds of a window before and after.
@@ -31,7 +32,7 @@ pub(crate) fn measure(tools: &Tools, python: &Path, workload: &str, repeats: u32
     for _ in 0..repeats {
         let baseline = target.run(WINDOW_SECONDS)?;
         let ((attached, attached_cpu, detached), _) = target.storm(|pid| {
-            let leaktrace = Leaktrace::attach(&tools.leaktrace, pid, &tools.scratch)?;
+            let leaktrace = Leaktrace::attach(&tools.leaktrace, pid, &leaktrace::EXACT, &tools.scratch)?;
             let attached = leaktrace.attach;
             let cpu = leaktrace.cpu_seconds()?;
             Ok((attached, cpu, leaktrace.detach()?.1))

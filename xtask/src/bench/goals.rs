@@ -1,5 +1,7 @@
 //! What leaktrace sets out to keep, and whether the medians do.
 
+use std::fmt::{Result, Write};
+
 use super::Interpreter;
 use super::slowdown::{Exact, Slowdowns};
 
@@ -9,6 +11,16 @@ pub(super) struct Goal {
     pub(super) limit: String,
     pub(super) measured: String,
     pub(super) met: bool,
+}
+
+/// As a table of a page.
+pub(super) fn table(page: &mut String, goals: &[Goal]) -> Result {
+    writeln!(page, "| goal | limit | measured | met |\n|---|---|---|---|")?;
+    for goal in goals {
+        let met = if goal.met { "yes" } else { "**no**" };
+        writeln!(page, "| {} | {} | {} | {met} |", goal.what, goal.limit, goal.measured)?;
+    }
+    Ok(())
 }
 
 pub(super) fn goals(interpreter: &Interpreter) -> Vec<Goal> {

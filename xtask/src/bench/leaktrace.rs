@@ -1,6 +1,6 @@
 //! A `leaktrace run` beside a target.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +10,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::process;
+
+/// Options for every event, with a look each second.
+pub(crate) const EXACT: [&str; 2] = ["--interval", "1s"];
+/// Options for windows within the default budget.
+pub(crate) const WATCH: [&str; 2] = ["--mode", "watch"];
+
+/// Longest waits for the attach, and for the report: both may read the whole heap of the target.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What is read of `leaktrace.report/1`.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +43,19 @@ pub(crate) struct Capture {
     pub(crate) events: Events,
     /// Numbers by kind of loss.
     pub(crate) lost: serde_json::Map<String, Value>,
+    /// In watch mode only.
+    pub(crate) watch: Option<Watch>,
+}
+
+/// What leaktrace says of its own windows.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Watch {
+    pub(crate) windows: u64,
+    /// Share of the target's CPU time that tracing might cost, and what it did cost.
+    pub(crate) overhead_limit: f64,
+    pub(crate) overhead: f64,
+    /// Blocks that outlived their window and are believed to live.
+    pub(crate) followed_blocks: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -69,13 +90,14 @@ pub(crate) struct Leaktrace {
 }
 
 impl Leaktrace {
-    /// Starts the tracer; its report goes through a file in `scratch`.
-    pub(crate) fn attach(executable: &Path, pid: u32, scratch: &Path) -> Result<Self> {
+    /// Starts the tracer, with more options of `leaktrace run`; its report goes through a file in `scratch`.
+    pub(crate) fn attach(executable: &Path, pid: u32, options: &[&str], scratch: &Path) -> Result<Self> {
         let json = scratch.join("report.json");
         let begun = Instant::now();
         let mut child = Command::new(executable)
-            .args(["run", "--interval", "1s", "--pid"])
+            .args(["run", "--pid"])
             .arg(pid.to_string())
+            .args(options)
             .arg("--json")
             .arg(&json)
             .stdin(Stdio::null())
@@ -85,11 +107,10 @@ impl Leaktrace {
             .with_context(|| format!("cannot start {}", executable.display()))?;
         let stderr = BufReader::new(child.stderr.take().context("leaktrace has no stderr")?);
         let mut leaktrace = Self { child, stderr, json, attach: Duration::ZERO };
-        let mut line = String::new();
-        leaktrace.stderr.read_line(&mut line)?;
+        let line = process::next_line(&mut leaktrace.stderr, PATIENCE).context("leaktrace did not attach")?;
         leaktrace.attach = begun.elapsed();
-        if !line.contains("tracing pid") {
-            bail!("leaktrace did not attach: {}", line.trim_end());
+        if !line.as_ref().is_some_and(|line| line.contains("tracing pid")) {
+            bail!("leaktrace did not attach: {}", line.unwrap_or_default().trim_end());
         }
         Ok(leaktrace)
     }
@@ -107,10 +128,11 @@ impl Leaktrace {
     pub(crate) fn detach(mut self) -> Result<(Report, Duration)> {
         let begun = Instant::now();
         process::interrupt(&self.child);
+        // The little that it says by now finds room in the pipe.
+        let status = process::wait_for(&mut self.child, PATIENCE).context("leaktrace did not detach")?;
+        let took = begun.elapsed();
         let mut said = String::new();
         self.stderr.read_to_string(&mut said)?;
-        let status = self.child.wait()?;
-        let took = begun.elapsed();
         if !status.success() {
             bail!("leaktrace ended with {status}: {}", said.trim_end());
         }

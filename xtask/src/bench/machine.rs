@@ -5,13 +5,13 @@ use std::process::Command;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// YYYY-MM-DD.
     pub(crate) date: String,
-    pub(crate) architecture: &'static str,
+    pub(crate) architecture: String,
     pub(crate) cores: usize,
     /// Version without the builder's suffix.
     pub(crate) kernel: String,
@@ -29,7 +29,7 @@ impl Machine {
         let date = Command::new("date").args(["-u", "+%Y-%m-%d"]).output().context("cannot run date")?;
         Ok(Self {
             date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
-            architecture: std::env::consts::ARCH,
+            architecture: std::env::consts::ARCH.to_owned(),
             cores: available_parallelism()?.get(),
             kernel: release.trim().split('-').next().unwrap_or_default().to_owned(),
             hypervisor: flags.split_whitespace().any(|flag| flag == "hypervisor"),

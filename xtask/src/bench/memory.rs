@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::contender::Tools;
-use super::leaktrace::Leaktrace;
+use super::leaktrace::{self, Leaktrace};
 use super::process;
 use super::spread::Spread;
+use super::subject::Subject as _;
 use super::target::Target;
 
 /// Small objects that the target makes and keeps after the attach.
@@ -35,15 +36,18 @@ pub(crate) struct Memory {
     pub(crate) machine_growth_per_block: Spread,
 }
 
-struct Sample {
-    resident: f64,
-    peak: f64,
-    bpf: f64,
+/// Memory of a collector, bytes.
+pub(crate) struct Sample {
+    pub(crate) resident: f64,
+    /// Largest resident set, without mapped BPF maps.
+    pub(crate) peak: f64,
+    /// Kernel memory of its BPF maps and programs.
+    pub(crate) bpf: f64,
     machine: f64,
 }
 
 impl Sample {
-    fn take(pid: u32) -> Result<Self> {
+    pub(crate) fn take(pid: u32) -> Result<Self> {
         let status = format!("/proc/{pid}/status");
         let machine = process::kilobytes("/proc/meminfo", "Slab")? + process::kilobytes("/proc/meminfo", "Percpu")?;
         let mapped = process::mapped_bpf_bytes(pid)?;
@@ -62,7 +66,7 @@ pub(crate) fn measure(tools: &Tools, python: &Path, repeats: u32) -> Result<Memo
     for _ in 0..repeats {
         // A new one each time: arenas that an earlier round left behind would hold the next one's blocks.
         let mut target = Target::start(python, "allocations")?;
-        let leaktrace = Leaktrace::attach(&tools.leaktrace, target.pid(), &tools.scratch)?;
+        let leaktrace = Leaktrace::attach(&tools.leaktrace, target.pid(), &leaktrace::EXACT, &tools.scratch)?;
         sleep(SCANS);
         let before = Sample::take(leaktrace.pid())?;
         target.hold(OBJECTS)?;

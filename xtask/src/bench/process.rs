@@ -1,10 +1,14 @@
-//! Facts of /proc about a process of ours, and the signal that ends it.
+//! Processes of ours: facts of /proc, lines that they say, signals that end them.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Child;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// User and system CPU seconds so far, all threads (`/proc/PID/stat`, fields 14 and 15).
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
@@ -15,6 +19,16 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     // SAFETY: sysconf has no preconditions.
     let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     Ok(ticks as f64 / hertz as f64)
+}
+
+/// User and system CPU seconds of all children that have ended and been waited for, and of theirs.
+pub(crate) fn reaped_cpu_seconds() -> f64 {
+    // SAFETY: all zeroes are a value of this structure of numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is there to be written to; the call cannot fail otherwise.
+    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
 /// A line of `/proc/PID/status` or `/proc/meminfo` that is given in kB, in bytes.
@@ -71,8 +85,39 @@ pub(crate) fn interrupt(child: &Child) {
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
 }
 
+/// Waits until a child has ended by itself; one that takes longer is killed, and that is an error.
+pub(crate) fn wait_for(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        sleep(Duration::from_millis(2));
+    }
+    child.kill()?;
+    child.wait()?;
+    bail!("it did not end within {} s and was killed", patience.as_secs())
+}
+
+/// The next line of a pipe, `None` at its end; an error when nothing comes in time.
+pub(crate) fn next_line(pipe: &mut BufReader<impl Read + AsRawFd>, patience: Duration) -> Result<Option<String>> {
+    let mut poll = libc::pollfd { fd: pipe.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let wait = i32::try_from(patience.as_millis())?;
+    // SAFETY: one pollfd is passed, and one is told.
+    match if pipe.buffer().is_empty() { unsafe { libc::poll(&raw mut poll, 1, wait) } } else { 1 } {
+        0 => bail!("it said nothing for {} s", patience.as_secs()),
+        -1 => return Err(std::io::Error::last_os_error()).context("cannot wait for a pipe"),
+        _ => {}
+    }
+    let mut line = String::new();
+    Ok((pipe.read_line(&mut line).context("cannot read a pipe")? > 0).then_some(line))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -94,6 +139,21 @@ Rss:                4096 kB
 Rss:                   4 kB
 ";
         assert_eq!(mapped_bpf(smaps), 32776 * 1024);
+    }
+
+    #[test]
+    fn lines_and_ends_in_time() {
+        let soon = Duration::from_millis(10);
+        let mut command = Command::new("cat");
+        let mut cat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(cat.stdout.take().unwrap());
+        assert!(next_line(&mut lines, soon).unwrap_err().to_string().contains("nothing"));
+        cat.stdin.as_mut().unwrap().write_all(b"one\ntwo\n").unwrap();
+        for expected in ["one\n", "two\n"] {
+            assert_eq!(next_line(&mut lines, Duration::from_mins(1)).unwrap().as_deref(), Some(expected));
+        }
+        assert!(wait_for(&mut cat, soon).is_err());
+        assert_eq!(next_line(&mut lines, Duration::from_mins(1)).unwrap(), None);
     }
 
     #[test]

@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::contender::{Armed, Contender, Tools};
 use super::leaktrace::Report;
+use super::series::{Series, take_turns};
 use super::spread::Spread;
-use super::target::{Target, Window};
+use super::subject::{Subject as _, Window};
+use super::target::Target;
 
 /// Seconds of an untraced window.
 const BASELINE_SECONDS: f64 = 0.6;
@@ -77,54 +79,30 @@ impl Round {
     }
 }
 
-/// The rounds of one contender.
-struct Series {
-    contender: Contender,
-    rounds: Vec<Round>,
-    /// What went wrong in the rounds that are not here.
-    failures: Vec<String>,
-}
-
-impl Series {
-    /// A contender that fails again and again costs time and learns nothing.
-    fn is_hopeless(&self) -> bool {
-        self.failures.len() > 1
-    }
-
-    fn row(&self) -> Row {
-        Row {
-            contender: self.contender.to_string(),
-            slowdown: Spread::of(self.rounds.iter().map(Round::slowdown)),
-            rounds: self.rounds.len(),
-            failure: self.failures.first().cloned(),
-        }
-    }
-}
-
 /// Measures `contenders` in turn, `repeats` times over, in one process.
-fn series(contenders: &[Contender], tools: &Tools, python: &Path, workload: &str, repeats: u32) -> Result<Vec<Series>> {
-    let mut all: Vec<Series> =
-        contenders.iter().map(|&contender| Series { contender, rounds: Vec::new(), failures: Vec::new() }).collect();
-    let mut target = Target::start(python, workload)?;
-    let mut before = target.run(BASELINE_SECONDS)?;
-    for _ in 0..repeats {
-        for one in all.iter_mut().filter(|one| !one.is_hopeless()) {
-            match round(one.contender, tools, python, &mut target, before) {
-                Ok((round, after)) => {
-                    one.rounds.push(round);
-                    before = after;
-                }
-                Err(error) => {
-                    eprintln!("    {}: {error:#}", one.contender);
-                    one.failures.push(format!("{error:#}"));
-                    // Whatever state it left behind is not for the others.
-                    target = Target::start(python, workload)?;
-                    before = target.run(BASELINE_SECONDS)?;
-                }
-            }
-        }
+fn series(
+    contenders: &[Contender],
+    tools: &Tools,
+    python: &Path,
+    workload: &str,
+    repeats: u32,
+) -> Result<Vec<Series<Round>>> {
+    let contenders: Vec<_> = contenders.iter().map(|&contender| (contender, repeats)).collect();
+    let start = || {
+        let mut target = Target::start(python, workload)?;
+        let before = target.run(BASELINE_SECONDS)?;
+        Ok((target, before))
+    };
+    take_turns(&contenders, start, |contender, target, before| round(contender, tools, python, target, before))
+}
+
+fn row(series: &Series<Round>) -> Row {
+    Row {
+        contender: series.contender.to_string(),
+        slowdown: Spread::of(series.rounds.iter().map(Round::slowdown)),
+        rounds: series.rounds.len(),
+        failure: series.failures.first().cloned(),
     }
-    Ok(all)
 }
 
 /// One round, and the untraced window after it; `before` is the one before it.
@@ -159,13 +137,13 @@ pub(crate) fn measure(
         [Contender::Exact, Contender::Empty, Contender::Tracemalloc(1), Contender::Tracemalloc(25), Contender::Memleak];
     let contenders = &contenders[..if tools.memleak.is_some() { 5 } else { 4 }];
     let all = series(contenders, tools, python, workload, repeats)?;
-    let mut rows: Vec<Row> = all.iter().map(Series::row).collect();
+    let mut rows: Vec<Row> = all.iter().map(row).collect();
     if tools.memleak.is_none() {
         rows.push(missing(Contender::Memleak, "it is not installed"));
     }
     let memray = [false, true].map(|python_allocators| Contender::Memray { python_allocators });
     match with_memray {
-        Ok(python) => rows.extend(series(&memray, tools, python, workload, repeats)?.iter().map(Series::row)),
+        Ok(python) => rows.extend(series(&memray, tools, python, workload, repeats)?.iter().map(row)),
         Err(why) => rows.extend(memray.map(|contender| missing(contender, why))),
     }
     let rounds = |contender: Contender| -> Result<&[Round]> {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) min: f64,
@@ -21,6 +21,12 @@ impl Spread {
         let median =
             if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
         Some(Self { median, min, max })
+    }
+
+    /// In another unit, or counted from the other end.
+    pub(crate) fn map(self, of: impl Fn(f64) -> f64) -> Self {
+        let (one, other) = (of(self.min), of(self.max));
+        Self { median: of(self.median), min: one.min(other), max: one.max(other) }
     }
 }
 
@@ -41,6 +47,12 @@ mod tests {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(Spread::of([4.0, 1.0, 2.0, f64::NAN, 3.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
         assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn mapped() {
+        let spread = Spread { median: 0.5, min: 0.25, max: 1.0 };
+        assert_eq!(spread.map(|share| 1.0 - share), Spread { median: 0.5, min: 0.0, max: 0.75 });
     }
 
     #[test]

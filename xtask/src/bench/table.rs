@@ -2,7 +2,7 @@
 
 use std::fmt::{Result, Write};
 
-use super::goals::goals;
+use super::goals::{self, goals};
 use super::{Interpreter, Results};
 
 const WORKLOADS: &str = "\
@@ -33,7 +33,7 @@ pub(super) fn page(results: &Results) -> std::result::Result<String, std::fmt::E
         events(&mut page, interpreter)?;
         memory(&mut page, interpreter)?;
         attach(&mut page, interpreter)?;
-        targets(&mut page, interpreter)?;
+        goals::table(&mut page, &goals(interpreter))?;
     }
     Ok(page)
 }
@@ -136,13 +136,4 @@ fn attach(page: &mut String, interpreter: &Interpreter) -> Result {
          the prompt is back {:.2} s after Ctrl-C. Right then a unit takes {:.2} times what it took before the attach.\n",
         attach.attach_seconds, attach.attach_cpu_seconds, attach.detach_seconds, attach.slowdown_after
     )
-}
-
-fn targets(page: &mut String, interpreter: &Interpreter) -> Result {
-    writeln!(page, "| goal | limit | measured | met |\n|---|---|---|---|")?;
-    for goal in goals(interpreter) {
-        let met = if goal.met { "yes" } else { "**no**" };
-        writeln!(page, "| {} | {} | {} | {met} |", goal.what, goal.limit, goal.measured)?;
-    }
-    Ok(())
 }

@@ -1,35 +1,18 @@
 //! The process that is measured: tests/bench/target.py, told what to do.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::io::{BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 
+use super::process;
+use super::subject::{Subject, Window};
 use crate::workspace;
 
 /// Longest wait for an answer beyond the time that the work was to take: a tool may have hung the target.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What some units of work took.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub(crate) struct Window {
-    pub(crate) units: u64,
-    /// CPU seconds of the process, the kernel's part in it.
-    pub(crate) cpu: f64,
-    /// Seconds.
-    pub(crate) wall: f64,
-}
-
-impl Window {
-    /// CPU seconds a unit.
-    pub(crate) fn per_unit(&self) -> f64 {
-        self.cpu / self.units as f64
-    }
-}
 
 /// A running target, idle until told. Dropping it ends it; it also ends by itself when this process dies.
 pub(crate) struct Target {
@@ -59,16 +42,6 @@ impl Target {
         Ok(target)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Works for `seconds`.
-    pub(crate) fn run(&mut self, seconds: f64) -> Result<Window> {
-        self.tell(&format!("run {seconds}"))?;
-        self.answer(Duration::from_secs_f64(seconds))
-    }
-
     /// Works while `action` runs.
     pub(crate) fn storm<T>(&mut self, action: impl FnOnce(u32) -> Result<T>) -> Result<(T, Window)> {
         self.tell("storm")?;
@@ -76,12 +49,6 @@ impl Target {
         self.tell("stop")?;
         let window = self.answer(Duration::ZERO)?;
         Ok((result?, window))
-    }
-
-    /// Starts tracemalloc with this many frames, 0 stops it.
-    pub(crate) fn tracemalloc(&mut self, frames: u32) -> Result<()> {
-        self.tell(&format!("tracemalloc {frames}"))?;
-        self.line(Duration::ZERO).map(drop)
     }
 
     /// Makes this many small objects and keeps them.
@@ -102,19 +69,30 @@ impl Target {
     /// The next line, which comes after `work` and some patience at the latest. Nothing is buffered when it is asked for:
     /// each command has one line for an answer.
     fn line(&mut self, work: Duration) -> Result<String> {
-        let mut poll = libc::pollfd { fd: self.stdout.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let wait = i32::try_from((work + PATIENCE).as_millis())?;
-        // SAFETY: one pollfd is passed, and one is told.
-        match unsafe { libc::poll(&raw mut poll, 1, wait) } {
-            0 => bail!("the target hung"),
-            -1 => return Err(std::io::Error::last_os_error()).context("cannot wait for the target"),
-            _ => {}
+        match process::next_line(&mut self.stdout, work + PATIENCE).context("the target hung")? {
+            Some(line) => Ok(line),
+            None => bail!("the target ended ({})", self.child.wait()?),
         }
-        let mut line = String::new();
-        if self.stdout.read_line(&mut line).context("cannot read from the target")? == 0 {
-            bail!("the target ended ({})", self.child.wait()?);
-        }
-        Ok(line)
+    }
+}
+
+impl Subject for Target {
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn run(&mut self, seconds: f64) -> Result<Window> {
+        self.tell(&format!("run {seconds}"))?;
+        self.answer(Duration::from_secs_f64(seconds))
+    }
+
+    fn while_working(&mut self, action: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
+        self.storm(action).map(drop)
+    }
+
+    fn tracemalloc(&mut self, frames: u32) -> Result<()> {
+        self.tell(&format!("tracemalloc {frames}"))?;
+        self.line(Duration::ZERO).map(drop)
     }
 }
 
