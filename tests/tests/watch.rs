@@ -21,7 +21,7 @@ fn divisible() -> Vec<Python> {
 #[test]
 fn leaks_are_named_and_the_innocent_left_in_peace() {
     for python in divisible() {
-        let scripts = ["leak_dict_cache.py", "leak_callbacks.py", "calm_lru.py", "calm_queue.py"];
+        let scripts = ["leak_dict_cache.py", "leak_callbacks.py", "leak_global_list.py", "calm_lru.py", "calm_queue.py"];
         let running: Vec<_> = scripts
             .iter()
             .map(|script| {
@@ -40,6 +40,9 @@ fn leaks_are_named_and_the_innocent_left_in_peace() {
                 Some(leak) => {
                     let places: Vec<_> = growing.iter().filter_map(|site| site.places().first().cloned()).collect();
                     assert!(places.contains(leak), "{}: the leak is at {leak:?}, not {places:?}", service.name());
+                    // It lets go of all that it asks for.
+                    let innocent = growing.iter().find(|site| site.stack.iter().any(|frame| frame.function == "churn"));
+                    assert_eq!(innocent, None, "{}: accused", service.name());
                 }
             }
             assert_unaltered(service.pid());

@@ -64,6 +64,16 @@ pub(crate) fn top(args: &RunArgs) -> Result<ExitCode> {
 
 fn trace_it(run: &RunArgs, kind: Kind) -> Result<ExitCode> {
     let (pid, args) = (run.trace.pid, &run.trace.how);
+    if args.verbose {
+        let begun = Instant::now();
+        let mut logger = env_logger::Builder::new();
+        logger.filter_level(log::LevelFilter::Debug);
+        logger.format(move |out, record| {
+            writeln!(out, "leaktrace: {:.3} s  {}", begun.elapsed().as_secs_f64(), record.args())
+        });
+        // Another one is as good.
+        let _ = logger.try_init();
+    }
     let json = run.json.as_ref().map(Json::open).transpose()?;
     let selection = run.filter.selection()?;
     // What is wrong with the pid is told to everybody, also to who may not trace.
@@ -209,7 +219,6 @@ async fn watch(
     });
     let mut interval = tokio::time::interval_at(begin + interval, interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut opened = false;
     let mut watch = tokio::time::interval(WATCH);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -219,18 +228,13 @@ async fn watch(
                     return Ok(Some(ended));
                 }
                 if args.mode == Mode::Watch {
-                    session.settle();
+                    session.scan_watch()?;
                 } else {
                     session.scan()?;
                 }
                 if !StopSignals::came() {
                     outputs.heap.tick(session);
                 }
-                // Between windows there is nothing new.
-                if args.mode == Mode::Watch && !opened {
-                    continue;
-                }
-                opened = false;
                 outputs.look(session)?;
                 // A report of many sites is large, and the next one is some seconds away.
                 memory::give_back();
@@ -244,7 +248,11 @@ async fn watch(
                 if let Some(metrics) = &outputs.metrics {
                     metrics.alive();
                 }
-                opened |= session.watch()?;
+                {
+                    // A window is to be closed when it is to be closed.
+                    let _hurry = Hurry::new();
+                    session.watch()?;
+                }
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));
                 }
@@ -261,7 +269,7 @@ async fn watch(
     let ended = session.ended();
     if ended.is_none() {
         if args.mode == Mode::Watch {
-            session.finish_watch()?;
+            session.scan_watch()?;
         } else {
             session.scan()?;
         }

@@ -224,7 +224,9 @@ fn of_load(error: &LoadError) -> Class<'static> {
     match error {
         LoadError::NoObject | LoadError::OtherVersion => (ExitCode::Internal, ""),
         LoadError::Missing(_) => (ExitCode::Internal, REPORT),
-        LoadError::Object(_) | LoadError::Program { .. } | LoadError::Map { .. } => refused(error),
+        LoadError::Object(_) | LoadError::Program { .. } | LoadError::Map { .. } | LoadError::Multi(_) => {
+            refused(error)
+        }
     }
 }
 

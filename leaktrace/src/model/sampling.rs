@@ -20,9 +20,14 @@ pub struct WatchFacts {
     pub followed_blocks: u64,
     /// Blocks that were believed to live when a window saw their address handed out again.
     pub reused_unseen: u64,
-    /// Sites that no window has armed yet, and those that never are because they alone would pass the slowdown.
+    /// Sites that may hand out what grows and that no window has armed yet.
     pub sites_unseen: u64,
-    pub sites_too_hot: u64,
+    /// Size classes that grow and that no window is for, because that would pass the slowdown.
+    #[serde(default, alias = "sites_too_hot")]
+    pub classes_too_hot: u64,
+    /// Which part of the heap's growth, in blocks, the survivors of the windows are, 0 to 1.
+    #[serde(default)]
+    pub explained: f64,
 }
 
 /// What makes estimates of what windows saw.
@@ -39,18 +44,15 @@ pub struct Sampling {
     /// By index of the ledger's sites: the most blocks a second by which the heap grows in the size class of its blocks;
     /// `None` where that is not known.
     pub bounds: Vec<Option<f64>>,
-    /// The heap has more and more blocks of some size.
+    /// The heap has more and more blocks of some size, or it was not looked long enough to say that it has not.
     pub heap_grows: bool,
     pub facts: WatchFacts,
 }
 
-/// Windows below which nothing can be called innocent.
-const FEWEST_WINDOWS: u64 = 20;
-
 impl Sampling {
     /// Whether so much was seen that what does not seem to grow does not.
     pub fn is_enough(&self) -> bool {
-        self.facts.windows >= FEWEST_WINDOWS && self.facts.sites_unseen == 0 && !self.heap_grows
+        !self.heap_grows
     }
 
     /// For how many blocks each that was seen of the site stands.
@@ -143,10 +145,8 @@ mod tests {
     }
 
     #[test]
-    fn few_windows_or_a_heap_that_grows_acquit_no_one() {
-        let facts = |windows, sites_unseen| WatchFacts { windows, sites_unseen, ..WatchFacts::default() };
-        let enough = |facts, heap_grows| Sampling { heap_grows, facts, ..Sampling::default() }.is_enough();
-        assert!(enough(facts(20, 0), false));
-        assert!(!enough(facts(19, 0), false) && !enough(facts(20, 1), false) && !enough(facts(20, 0), true));
+    fn a_heap_that_grows_acquits_no_one() {
+        let enough = |heap_grows| Sampling { heap_grows, ..Sampling::default() }.is_enough();
+        assert!(enough(false) && !enough(true));
     }
 }

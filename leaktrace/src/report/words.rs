@@ -215,11 +215,14 @@ pub(crate) fn windows(watch: &WatchFacts) -> String {
     if watch.reused_unseen > 0 {
         let _ = write!(words, ", {} others were replaced unseen", count(watch.reused_unseen as f64));
     }
+    if watch.explained > 0.0 {
+        let _ = write!(words, "; they are {} of what the heap grows by", percent(watch.explained));
+    }
     if watch.sites_unseen > 0 {
         let _ = write!(words, "; {} sites have not had their turn yet", watch.sites_unseen);
     }
-    if watch.sites_too_hot > 0 {
-        let _ = write!(words, "; {} sites are too hot for the limit and are not watched", watch.sites_too_hot);
+    if watch.classes_too_hot > 0 {
+        let _ = write!(words, "; {} size classes grow that are too hot for the limit", watch.classes_too_hot);
     }
     words
 }

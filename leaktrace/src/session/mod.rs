@@ -154,6 +154,7 @@ impl Session {
         let sizes = Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 };
         let spec = Spec {
             verbose: options.verbose,
+            windows: options.limits.is_some(),
             ..Spec::of(target.pid(), &interpreter, &memory, main_interpreter, &plan, options.tracefs, sizes)
         };
         let mut tracer = Tracer::load(&spec)?;
@@ -173,7 +174,7 @@ impl Session {
         plan::assemble::verify(&plan, &memory)?;
         let start_ns = now_ns();
         let watch = if let Some(limits) = options.limits {
-            let units = Units::of(&plan, tracer.site_factor())?;
+            let units = Units::of(&plan, tracer.site_factor(), |size| windows::size_class(&interpreter, size))?;
             Some(Watch::new(limits, units, target.cpu_clock()?.as_secs_f64()))
         } else {
             tracer.arm(&spec)?;

@@ -10,30 +10,47 @@ use leaktrace_common::wire::{Block, SiteStats, TICK_NS, window};
 
 use super::{ScanStats, Session, SessionError};
 use crate::{
-    cpython::pools::Pools,
+    cpython::{Interpreter, pools::Pools},
     model::{
         sampling::{Sampling, WatchFacts},
         trail::seconds,
     },
+    target::Memory,
     tracer::{cost::Runs, sweep::now_ns},
     watch::{
-        Budget, Classes, Followers, Units,
-        units::{Exposure, Selection},
+        Budget, Classes, Exposures, Followers, Units,
+        budget::Grant,
+        classes::LARGE,
+        exposure::Exposure,
+        followers::Follower,
+        units::{Growing, Selection},
     },
 };
 
-/// Longest that a window is open.
-const OPEN: Duration = Duration::from_millis(60);
 /// How often the hits of an open window are looked at.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a window is open that is to learn what sites cost.
+const SCOUTING: Duration = Duration::from_millis(25);
+/// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
+const PAUSE: f64 = 2.0;
+/// Between two readings of the pools, seconds, and how much longer than the reading took.
+const READING: f64 = 0.9;
+const READING_SHARE: f64 = 100.0;
+/// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
+/// a request.
+const YOUNG: Duration = Duration::from_millis(20);
 /// Looks at a target that cannot be armed, until it is said to be there still.
 const DYING_LOOKS: u32 = 40;
-/// A window that costs this much more than it may is closed at once.
+/// A window that slows the target this much more than it may is closed at once; with so many hits, without a look at what it saw.
 const TOO_MUCH: f64 = 1.5;
+const FEW_HITS: u64 = 5000;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
-/// What a hit costs before any was measured.
-const HIT_SECONDS: f64 = 1.5e-6;
+/// What a hit costs before any was measured; from how many hits of a window it is learned, and how quickly. It differs: what is hit
+/// seldom finds cold caches.
+const HIT_SECONDS: f64 = 2e-6;
+const FEWEST_HITS: u64 = 50;
+const LEARNING: f64 = 0.3;
 
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,10 +68,12 @@ pub struct Watch {
     units: Units,
     budget: Budget,
     classes: Classes,
+    exposures: Exposures,
     pub(super) followers: Followers,
     random: fastrand::Rng,
-    /// What the next window arms.
-    next: Option<Selection>,
+    /// When the pools may be read again, and when the next window may open; in the clock of the wire.
+    next_reading_ns: u64,
+    next_window_ns: u64,
     windows: u64,
     open_seconds: f64,
     /// From the closing of a window until its last breakpoint is gone, seconds.
@@ -70,12 +89,14 @@ impl Watch {
             units,
             budget: Budget::new(limits.overhead, cpu_seconds),
             classes: Classes::default(),
+            exposures: Exposures::default(),
             followers: Followers::default(),
             random: fastrand::Rng::new(),
-            next: None,
+            next_reading_ns: 0,
+            next_window_ns: 0,
             windows: 0,
             open_seconds: 0.0,
-            closing: 0.06,
+            closing: 0.03,
             hit_seconds: HIT_SECONDS,
             slowest: 1.0,
         }
@@ -92,11 +113,15 @@ struct Opened {
     closing: Duration,
     cpu_seconds: f64,
     runs: Runs,
+    /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
+    /// cut short.
+    survivors: Option<(HashMap<u64, Follower>, Exposure)>,
 }
 
 impl Session {
-    /// Opens a window if the budget affords one, and brings the ledger up to date with what survived it. Says whether it
-    /// did. Takes as long as the window. A target that ends meanwhile is no error: see [`Self::ended`].
+    /// Opens a window if there is something to look for and the budget affords it, and brings the ledger up to date with what
+    /// survived it. Says whether it did. Takes as long as the window. A target that ends meanwhile is no error: see
+    /// [`Self::ended`].
     pub fn watch(&mut self) -> Result<bool, SessionError> {
         let result = self.watch_if_afforded();
         if result.is_err() {
@@ -112,30 +137,46 @@ impl Session {
     }
 
     fn watch_if_afforded(&mut self) -> Result<bool, SessionError> {
+        let now = now_ns();
+        if self.watch.as_ref().is_some_and(|watch| now >= watch.next_reading_ns) {
+            self.settle();
+        }
         let Some(watch) = &mut self.watch else { return Ok(false) };
-        let cpu = self.target.cpu_clock()?.as_secs_f64();
-        let limit = watch.limit();
-        let selection = watch.next.take().unwrap_or_else(|| {
-            watch.units.choose(watch.classes.growing(), limit, watch.hit_seconds, &mut watch.random)
-        });
-        let used = (cpu - self.cpu_start.as_secs_f64()) / seconds(now_ns() - self.start_ns).max(0.1);
-        let expected = selection.expected * used * (OPEN.as_secs_f64() + watch.closing);
-        if !watch.budget.affords(expected, cpu) {
-            watch.next = Some(selection);
+        if now < watch.next_window_ns {
             return Ok(false);
         }
-        self.open(&selection)?;
+        let limit = watch.limit();
+        let growing = watch.classes.growing();
+        let Some(selection) = watch.units.choose(&growing, limit, watch.hit_seconds, &mut watch.random) else {
+            return Ok(false);
+        };
+        let cpu = self.target.cpu_clock()?.as_secs_f64();
+        let wall = seconds(now - self.start_ns).max(0.1);
+        let used = (cpu - self.cpu_start.as_secs_f64()) / wall;
+        let longest = selection.scouts.then_some(SCOUTING);
+        let Some(grant) = watch.budget.grant(selection.expected * used, watch.closing, longest, cpu, wall) else {
+            return Ok(false);
+        };
+        self.open(&growing, &selection, grant)?;
         Ok(true)
     }
 
-    fn open(&mut self, selection: &Selection) -> Result<(), SessionError> {
+    fn open(&mut self, growing: &[Growing], selection: &Selection, grant: Grant) -> Result<(), SessionError> {
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
-        let result = self.open_and_scan(&mut watch, selection);
+        let result = self.open_and_scan(&mut watch, growing, selection, grant);
+        let pause = PAUSE * (1.0 + watch.random.f64());
+        watch.next_window_ns = now_ns() + (pause * 1e9) as u64;
         self.watch = Some(watch);
         result
     }
 
-    fn open_and_scan(&mut self, watch: &mut Watch, selection: &Selection) -> Result<(), SessionError> {
+    fn open_and_scan(
+        &mut self,
+        watch: &mut Watch,
+        growing: &[Growing],
+        selection: &Selection,
+        grant: Grant,
+    ) -> Result<(), SessionError> {
         watch.windows += 1;
         let armed = |unit: Option<usize>| unit.is_some_and(|unit| selection.units.contains(&unit));
         let mut word = watch.windows << window::BITS | window::PARTIAL;
@@ -145,83 +186,179 @@ impl Session {
         let slots = selection.units.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
         let before: HashMap<u32, SiteStats> = slots.map(|slot| (slot, self.tracer.site_stats(slot))).collect();
         self.cost.begin_sample(&self.tracer);
-        let begin_ns = now_ns();
-        let opened = self.trace(watch, selection)?;
+        let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = opened.runs.count as f64 * self.cost.hit().as_secs_f64() + opened.runs.nanos as f64 * 1e-9;
-        if opened.runs.count >= 1000 {
-            watch.hit_seconds = hits / opened.runs.count as f64;
+        if opened.runs.count >= FEWEST_HITS {
+            watch.hit_seconds += LEARNING * (hits / opened.runs.count as f64 - watch.hit_seconds);
         }
         let (open, closing) = (opened.open.as_secs_f64(), opened.closing.as_secs_f64());
         let own = (opened.cpu_seconds - hits).max(LEAST_OWN * opened.cpu_seconds);
-        if own > 0.01 {
-            watch.slowest = watch.slowest.max(opened.cpu_seconds / own);
+        let slowdown = if own > 0.0 { opened.cpu_seconds / own } else { 1.0 };
+        if own > 0.005 {
+            watch.slowest = watch.slowest.max(slowdown);
         }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_seconds);
-        let window = Exposure { begin_ns, end_ns: now_ns(), seconds: open };
-        watch.units.enter(selection, window, own, limit, hit_seconds, |slot| {
+        watch.units.enter(selection, open, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
-        watch.budget.enter(hits, open, closing, watch.random.f64());
+        watch.budget.enter(hits, open, closing, slowdown, watch.random.f64());
         watch.open_seconds += open;
         watch.closing = closing;
-        let begin_ns = now_ns();
-        self.tracer.take_blocks(|address, block| watch.followers.enter(address, block))?;
-        self.follow(watch, begin_ns)
+        log::debug!(
+            "window {}: {} units{}, classes {:x}, {:.0} ms open of {:.0}, {:.0} ms to close, {} hits ({:.2} ms) in {:.2} ms of CPU, \
+             {} survivors",
+            watch.windows,
+            selection.units.len(),
+            if selection.scouts { " (scouts)" } else { "" },
+            selection.complete,
+            open * 1e3,
+            grant.open.as_secs_f64() * 1e3,
+            closing * 1e3,
+            opened.runs.count,
+            hits * 1e3,
+            opened.cpu_seconds * 1e3,
+            opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
+        );
+        self.take_survivors(watch, growing, selection, opened.survivors)?;
+        self.follow(watch)
     }
 
-    /// Arms a selection, waits, and disarms it.
-    fn trace(&mut self, watch: &Watch, selection: &Selection) -> Result<Opened, SessionError> {
+    /// Follows what outlived a window, of the classes that it saw whole.
+    fn take_survivors(
+        &mut self,
+        watch: &mut Watch,
+        growing: &[Growing],
+        selection: &Selection,
+        survivors: Option<(HashMap<u64, Follower>, Exposure)>,
+    ) -> Result<(), SessionError> {
+        let (survivors, exposure) = survivors.unzip();
+        let mut survivors = survivors.unwrap_or_default();
+        let followers = &mut watch.followers;
+        self.tracer.take_blocks(|address, block| {
+            followers.handed_out(address);
+            // Handed out once more since it was looked at: it is another block.
+            if survivors.get(&address).is_some_and(|seen| *seen.block() != block) {
+                survivors.remove(&address);
+            }
+        })?;
+        let mut found: HashMap<u32, usize> = HashMap::new();
+        for (address, follower) in survivors {
+            *found.entry(class_of(&self.interpreter, follower.block())).or_default() += 1;
+            followers.enter(address, follower);
+        }
+        if let Some(exposure) = exposure {
+            watch.exposures.enter(selection.complete, exposure);
+            let found = |class| found.get(&class).copied().unwrap_or(0);
+            watch.units.enter_survivors(growing, selection.complete, exposure.seconds, found);
+        }
+        Ok(())
+    }
+
+    /// Arms a selection, waits, looks at what it saw, and disarms it.
+    fn trace(&mut self, watch: &mut Watch, selection: &Selection, grant: Grant) -> Result<Opened, SessionError> {
         let units = || selection.units.iter().map(|&unit| watch.units.get(unit));
         let probes: Vec<usize> = units().flat_map(|unit| unit.probes.iter().copied()).collect();
         let returns: Vec<usize> = units().flat_map(|unit| unit.returns.iter().copied()).collect();
         let runs = self.tracer.run_statistics();
         if let Err(error) = self.tracer.arm_some(&self.tracefs, self.target.pid(), &self.plan, &probes, &returns) {
             // Of a plan that is refused half-way, a part is armed.
-            self.tracer.disarm_window();
+            self.tracer.disarm_window(|| false);
             return Err(error.into());
         }
-        let begin = Instant::now();
+        let (begin, begin_ns) = (Instant::now(), now_ns());
         let cpu = self.target.cpu_clock().unwrap_or_default();
         let mut used;
-        loop {
+        let in_bounds = loop {
             thread::sleep(LOOK);
             used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
-            let hits = self.tracer.run_statistics().since(runs).count as f64 * watch.hit_seconds;
-            let too_much = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
-            if begin.elapsed() >= OPEN || too_much || self.target.has_exited() {
-                break;
+            let count = self.tracer.run_statistics().since(runs).count;
+            let hits = count as f64 * watch.hit_seconds;
+            let too_slow = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
+            if too_slow || self.target.has_exited() {
+                // A look at little costs little.
+                break count <= FEW_HITS;
             }
-        }
+            if begin.elapsed() >= grant.open || hits > grant.seconds {
+                break true;
+            }
+        };
+        let look = in_bounds && !selection.scouts;
+        let survivors = if look { self.look_inside(watch, selection.complete, begin_ns) } else { None };
         let open = begin.elapsed();
         let runs = self.tracer.run_statistics().since(runs);
-        let closing = Instant::now();
-        self.tracer.disarm_window();
-        Ok(Opened { open, closing: closing.elapsed(), cpu_seconds: used, runs })
+        let armed = probes.iter().map(|&index| &self.plan.probes[index]);
+        let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
+        let memory = self.target.memory();
+        let closing = self.tracer.disarm_window(|| {
+            let mut now = Vec::new();
+            memory.read_many(&addresses, 1, &mut now);
+            now == bytes
+        });
+        Ok(Opened { open, closing, cpu_seconds: used, runs, survivors })
+    }
+
+    /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived
+    /// their youth.
+    fn look_inside(
+        &self,
+        watch: &mut Watch,
+        complete: u64,
+        begin_ns: u64,
+    ) -> Option<(HashMap<u64, Follower>, Exposure)> {
+        let now = now_ns();
+        let age = ((now - begin_ns) / 5).max(YOUNG.as_nanos() as u64);
+        let end_ns = now.checked_sub(age).filter(|end| *end > begin_ns)?;
+        let mut blocks = Vec::new();
+        let grown_up = |block: &Block| block.time_ns <= end_ns && complete & 1 << self.class_of_block(block) != 0;
+        self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
+        let survivors = watch.followers.look(&self.target.memory(), blocks);
+        Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
     }
 
     /// Between windows: drops what has died, and reads how the heap grows.
-    pub fn settle(&mut self) {
+    fn settle(&mut self) {
         let Some(mut watch) = self.watch.take() else { return };
-        let pools = self.pools();
-        watch.settle(&self.target.memory(), pools.as_ref(), seconds(now_ns() - self.start_ns));
+        self.read_heap(&mut watch);
         self.watch = Some(watch);
     }
 
-    /// Brings the ledger up to date with the blocks that live.
-    fn follow(&mut self, watch: &mut Watch, begin_ns: u64) -> Result<(), SessionError> {
-        thread::sleep(Duration::from_nanos(TICK_NS));
+    fn read_heap(&self, watch: &mut Watch) -> bool {
+        let begin = now_ns();
         let pools = self.pools();
+        watch.followers.settle(&self.target.memory(), pools.as_ref());
+        let pool_size = self.interpreter.facts.pymalloc.map_or(0, |state| state.pool_size);
+        if let (Some(pools), Ok(resident)) = (&pools, self.target.rss_bytes()) {
+            let totals = pools.totals();
+            let used = totals.classes.iter().map(|class| class.used_blocks).collect();
+            let other = resident.saturating_sub(totals.pools * pool_size);
+            watch.classes.enter(seconds(begin - self.start_ns), used, other);
+        }
+        let took = seconds(now_ns() - begin);
+        watch.next_reading_ns = begin + ((READING + READING_SHARE * took) * 1e9) as u64;
+        pools.is_some()
+    }
+
+    /// Brings the ledger up to date with the blocks that live, between windows.
+    pub fn scan_watch(&mut self) -> Result<(), SessionError> {
+        let Some(mut watch) = self.watch.take() else { return Ok(()) };
+        let result = self.follow(&mut watch);
+        self.watch = Some(watch);
+        result
+    }
+
+    fn follow(&mut self, watch: &mut Watch) -> Result<(), SessionError> {
+        let begin_ns = now_ns();
+        thread::sleep(Duration::from_nanos(TICK_NS));
+        let pools_read = self.read_heap(watch);
         if self.ended().is_some() {
             return Ok(());
         }
-        watch.settle(&self.target.memory(), pools.as_ref(), seconds(now_ns() - self.start_ns));
         self.learn();
         let mut pass = self.ledger.scan(begin_ns);
         let mut unnamed: Vec<Block> = Vec::new();
-        let tested = |block: &&Block| {
-            watch.units.unit_of(block.site()).is_none_or(|unit| watch.units.get(unit).has_tested(block.time_ns))
-        };
+        let class_of = |block: &Block| class_of(&self.interpreter, block);
+        let tested = |block: &&Block| watch.exposures.has_tested(class_of(block), block.time_ns);
         for block in watch.followers.blocks().filter(tested) {
             if block.stack == 0 || pass.knows(block.stack) {
                 pass.observe(block);
@@ -231,25 +368,11 @@ impl Session {
         }
         let end = super::End { target: &self.target, tracer: &self.tracer, drain: &self.drain, execed: false };
         end.finish(pass, &unnamed, &mut self.totals)?;
-        watch.units.coalesce(self.ledger.timeline());
+        watch.exposures.coalesce(self.ledger.timeline());
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
-        self.last = ScanStats { pools_read: pools.is_some(), took, ..ScanStats::default() };
+        self.last = ScanStats { pools_read, took, ..ScanStats::default() };
         Ok(())
-    }
-
-    /// A last look at what lives, for the report.
-    pub fn finish_watch(&mut self) -> Result<(), SessionError> {
-        let Some(mut watch) = self.watch.take() else { return Ok(()) };
-        let result = self.follow(&mut watch, now_ns());
-        self.watch = Some(watch);
-        result
-    }
-
-    /// Size class of a request that pymalloc serves.
-    fn class_of(&self, size: u64) -> Option<usize> {
-        let shift = self.interpreter.facts.pymalloc?.class_shift;
-        usize::try_from(size.checked_sub(1)? >> shift).ok()
     }
 
     /// Whether only windows are traced.
@@ -269,31 +392,28 @@ impl Session {
         let mut sums = vec![Sum::default(); sites];
         for block in watch.followers.blocks() {
             let Some(sum) = self.ledger.site(block.stack).and_then(|site| sums.get_mut(site)) else { continue };
-            sum.blocks += 1;
-            if let Some(unit) = watch.units.unit_of(block.site()) {
-                let exposure = watch.units.get(unit).exposure();
-                sum.weight += if exposure > 0.0 { wall / exposure } else { 0.0 };
-                *sum.units.entry(unit).or_default() += 1;
-            }
-            let class = if block.in_pool() { self.class_of(block.size()) } else { None };
-            *sum.classes.entry(class).or_default() += 1;
+            *sum.classes.entry(class_of(&self.interpreter, block)).or_default() += 1;
         }
-        let bound = |class: Option<usize>| {
-            class.map(|class| {
-                watch
-                    .classes
-                    .growth(class)
-                    .map_or(f64::INFINITY, |rate| if rate.is_positive() { rate.high } else { 0.0 })
-            })
+        let weight = |class: u32| match watch.exposures.seconds(class) {
+            seconds if seconds > 0.0 => wall / seconds,
+            _ => 0.0,
+        };
+        // At most so many blocks a second become more of what a site hands out; of the C allocator's only bytes are known.
+        let bound = |class: u32| match watch.classes.growth(class) {
+            Some(rate) if !rate.is_positive() => Some(0.0),
+            Some(rate) if class != LARGE => Some(rate.high),
+            Some(_) => None,
+            None => Some(f64::INFINITY),
         };
         let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
-        let (unseen, too_hot) = watch.units.unarmed(watch.limit(), watch.hit_seconds);
+        let growing = watch.classes.growing();
+        let (unseen, too_hot) = watch.units.unwatched(&growing, watch.limit(), watch.hit_seconds);
         let mut exposures = Vec::new();
-        let mut numbers: HashMap<usize, u32> = HashMap::new();
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
         let by_site = sums.iter().map(|sum| {
-            let unit = commonest(&sum.units)?;
-            Some(*numbers.entry(unit).or_insert_with(|| {
-                exposures.push(watch.units.get(unit).exposure_by_cohort(self.ledger.timeline()));
+            let class = sum.commonest()?;
+            Some(*numbers.entry(class).or_insert_with(|| {
+                exposures.push(watch.exposures.by_cohort(class, self.ledger.timeline()));
                 exposures.len() as u32 - 1
             }))
         });
@@ -301,12 +421,9 @@ impl Session {
         Some(Sampling {
             exposures,
             exposure_of,
-            weights: sums.iter().map(|sum| sum.mean(wall / watch.open_seconds.max(1e-3))).collect(),
-            bounds: sums
-                .iter()
-                .map(|sum| if sum.blocks == 0 { Some(0.0) } else { bound(commonest(&sum.classes).flatten()) })
-                .collect(),
-            heap_grows: watch.classes.growing() & !SiteStats::LARGE != 0,
+            weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
+            bounds: sums.iter().map(|sum| sum.classes.keys().map(|&class| bound(class)).sum()).collect(),
+            heap_grows: !watch.classes.is_known_not_to_grow(),
             facts: WatchFacts {
                 overhead_limit: watch.limits.overhead,
                 overhead: watch.budget.spent_share(cpu),
@@ -317,39 +434,44 @@ impl Session {
                 followed_blocks: watch.followers.len() as u64,
                 reused_unseen: watch.followers.caught(),
                 sites_unseen: unseen as u64,
-                sites_too_hot: too_hot as u64,
+                classes_too_hot: too_hot as u64,
+                explained: watch.units.explained(&growing),
             },
         })
     }
-}
 
-impl Watch {
-    fn settle(&mut self, memory: &dyn crate::target::Memory, pools: Option<&Pools>, now: f64) {
-        self.followers.settle(memory, pools);
-        if let Some(pools) = pools {
-            self.classes.enter(now, pools.totals().classes.iter().map(|class| class.used_blocks).collect());
-        }
+    fn class_of_block(&self, block: &Block) -> u32 {
+        class_of(&self.interpreter, block)
     }
 }
 
-/// What the followed blocks of a site say of it.
+/// The class of a block, as bits of [`SiteStats::classes`] are numbered.
+fn class_of(interpreter: &Interpreter, block: &Block) -> u32 {
+    let class = if block.in_pool() { size_class(interpreter, block.size()) } else { None };
+    class.map_or(LARGE, |class| class as u32)
+}
+
+/// Size class of a request that pymalloc serves.
+pub(super) fn size_class(interpreter: &Interpreter, size: u64) -> Option<usize> {
+    let state = interpreter.facts.pymalloc?;
+    usize::try_from(size.checked_sub(1)? >> state.class_shift).ok().filter(|_| size <= state.small_max)
+}
+
+/// What the followed blocks of a site say of it: blocks by class.
 #[derive(Debug, Clone, Default)]
 struct Sum {
-    blocks: u32,
-    weight: f64,
-    /// Blocks by size class; `None`: of the C allocator.
-    classes: HashMap<Option<usize>, u32>,
-    /// Blocks by the unit that saw them.
-    units: HashMap<usize, u32>,
+    classes: HashMap<u32, u32>,
 }
 
 impl Sum {
-    /// `otherwise` where there is no block to tell.
-    fn mean(&self, otherwise: f64) -> f64 {
-        if self.blocks == 0 { otherwise } else { self.weight / f64::from(self.blocks) }
+    /// Mean of the `weight` of a class over the blocks; `otherwise` where there is none.
+    fn mean(&self, weight: impl Fn(u32) -> f64, otherwise: f64) -> f64 {
+        let blocks: u32 = self.classes.values().sum();
+        let sum: f64 = self.classes.iter().map(|(&class, &blocks)| weight(class) * f64::from(blocks)).sum();
+        if blocks == 0 { otherwise } else { sum / f64::from(blocks) }
     }
-}
 
-fn commonest<T: Copy + Ord>(counts: &HashMap<T, u32>) -> Option<T> {
-    counts.iter().max_by_key(|(key, blocks)| (**blocks, **key)).map(|(key, _)| *key)
+    fn commonest(&self) -> Option<u32> {
+        self.classes.iter().max_by_key(|(class, blocks)| (**blocks, **class)).map(|(class, _)| *class)
+    }
 }

@@ -24,6 +24,10 @@ pub enum AttachError {
     Open { pid: u32, source: io::Error },
     #[error("cannot attach the BPF program to the probes of pid {pid}: {source}")]
     SetBpf { pid: u32, source: io::Error },
+    #[error("the kernel refused {count} probes in {file}: {source}")]
+    Link { file: String, count: usize, source: io::Error },
+    #[error("the BPF program {0} is not loaded; please report this")]
+    NoProgram(&'static str),
 }
 
 /// An instruction to arm.
@@ -33,12 +37,55 @@ pub struct Point<'a> {
     pub offset: u64,
 }
 
+/// An event in tracefs that stands for instructions. By itself it arms none of them. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Definition {
+    tracefs: PathBuf,
+    name: String,
+}
+
+impl Definition {
+    /// Defines the event `event` with all `points` for process `pid`.
+    pub(super) fn new(
+        tracefs: &Path,
+        event: &str,
+        points: &[Point<'_>],
+        returns: bool,
+        pid: u32,
+    ) -> Result<Self, AttachError> {
+        let definition = Self { tracefs: tracefs.to_path_buf(), name: format!("{}/{event}", Owner::here(pid)) };
+        let path = tracefs.join("uprobe_events");
+        let mut events = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(|source| AttachError::Define { path: path.clone(), source })?;
+        let kind = if returns { 'r' } else { 'p' };
+        for point in points {
+            // The kernel parses each write as whole lines, and takes at most a page of them.
+            let line = format!("{kind}:{} {}:{:#x}\n", definition.name, point.file.display(), point.offset);
+            events.write_all(line.as_bytes()).map_err(|source| AttachError::Probe {
+                file: point.file.display().to_string(),
+                offset: point.offset,
+                source,
+            })?;
+        }
+        Ok(definition)
+    }
+}
+
+impl Drop for Definition {
+    fn drop(&mut self) {
+        // An event that is not there (its first probe was refused) is no error worth telling.
+        let _ = undefine(&self.tracefs, &self.name);
+    }
+}
+
 /// One armed event. Dropping it disarms its instructions and removes its definition.
 #[derive(Debug)]
 pub struct Group {
-    tracefs: PathBuf,
-    name: String,
-    perf: Option<OwnedFd>,
+    // Before the definition: it is closed first.
+    _perf: OwnedFd,
+    _definition: Definition,
 }
 
 impl Group {
@@ -51,40 +98,17 @@ impl Group {
         program: BorrowedFd<'_>,
         pid: u32,
     ) -> Result<Self, AttachError> {
-        let name = format!("{}/{event}", Owner::here(pid));
-        let mut group = Self { tracefs: tracefs.to_path_buf(), name, perf: None };
-        let path = tracefs.join("uprobe_events");
-        let mut events = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(|source| AttachError::Define { path: path.clone(), source })?;
-        let kind = if returns { 'r' } else { 'p' };
-        for point in points {
-            // The kernel parses each write as whole lines, and takes at most a page of them.
-            let line = format!("{kind}:{} {}:{:#x}\n", group.name, point.file.display(), point.offset);
-            events.write_all(line.as_bytes()).map_err(|source| AttachError::Probe {
-                file: point.file.display().to_string(),
-                offset: point.offset,
-                source,
-            })?;
-        }
-        drop(events);
-        group.open(program, pid)?;
-        Ok(group)
-    }
-
-    fn open(&mut self, program: BorrowedFd<'_>, pid: u32) -> Result<(), AttachError> {
-        let fd = perf_event(&self.tracefs, &self.name, pid)?;
+        let definition = Definition::new(tracefs, event, points, returns, pid)?;
+        let perf = perf_event(tracefs, &definition.name, pid)?;
         for (request, argument) in
             [(libc_ioctl::SET_BPF, program.as_raw_fd() as libc::c_ulong), (libc_ioctl::ENABLE, 0)]
         {
             // SAFETY: both requests take a number, and the descriptor is a perf event.
-            if unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) } < 0 {
+            if unsafe { libc::ioctl(perf.as_raw_fd(), request, argument) } < 0 {
                 return Err(AttachError::SetBpf { pid, source: io::Error::last_os_error() });
             }
         }
-        self.perf = Some(fd);
-        Ok(())
+        Ok(Self { _perf: perf, _definition: definition })
     }
 }
 
@@ -109,14 +133,6 @@ pub(super) fn perf_event(tracefs: &Path, name: &str, pid: u32) -> Result<OwnedFd
     }
     // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.perf = None;
-        // An event that is not there (its first probe was refused) is no error worth telling.
-        let _ = undefine(&self.tracefs, &self.name);
-    }
 }
 
 /// `linux/perf_event.h`: `PERF_EVENT_IOC_*`.

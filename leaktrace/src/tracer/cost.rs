@@ -3,15 +3,18 @@
 
 use std::{
     fs, io,
-    os::fd::{BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{FromRawFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
-use aya::Ebpf;
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 
-use super::attach::{AttachError, Group, Point};
+use super::{
+    attach::{AttachError, Point},
+    load::program,
+    uprobes::Uprobes,
+};
 
 /// Rounds of a calibration, of which the quickest counts: others were disturbed. Some 10 ms in all.
 const ROUNDS: u32 = 20;
@@ -48,15 +51,6 @@ pub fn enable_statistics() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Sums over the programs that are loaded.
-pub(super) fn runs(ebpf: &Ebpf, programs: &[&str]) -> Runs {
-    let infos = programs.iter().filter_map(|name| ebpf.program(name)?.info().ok());
-    infos.fold(Runs::default(), |sum, info| Runs {
-        count: sum.count + info.run_count(),
-        nanos: sum.nanos + info.run_time().as_nanos() as u64,
-    })
-}
-
 // An instruction of our own to probe: emulated, as nearly all sites of a plan are.
 core::arch::global_asm!(
     ".pushsection .text.leaktrace_calibration, \"ax\", @progbits",
@@ -71,16 +65,17 @@ unsafe extern "C" {
     fn leaktrace_calibration();
 }
 
-/// Time of one hit of a probed `nop` with the program `empty`, less that of the call itself.
-pub(super) fn calibrate(tracefs: &Path, empty: BorrowedFd<'_>) -> Result<Duration, AttachError> {
+/// Time of one hit of a probed `nop` with the program that does nothing, less that of the call itself.
+pub(super) fn calibrate(tracefs: &Path, uprobes: &Uprobes) -> Result<Duration, AttachError> {
     let exe = Path::new("/proc/self/exe");
     let address = leaktrace_calibration as *const () as u64;
     let offset = file_offset(address)
         .ok_or_else(|| AttachError::Define { path: exe.into(), source: io::Error::from(io::ErrorKind::NotFound) })?;
     let plain = time_calls();
-    let group = Group::arm(tracefs, "calibration", &[Point { file: exe, offset }], false, empty, std::process::id())?;
+    let point = [Point { file: exe, offset }];
+    let armed = uprobes.arm(program::EMPTY, tracefs, "calibration", &point, false, std::process::id())?;
     let probed = time_calls();
-    drop(group);
+    drop(armed);
     Ok(probed.saturating_sub(plain) / HITS)
 }
 

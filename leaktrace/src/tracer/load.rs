@@ -1,5 +1,6 @@
 //! Loading the BPF object for one target.
 
+use super::multi::MultiError;
 use aya::{
     Ebpf, EbpfLoader,
     maps::Array,
@@ -28,6 +29,8 @@ pub enum LoadError {
     Missing(&'static str),
     #[error("the kernel refused to fill the BPF map {name}: {source}")]
     Map { name: &'static str, source: aya::maps::MapError },
+    #[error(transparent)]
+    Multi(#[from] MultiError),
 }
 
 /// Sizes of the kernel's tables.

@@ -7,18 +7,23 @@ pub mod cost;
 pub mod guardian;
 pub mod leftovers;
 pub mod load;
+pub mod multi;
 pub mod object;
 pub mod ring;
 pub mod sweep;
 pub mod task;
+pub mod uprobes;
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
-use attach::{AttachError, Group, Point};
+use attach::{AttachError, Definition, Point};
 use aya::{
     Ebpf,
     maps::{Array, Map, PerCpuArray, RingBuf},
@@ -31,6 +36,7 @@ use leaktrace_common::{
     wire::{Block, Config, GcCounts, MAX_STACKS, SiteStats, StackTotals, counter, state},
 };
 use load::{LoadError, Sizes, program};
+use uprobes::{Armed, Uprobes, Way};
 
 use crate::cpython::{Interpreter, PymallocState, gc};
 use crate::plan::ProbePlan;
@@ -52,6 +58,9 @@ pub enum TracerError {
     Map { name: &'static str, source: io::Error },
 }
 
+/// Between two looks at whether breakpoints are gone.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// What to trace.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec<'a> {
@@ -69,6 +78,8 @@ pub struct Spec<'a> {
     pub sizes: Sizes,
     /// Diagnostics of the BPF side through the `log` crate.
     pub verbose: bool,
+    /// Parts of the plan are armed for moments, instead of the whole for good.
+    pub windows: bool,
 }
 
 impl<'a> Spec<'a> {
@@ -92,6 +103,7 @@ impl<'a> Spec<'a> {
             tracefs,
             sizes,
             verbose: false,
+            windows: false,
         }
     }
 }
@@ -103,9 +115,12 @@ pub type Counters = [u64; counter::COUNT as usize];
 #[derive(Debug)]
 pub struct Tracer {
     /// Entries first: they are disarmed before the returns that belong to them.
-    groups: Vec<Group>,
-    /// After the groups: it is dropped when nothing is armed any more.
+    armed: Vec<Armed>,
+    /// What windows arm, for who has to mend what a killed leaktrace left: a link leaves no name.
+    definition: Option<Definition>,
+    /// After what is armed: it is dropped when nothing is any more.
     guardian: Option<Guardian>,
+    uprobes: Uprobes,
     ebpf: Ebpf,
     totals: MappedArray<StackTotals>,
     site_stats: MappedArray<SiteStats>,
@@ -149,14 +164,14 @@ impl Tracer {
         let mut ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
         // Now, while all maps are still here: their descriptors are in the programs' instructions.
         let returns = RETURNS.iter().filter(|group| spec.plan.returns.iter().any(|r| (group.serves)(r.op)));
-        for name in returns.map(|group| group.program).chain([program::ENTRY, program::EMPTY]) {
-            load::uprobe(&mut ebpf, name)?;
-        }
+        let names: Vec<_> = returns.map(|group| group.program).chain([program::ENTRY, program::EMPTY]).collect();
+        let way = if spec.windows { Way::Link } else { Way::Group };
+        let uprobes = Uprobes::load(&mut ebpf, &names, way)?;
         let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
         let site_stats = MappedArray::new(map_fd(&ebpf, "SITE_STATS")?, site::SITE_SLOTS as usize)
             .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
-        Ok(Self { groups: Vec::new(), guardian: None, ebpf, totals, site_stats, site_factor })
+        Ok(Self { armed: Vec::new(), definition: None, guardian: None, uprobes, ebpf, totals, site_stats, site_factor })
     }
 
     /// Arms the plan: returns first, so that no entry waits for a return that is not watched.
@@ -179,6 +194,14 @@ impl Tracer {
             self.guardian = Some(Guardian::start(tracefs, pid).map_err(TracerError::Guardian)?);
         }
         let file = |index: usize| plan.files[index].open_path.as_path();
+        if self.uprobes.way() == Way::Link && self.definition.is_none() {
+            let probes = plan.probes.iter().map(|p| (p.file, p.file_offset));
+            let returns = plan.returns.iter().map(|r| (r.file, r.file_offset));
+            // A function's entry and its return may be at one instruction.
+            let places: BTreeSet<(usize, u64)> = probes.chain(returns).collect();
+            let points: Vec<_> = places.into_iter().map(|(of, offset)| Point { file: file(of), offset }).collect();
+            self.definition = Some(Definition::new(tracefs, "windows", &points, false, pid)?);
+        }
         for Returns { event, program, serves } in RETURNS {
             let chosen = returns.iter().map(|&index| &plan.returns[index]).filter(|r| serves(r.op));
             let points: Vec<Point<'_>> = chosen.map(|r| Point { file: file(r.file), offset: r.file_offset }).collect();
@@ -187,7 +210,7 @@ impl Tracer {
         let chosen = probes.iter().map(|&index| &plan.probes[index]);
         let points: Vec<Point<'_>> = chosen.map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
         self.arm_group(tracefs, pid, "entry", program::ENTRY, &points, false)?;
-        self.groups.reverse();
+        self.armed.reverse();
         Ok(())
     }
 
@@ -203,24 +226,32 @@ impl Tracer {
         if points.is_empty() {
             return Ok(());
         }
-        let program = load::uprobe(&mut self.ebpf, program)?;
-        let fd = program.fd().map_err(|_| LoadError::Missing("a loaded program"))?;
-        self.groups.push(Group::arm(tracefs, event, points, returns, fd.as_fd(), pid)?);
+        self.armed.push(self.uprobes.arm(program, tracefs, event, points, returns, pid)?);
         Ok(())
     }
 
     /// Disarms everything; what was found can still be read.
     pub fn disarm(&mut self) {
         // In order, so entries go before returns.
-        for group in self.groups.drain(..) {
-            drop(group);
+        for armed in self.armed.drain(..) {
+            drop(armed);
         }
+        self.definition = None;
         self.guardian = None;
     }
 
-    /// Disarms what is armed; another part can be armed later.
-    pub fn disarm_window(&mut self) {
-        self.groups.clear();
+    /// Disarms what is armed; another part can be armed later. Gives the time after which the breakpoints were gone, which `gone`
+    /// tells: the kernel then waits for who is still at one of them, and nobody pays for that.
+    pub fn disarm_window(&mut self, gone: impl Fn() -> bool) -> Duration {
+        let begin = Instant::now();
+        // Each waits for itself: so they wait at the same time.
+        thread::scope(|scope| {
+            let closing: Vec<_> = self.armed.drain(..).map(|armed| scope.spawn(move || drop(armed))).collect();
+            while !gone() && !closing.iter().all(thread::ScopedJoinHandle::is_finished) {
+                thread::sleep(LOOK);
+            }
+            begin.elapsed()
+        })
     }
 
     /// Tells the BPF side which window is open: see [`leaktrace_common::wire::window`].
@@ -260,14 +291,12 @@ impl Tracer {
 
     /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
     pub fn run_statistics(&self) -> cost::Runs {
-        cost::runs(&self.ebpf, &[program::ENTRY, program::C_RETURN, program::REFILL_RETURN, program::GC_RETURN])
+        self.uprobes.runs()
     }
 
     /// Time of a hit of an emulated instruction with a program that does nothing, measured on this process itself.
-    pub fn calibrate(&mut self, tracefs: &Path) -> Result<std::time::Duration, TracerError> {
-        let program = load::uprobe(&mut self.ebpf, program::EMPTY)?;
-        let fd = program.fd().map_err(|_| LoadError::Missing("a loaded program"))?;
-        Ok(cost::calibrate(tracefs, fd.as_fd())?)
+    pub fn calibrate(&mut self, tracefs: &Path) -> Result<Duration, TracerError> {
+        Ok(cost::calibrate(tracefs, &self.uprobes)?)
     }
 
     /// Takes the ring out, for the thread that drains it.

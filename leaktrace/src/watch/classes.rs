@@ -1,23 +1,37 @@
-//! Growth of the heap by size class, from pymalloc's own counts of used blocks.
+//! Growth of the heap by size class: from pymalloc's own counts of used blocks, and for the C allocator from the resident memory
+//! that is not pymalloc's.
 
-use leaktrace_common::wire::SiteStats;
-
+use super::units::Growing;
 use crate::model::{Rate, growth::Point};
 
 /// Readings kept; when they are more, every other one goes.
 const MOST: usize = 128;
-/// Readings below which nothing is known to grow or not to.
-const FEWEST: usize = 4;
+/// Readings below which nothing is known to grow or not to, and seconds that they must cover.
+const FEWEST: usize = 6;
+const SHORTEST: f64 = 5.0;
+/// Seconds of readings from which on what does not grow is believed not to.
+const ENOUGH: f64 = 60.0;
+/// The class of the C allocator's blocks: the highest bit of [`leaktrace_common::wire::SiteStats::classes`].
+pub const LARGE: u32 = 63;
+/// Bytes that a block of the C allocator is reckoned at, to compare its growth with that of others.
+const LARGE_BLOCK: f64 = 1024.0;
 
 /// Used blocks of each size class over time.
 #[derive(Debug, Clone, Default)]
 pub struct Classes {
-    readings: Vec<(f64, Vec<u64>)>,
+    readings: Vec<Reading>,
+}
+
+#[derive(Debug, Clone)]
+struct Reading {
+    seconds: f64,
+    used: Vec<u64>,
+    other_bytes: u64,
 }
 
 impl Classes {
-    /// Enters a reading at `seconds` of the trace: used blocks by class.
-    pub fn enter(&mut self, seconds: f64, used: Vec<u64>) {
+    /// Enters a reading at `seconds` of the trace: used blocks by class, and bytes of resident memory that are not in these.
+    pub fn enter(&mut self, seconds: f64, used: Vec<u64>, other_bytes: u64) {
         if self.readings.len() == MOST {
             let mut index = 0;
             self.readings.retain(|_| {
@@ -25,30 +39,39 @@ impl Classes {
                 index % 2 == 1
             });
         }
-        self.readings.push((seconds, used));
+        self.readings.push(Reading { seconds, used, other_bytes });
     }
 
-    /// Blocks a second by which a class grows, from its later half: what filled up at first is past. `None` before enough is
-    /// known.
-    pub fn growth(&self, class: usize) -> Option<Rate> {
-        if self.readings.len() < FEWEST {
+    /// Blocks a second by which a class grows, of [`LARGE`] bytes a second; from its later half: what filled up at first is past.
+    /// `None` before enough is known.
+    pub fn growth(&self, class: u32) -> Option<Rate> {
+        let (first, last) = (self.readings.first()?, self.readings.last()?);
+        if self.readings.len() < FEWEST || last.seconds - first.seconds < SHORTEST {
             return None;
         }
         let later = &self.readings[self.readings.len() / 2 - 1..];
-        let points: Vec<_> = later
-            .iter()
-            .filter_map(|(seconds, used)| Some(Point { seconds: *seconds, value: *used.get(class)? as f64 }))
-            .collect();
-        Some(Rate::of_series(&points))
+        let value = |reading: &Reading| match class {
+            LARGE => Some(reading.other_bytes),
+            _ => reading.used.get(class as usize).copied(),
+        };
+        let point = |reading: &Reading| Some(Point { seconds: reading.seconds, value: value(reading)? as f64 });
+        Some(Rate::of_series(&later.iter().filter_map(point).collect::<Vec<_>>()))
     }
 
-    /// The classes that grow, as bits of [`SiteStats::classes`]; of blocks of the C allocator it is not known. All, before
-    /// enough is known.
-    pub fn growing(&self) -> u64 {
-        let Some((_, used)) = self.readings.last().filter(|_| self.readings.len() >= FEWEST) else { return u64::MAX };
-        let grows = |class: usize| self.growth(class).is_some_and(|rate| rate.is_positive());
-        let classes = (0..used.len().min(63)).filter(|&class| grows(class)).fold(0, |bits, class| bits | 1 << class);
-        classes | SiteStats::LARGE
+    /// The classes that grow; none before enough is known.
+    pub fn growing(&self) -> Vec<Growing> {
+        let small = self.readings.last().map_or(0, |last| last.used.len() as u32);
+        let growing = (0..small.min(LARGE)).chain([LARGE]).filter_map(|class| {
+            let rate = self.growth(class).filter(Rate::is_positive)?.estimate;
+            Some(Growing { class, blocks_per_second: if class == LARGE { rate / LARGE_BLOCK } else { rate } })
+        });
+        growing.collect()
+    }
+
+    /// Whether it was looked long enough to say that nothing grows.
+    pub fn is_known_not_to_grow(&self) -> bool {
+        let (Some(first), Some(last)) = (self.readings.first(), self.readings.last()) else { return false };
+        last.seconds - first.seconds >= ENOUGH && self.growing().is_empty()
     }
 }
 
@@ -59,7 +82,7 @@ mod tests {
     fn series(counts: impl Fn(usize) -> Vec<u64>) -> Classes {
         let mut classes = Classes::default();
         for step in 0..20 {
-            classes.enter(step as f64 * 5.0, counts(step));
+            classes.enter(step as f64 * 5.0, counts(step), 1 << 20);
         }
         classes
     }
@@ -67,7 +90,8 @@ mod tests {
     #[test]
     fn a_class_that_rises_grows_and_one_that_sways_does_not() {
         let classes = series(|step| vec![1000 + 250 * step as u64, 5000 + (step as u64 * 7919) % 400, 100]);
-        assert_eq!(classes.growing() & 0b111, 0b001);
+        let numbers: Vec<u32> = classes.growing().iter().map(|of| of.class).collect();
+        assert_eq!(numbers, [0]);
         let rate = classes.growth(0).unwrap();
         assert!((rate.estimate - 50.0).abs() < 1.0, "{rate:?}");
     }
@@ -75,21 +99,34 @@ mod tests {
     #[test]
     fn what_filled_up_at_first_does_not_grow() {
         let classes = series(|step| vec![(1000 * step as u64).min(6000)]);
-        assert_eq!(classes.growing() & 1, 0);
+        assert!(classes.growing().is_empty() && classes.is_known_not_to_grow());
     }
 
     #[test]
-    fn at_first_everything_may_grow() {
+    fn other_memory_is_a_class_of_its_own() {
         let mut classes = Classes::default();
-        classes.enter(0.0, vec![1]);
-        assert_eq!(classes.growing(), u64::MAX);
+        for step in 0..20_u32 {
+            classes.enter(f64::from(step), vec![7 + 10 * u64::from(step)], 5000 + 10240 * u64::from(step));
+        }
+        let growing = classes.growing();
+        assert_eq!((growing[0].class, growing[1].class), (0, LARGE));
+        assert!(growing.iter().all(|of| (of.blocks_per_second - 10.0).abs() < 0.1), "{growing:?}");
+    }
+
+    #[test]
+    fn at_first_nothing_is_known() {
+        let mut classes = Classes::default();
+        for step in 0..20_u32 {
+            classes.enter(f64::from(step) * 0.2, vec![u64::from(step) * 100], 0);
+        }
+        assert!(classes.growing().is_empty() && !classes.is_known_not_to_grow());
     }
 
     #[test]
     fn readings_stay_bounded() {
         let mut classes = Classes::default();
         for step in 0..10_000 {
-            classes.enter(f64::from(step), vec![7]);
+            classes.enter(f64::from(step), vec![7], 0);
         }
         assert!(classes.readings.len() <= MOST);
     }

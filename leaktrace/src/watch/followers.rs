@@ -1,68 +1,88 @@
 //! Blocks that outlived the window in which they were handed out, followed by reading memory until it shows them dead.
 //!
-//! An address that was freed and handed out again between two looks would pass for a survivor. Three things tell: the pool's
-//! free list at each look, the object that lies in the block (its type, for immutable ones also what it holds, and whether it is
-//! referenced at all: objects on CPython's own free lists are not), and a later window that sees the address handed out. What
-//! none of them tells is a mutable object of the same type at the same address; how often the third caught what the others had
-//! let pass is counted, and says how often that may be.
+//! What lies in a block is first looked at while its window is open, when nobody can have taken its address unseen; that look is
+//! what it is known by from then on. An address that was freed and handed out again between two later looks would pass for a
+//! survivor. Four things tell: the pool's free list at each look, the object that lies in the block (its type, and whether it
+//! is referenced at all: objects on CPython's own free lists are not), the words that it holds, and a later window that sees the
+//! address handed out. An object that still is the same but has changed its words is lost sight of: that hides a leak, and accuses
+//! no one. How often the last one caught what the others had let pass is counted, and says how often that may be.
 
 use std::collections::HashMap;
 
-use leaktrace_common::{site::domain, wire::Block};
+use leaktrace_common::{
+    site::domain,
+    walk::{HASH_SEED, mix},
+    wire::Block,
+};
 
 use crate::{
     cpython::pools::{BlockState, Pools},
     target::Memory,
 };
 
-/// Bytes at the start of a block that are looked at: a head of the collector, and the head of an object.
-const HEAD: usize = 64;
-/// Offsets of `ob_type`: in an object without and with a head of the collector before it (16 bytes, 3.8 to 3.15).
-const TYPES_AT: [usize; 2] = [8, 24];
-/// Types whose objects do not change what they hold: words after `ob_type` that stay the same.
-const IMMUTABLE: [(&[u8], usize); 6] =
-    [(b"str\0", 2), (b"bytes\0", 2), (b"int\0", 2), (b"float\0", 1), (b"tuple\0", 2), (b"code\0", 1)];
-/// A hash that was not computed yet, of a str or bytes.
+/// Bytes at the start of a block that are looked at: heads, and the first words of an object.
+const HEAD: usize = 96;
+/// Offsets of `ob_type`: in an object without and with a head of the collector before it (16 bytes, 3.8 to 3.15), and with
+/// pointers to its attributes and weak references before that (16 bytes, 3.11 to 3.15: `Include/internal/pycore_object.h`).
+const TYPES_AT: [usize; 3] = [8, 24, 40];
+/// A hash that was not computed yet, of a str, bytes or frozenset; or none.
 const NO_HASH: u64 = u64::MAX;
 /// Types whose nature is remembered.
 const MOST_TYPES: usize = 1 << 16;
 
-/// What a block is known by.
+/// What a block is known by: words of it that stay the same while it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
-    /// Not looked at yet.
-    New,
-    /// The object in it: where its type is noted, the type, and how many of the words after that stay the same.
-    Object { at: u8, of: u64, fixed: u8, words: [u64; 2] },
-    /// Memory that the C allocator did not give out again: it writes into the first 16 bytes of what is freed (glibc
-    /// `malloc/malloc.c`: `fd`, `bk`, and the key of the thread's cache).
-    Start([u64; 2]),
-    /// Nothing: items of a list or the keys of a dict in a pool.
-    Nothing,
+struct Mark {
+    /// Bit n: the word at 8n is one of them.
+    which: u16,
+    /// Where the object's type is noted, 0: no object is known to be in it. The count of references is before the type.
+    type_at: u8,
+    hash: u64,
 }
 
+/// A block and what lay in it while its window was open.
 #[derive(Debug, Clone, Copy)]
-struct Follower {
+pub struct Follower {
     block: Block,
     mark: Mark,
+}
+
+impl Follower {
+    pub fn block(&self) -> &Block {
+        &self.block
+    }
 }
 
 /// The blocks followed.
 #[derive(Debug, Default)]
 pub struct Followers {
     followed: HashMap<u64, Follower>,
-    /// By address of a type: how many words of its objects stay the same; `None` where it is no type.
-    types: HashMap<u64, Option<u8>>,
+    /// By address: whether it is a type.
+    types: HashMap<u64, bool>,
     /// Addresses that a window saw handed out while they were believed to be alive.
     caught: u64,
 }
 
 impl Followers {
-    /// A block that a window saw handed out.
-    pub fn enter(&mut self, address: u64, block: Block) {
-        if self.followed.insert(address, Follower { block, mark: Mark::New }).is_some() {
-            self.caught += 1;
-        }
+    /// Looks at blocks while the window is open in which they were handed out.
+    pub fn look(&mut self, memory: &dyn Memory, blocks: Vec<(u64, Block)>) -> HashMap<u64, Follower> {
+        let addresses: Vec<u64> = blocks.iter().map(|(address, _)| *address).collect();
+        let mut bytes = Vec::new();
+        let read = memory.read_many(&addresses, HEAD, &mut bytes);
+        let seen = blocks.into_iter().zip(bytes.chunks_exact(HEAD)).zip(read).filter(|(_, read)| *read);
+        let types = &mut self.types;
+        let mut mark = |block: &Block, head: &[u8]| Mark::of(block, head, |address| is_type(address, memory, types));
+        seen.map(|(((address, block), head), _)| (address, Follower { block, mark: mark(&block, head) })).collect()
+    }
+
+    /// An address that a window saw handed out: whatever was followed there is dead.
+    pub fn handed_out(&mut self, address: u64) {
+        self.caught += u64::from(self.followed.remove(&address).is_some());
+    }
+
+    /// A block that outlived its window.
+    pub fn enter(&mut self, address: u64, follower: Follower) {
+        self.followed.insert(address, follower);
     }
 
     /// The blocks that are followed, by address.
@@ -84,15 +104,8 @@ impl Followers {
         let read = memory.read_many(&addresses, HEAD, &mut bytes);
         for ((address, head), read) in addresses.iter().zip(bytes.chunks_exact(HEAD)).zip(read) {
             let Some(follower) = self.followed.get_mut(address) else { continue };
-            let alive = if !read {
-                // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
-                follower.block.in_pool()
-            } else if follower.mark == Mark::New {
-                follower.mark = mark(&follower.block, head, memory, &mut self.types);
-                true
-            } else {
-                follower.mark.still(head)
-            };
+            // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
+            let alive = if read { follower.mark.still(head) } else { follower.block.in_pool() };
             if !alive {
                 self.followed.remove(address);
             }
@@ -119,74 +132,72 @@ impl Followers {
 }
 
 impl Mark {
+    /// Of what lies in a block while that is known.
+    fn of(block: &Block, head: &[u8], is_type: impl FnMut(u64) -> bool) -> Self {
+        // What lies behind the block is another's.
+        let words = (block.size() as usize).min(HEAD) / 8;
+        let type_at = if block.domain() == domain::OBJ { type_at(head, is_type) } else { 0 };
+        let own = |n: usize| {
+            if !block.in_pool() && type_at == 0 {
+                // Of memory of the C allocator: the words that it overwrites when the block is freed (glibc `malloc/malloc.c`:
+                // `fd`, `bk` and the key of the thread's cache). Whoever has it may write to the rest.
+                n < 2
+            } else {
+                // Neither the collector's head, which it uses, nor the count of references; but what lies before these.
+                n >= type_at / 8 || type_at == TYPES_AT[2] && n < 2
+            }
+        };
+        let which = (0..words).filter(|&n| own(n) && word(head, 8 * n) != NO_HASH).fold(0, |bits, n| bits | 1 << n);
+        Self { which, type_at: type_at as u8, hash: hash(head, which) }
+    }
+
     fn still(self, head: &[u8]) -> bool {
-        match self {
-            Self::New | Self::Nothing => true,
-            Self::Object { at, of, fixed, words } => {
-                let at = usize::from(at);
-                // The count of 0: on a free list of its type. From 3.12 on the low half is the count.
-                let referenced = word(head, at - 8) as u32 != 0;
-                let same = |n: usize| words[n] == word(head, at + 8 * (n + 1)) || words[n] == NO_HASH;
-                referenced && word(head, at) == of && (0..usize::from(fixed)).all(same)
-            }
-            Self::Start(words) => words == [word(head, 0), word(head, 8)],
-        }
+        // The count of 0: on a free list of its type. From 3.12 on the low half is the count.
+        let referenced = self.type_at == 0 || word(head, usize::from(self.type_at) - 8) as u32 != 0;
+        referenced && hash(head, self.which) == self.hash
     }
 }
 
-fn mark(block: &Block, head: &[u8], memory: &dyn Memory, types: &mut HashMap<u64, Option<u8>>) -> Mark {
-    if block.domain() == domain::OBJ {
-        for at in TYPES_AT {
-            let candidate = word(head, at);
-            if let Some(fixed) = nature(candidate, memory, types) {
-                let words = [word(head, at + 8), word(head, at + 16)];
-                return Mark::Object { at: at as u8, of: candidate, fixed, words };
-            }
-        }
-    }
-    if block.in_pool() || block.size() < 16 { Mark::Nothing } else { Mark::Start([word(head, 0), word(head, 8)]) }
+fn hash(head: &[u8], which: u16) -> u64 {
+    let words = (0..HEAD / 8).filter(|n| which & 1 << n != 0);
+    words.fold(HASH_SEED, |hash, n| mix(hash, word(head, 8 * n)))
 }
 
-/// How many words of an object of the type at `address` stay the same; `None` where there is no type: the types of types end,
-/// after few steps, at `type`, which is its own.
-fn nature(address: u64, memory: &dyn Memory, types: &mut HashMap<u64, Option<u8>>) -> Option<u8> {
+/// Where the object at the start of a block notes its type, 0 where there is none.
+fn type_at(head: &[u8], is_type: impl FnMut(u64) -> bool) -> usize {
+    let mut is_type = is_type;
+    TYPES_AT.into_iter().find(|&at| is_type(word(head, at))).unwrap_or(0)
+}
+
+/// Whether there is a type: the types of types end, after few steps, at `type`, which is its own.
+fn is_type(address: u64, memory: &dyn Memory, types: &mut HashMap<u64, bool>) -> bool {
     if address == 0 || !address.is_multiple_of(8) {
-        return None;
+        return false;
     }
     if let Some(known) = types.get(&address) {
         return *known;
     }
-    let read = |address: Option<u64>| {
+    let type_of = |address: u64| {
         let mut bytes = [0; 8];
-        memory.read(address?, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
+        memory.read(address.checked_add(8)?, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes)).filter(|of| *of != 0 && of.is_multiple_of(8))
     };
     let mut at = address;
-    let mut is_type = false;
+    let mut found = false;
     for _ in 0..3 {
-        match read(at.checked_add(8)).filter(|of| *of != 0 && of.is_multiple_of(8)) {
+        match type_of(at) {
             Some(of) if of == at => {
-                is_type = true;
+                found = true;
                 break;
             }
             Some(of) => at = of,
             None => break,
         }
     }
-    // `tp_name` follows the head of an object of variable size (`Include/cpython/object.h`, 3.8 to 3.15).
-    let name = || {
-        let mut bytes = [0; 8];
-        memory.read(read(address.checked_add(24))?, &mut bytes).ok()?;
-        Some(bytes)
-    };
-    let nature = is_type.then(|| {
-        let name = name().unwrap_or_default();
-        IMMUTABLE.iter().find(|(of, _)| name.starts_with(of)).map_or(0, |(_, words)| *words as u8)
-    });
     if types.len() < MOST_TYPES {
-        types.insert(address, nature);
+        types.insert(address, found);
     }
-    nature
+    found
 }
 
 fn word(head: &[u8], at: usize) -> u64 {
@@ -215,7 +226,7 @@ mod tests {
 
     fn with(address: u64, words: [u64; 8]) -> Image {
         let mut image = types();
-        image.insert(address, words.map(u64::to_le_bytes).concat());
+        image.insert(address, [words.map(u64::to_le_bytes).concat(), vec![0; HEAD - 64]].concat());
         image
     }
 
@@ -226,19 +237,31 @@ mod tests {
     /// Whether a block at 0x9000 is believed to live when its words change.
     fn survives(size: u64, domain: u8, before: [u64; 8], after: [u64; 8]) -> bool {
         let mut followers = Followers::default();
-        followers.enter(0x9000, block(size, domain));
+        let seen = followers.look(&with(0x9000, before), vec![(0x9000, block(size, domain))]);
+        followers.enter(0x9000, seen[&0x9000]);
         followers.settle(&with(0x9000, before), None);
-        assert_eq!(followers.len(), 1, "a new one is believed to live");
+        assert_eq!(followers.len(), 1, "it lives as long as nothing changes");
         followers.settle(&with(0x9000, after), None);
         followers.len() == 1
     }
 
     #[test]
-    fn an_object_lives_while_its_type_is_there_and_it_is_referenced() {
+    fn an_object_lives_while_it_is_the_same_and_referenced() {
         let list = [0xaaa0, 0xbbb0, 1, LIST, 3, 0xccc0, 4, 0];
-        assert!(survives(64, domain::OBJ, list, [0xddd0, 0xeee0, 2, LIST, 5, 0xfff0, 8, 0]), "it may change");
+        assert!(
+            survives(64, domain::OBJ, list, [0xddd0, 0xeee0, 2, LIST, 3, 0xccc0, 4, 0]),
+            "the collector's head may change"
+        );
+        assert!(!survives(64, domain::OBJ, list, [0xaaa0, 0xbbb0, 1, LIST, 5, 0xfff0, 8, 0]), "another list, or grown");
         assert!(!survives(64, domain::OBJ, list, [0xaaa0, 0xbbb0, 0, LIST, 3, 0xccc0, 4, 0]), "on a free list");
         assert!(!survives(64, domain::OBJ, list, [1, STR, 3, 77, 0, 0, 0, 0]), "another object");
+    }
+
+    #[test]
+    fn an_instance_is_known_by_its_attributes_too() {
+        let instance = [0xa10, 0, 0xaaa0, 0xbbb0, 1, LIST, 3, 4];
+        assert!(survives(64, domain::OBJ, instance, [0xa10, 0, 0xccc0, 0xddd0, 7, LIST, 3, 4]));
+        assert!(!survives(64, domain::OBJ, instance, [0xb20, 0, 0xaaa0, 0xbbb0, 1, LIST, 3, 4]));
     }
 
     #[test]
@@ -253,16 +276,21 @@ mod tests {
     #[test]
     fn memory_of_the_c_allocator_is_dead_when_its_start_is_overwritten() {
         let raw = [11, 12, 13, 0, 0, 0, 0, 0];
-        assert!(survives(4096, domain::NATIVE, raw, [11, 12, 99, 0, 0, 0, 0, 0]));
+        assert!(survives(4096, domain::NATIVE, raw, [11, 12, 99, 0, 0, 0, 0, 0]), "its owner may write to it");
         assert!(!survives(4096, domain::NATIVE, raw, [0x7f00, 12, 13, 0, 0, 0, 0, 0]));
     }
 
     #[test]
     fn memory_that_is_gone_was_freed_and_an_address_handed_out_again_is_counted() {
         let mut followers = Followers::default();
-        followers.enter(0x9000, block(1 << 20, domain::RAW));
-        followers.enter(0x9000, block(1 << 20, domain::RAW));
-        assert_eq!((followers.len(), followers.caught()), (1, 1));
+        let raw = with(0x9000, [11, 12, 13, 0, 0, 0, 0, 0]);
+        let seen = followers.look(&raw, vec![(0x9000, block(1 << 20, domain::RAW)), (0x7000, block(64, domain::OBJ))]);
+        assert_eq!(seen.len(), 1, "what is not there is not followed");
+        followers.enter(0x9000, seen[&0x9000]);
+        followers.handed_out(0x9000);
+        followers.handed_out(0x9000);
+        assert_eq!((followers.len(), followers.caught()), (0, 1));
+        followers.enter(0x9000, seen[&0x9000]);
         followers.settle(&types(), None);
         assert!(followers.is_empty());
     }

@@ -2,17 +2,20 @@
 //! followed by reading memory. Pure but for the reading of [`followers`].
 //!
 //! * [`units`]: what can be armed by itself, what it costs, and which of it the next window arms.
+//! * [`exposure`]: for how long each size class was seen whole.
 //! * [`budget`]: what has been spent, and when the next window may open.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
-//! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides which units
-//!   are worth their cost.
+//! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides what is
+//!   armed.
 
 pub mod budget;
 pub mod classes;
+pub mod exposure;
 pub mod followers;
 pub mod units;
 
 pub use budget::Budget;
 pub use classes::Classes;
+pub use exposure::Exposures;
 pub use followers::Followers;
 pub use units::Units;

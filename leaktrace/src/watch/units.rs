@@ -1,24 +1,40 @@
 //! What can be armed by itself: nearly each site of CPython's allocator; the C allocator as a whole.
+//!
+//! A window arms all that may hand out blocks of some size classes, never a part of that: then no address of theirs changes hands
+//! unseen, and who is charged with a block that survives has asked for it.
 
 use std::collections::HashMap;
 
 use leaktrace_common::{
-    site::{domain, op, slot},
+    site::{Operand, domain, op, reg, slot},
     wire::SiteStats,
 };
 
-use crate::{model::Timeline, plan::ProbePlan};
+use super::classes::LARGE;
+use crate::plan::{Probe, ProbePlan};
 
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
 const FEWEST_SITES: usize = 16;
-/// Share of the limit below which a unit is always armed: it costs nothing.
-const COLD: f64 = 0.001;
+/// So often a site would have been seen to ask for a class, if all growth of the class came from it, before it is believed not
+/// to: chance then hides that once in 150 times.
+const ENOUGH_SIGHTINGS: f64 = 5.0;
+/// Slowdown, as a share of the limit, up to which further classes are added to a window.
+const GENTLE: f64 = 0.1;
 /// Slowdown expected of the first units of unknown cost, as a share of the limit.
 const UNKNOWN: f64 = 0.25;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
 const ENOUGH_CPU: f64 = 2e-3;
 /// Least slowdown expected of units of unknown cost.
 const LEAST: f64 = 0.02;
+/// Blocks that windows should have shown of a class before it is asked whether they did, the share below which they did not, and
+/// how many are remembered.
+const ENOUGH_SHOWN: f64 = 8.0;
+const FAR_FEWER: f64 = 0.25;
+const MOST_SHOWN: f64 = 200.0;
+/// Survivors of a class that suffice for a verdict on most that ask for it.
+const VERDICT: f64 = 80.0;
+/// How often a window is for a class that is drawn without regard to what it costs.
+const ANY: f64 = 0.2;
 
 /// Sites that are armed together.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,50 +46,60 @@ pub struct Unit {
     pub slots: Vec<u32>,
     /// Rare by nature, or needed by the others: in every window.
     pub always: bool,
-    /// Bits as in [`SiteStats::classes`].
+    /// What it was seen to ask for, bits as in [`SiteStats::classes`].
     pub classes: u64,
-    /// Hits so far, and CPU seconds of the target while the unit was armed.
+    /// It asks for nothing else: the size is a constant in its code.
+    fixed: bool,
+    /// The C allocator itself.
+    is_c: bool,
+    /// Hits so far; for how long the unit was armed, and CPU seconds of the target meanwhile.
     hits: u64,
+    seconds: f64,
     cpu_seconds: f64,
-    /// When the unit was armed, oldest first, without the last time.
-    exposures: Vec<Exposure>,
-    last: Option<Exposure>,
-}
-
-/// When a window was open, or several of one cohort were.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Exposure {
-    /// In the clock of the wire.
-    pub begin_ns: u64,
-    pub end_ns: u64,
-    /// For how long all in it was armed.
-    pub seconds: f64,
 }
 
 impl Unit {
-    /// Whether it was armed again since a block was born at `time_ns`. An address that the same code hands out again and again
-    /// passes for a survivor until a window sees it handed out.
-    pub fn has_tested(&self, time_ns: u64) -> bool {
-        self.last.is_some_and(|last| last.begin_ns > time_ns)
-    }
-
-    /// Seconds for which the unit was armed, without the last time: what was born then is not tested yet.
-    pub fn exposure(&self) -> f64 {
-        self.exposures.iter().map(|exposure| exposure.seconds).sum()
-    }
-
-    /// The same by cohort.
-    pub fn exposure_by_cohort(&self, timeline: &Timeline) -> Vec<f64> {
-        let mut cohorts = vec![0.0; timeline.cohorts()];
-        if !cohorts.is_empty() {
-            self.exposures.iter().for_each(|exposure| cohorts[timeline.cohort_of(exposure.end_ns)] += exposure.seconds);
-        }
-        cohorts
-    }
-
     /// Hits per CPU second of the target, `None` for a unit that was never armed.
     pub fn rate(&self) -> Option<f64> {
         (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.cpu_seconds.max(ENOUGH_CPU))
+    }
+
+    /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` seconds counts.
+    fn may_serve(&self, of: &Growing, since: f64) -> bool {
+        // All that CPython asks the C allocator for passes that.
+        let asks = of.class != LARGE || self.is_c;
+        let sightings = (self.seconds - since) * of.blocks_per_second;
+        self.always || asks && (self.classes & of.bit() != 0 || !self.fixed && sightings < ENOUGH_SIGHTINGS)
+    }
+}
+
+/// What windows in which all of a class was armed have shown of its growth.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Shown {
+    /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
+    expected: f64,
+    found: f64,
+    /// As `found`, from the start on.
+    all_found: f64,
+    /// By unit: for how long it had been armed when it turned out that some other unit serves the class.
+    since: Vec<f64>,
+}
+
+impl Shown {
+    /// Which part of the growth was seen; all of it, as long as little is known.
+    fn share(&self) -> f64 {
+        ((self.found + 1.0) / (self.expected + 1.0)).min(1.0)
+    }
+
+    /// How much more of it is worth: first enough of one class for a verdict, then the others.
+    fn interest(&self) -> f64 {
+        let turn = match self.all_found {
+            0.0 => 1.0,
+            found if found < VERDICT => 4.0,
+            found if found < 3.0 * VERDICT => 0.05,
+            _ => 0.005,
+        };
+        turn * self.share()
     }
 }
 
@@ -81,8 +107,7 @@ impl Unit {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Units {
     all: Vec<Unit>,
-    /// Unit by slot.
-    by_slot: HashMap<u32, usize>,
+    shown: HashMap<u32, Shown>,
     /// The C allocator, and the refills of pools.
     pub c: Option<usize>,
     pub refill: Option<usize>,
@@ -92,14 +117,30 @@ pub struct Units {
     scouts_cost: f64,
 }
 
+/// A class whose blocks become more, by its number ([`super::classes::LARGE`]: blocks of the C allocator).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growing {
+    pub class: u32,
+    pub blocks_per_second: f64,
+}
+
+impl Growing {
+    fn bit(&self) -> u64 {
+        1 << self.class
+    }
+}
+
 /// What a window arms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
     pub units: Vec<usize>,
     /// Slowdown that is expected of them: seconds of hits per second of the target's own work.
     pub expected: f64,
-    /// Units of unknown cost are among them.
+    /// Units of unknown cost are among them: the window is to learn what they cost, not what survives it.
     pub scouts: bool,
+    /// Classes (bits as in [`SiteStats::classes`]) of which nothing is handed out by a site that is not armed: whose block lies
+    /// at an address is known.
+    pub complete: u64,
 }
 
 /// A plan whose allocations all pass one instruction.
@@ -111,11 +152,15 @@ pub struct Selection {
 pub struct Indivisible;
 
 impl Units {
-    /// The units of a plan, of which `site_factor` gives the slots.
-    pub fn of(plan: &ProbePlan, site_factor: u64) -> Result<Self, Indivisible> {
+    /// The units of a plan, of which `site_factor` gives the slots; `class_of` the size class of a request, `None` for what goes on
+    /// to the C allocator.
+    pub fn of(
+        plan: &ProbePlan,
+        site_factor: u64,
+        class_of: impl Fn(u64) -> Option<usize>,
+    ) -> Result<Self, Indivisible> {
         let mut all =
-            Self { all: Vec::new(), by_slot: HashMap::new(), c: None, refill: None, scouts: 24, scouts_cost: UNKNOWN };
-        let mut rest = Unit { always: true, ..Unit::default() };
+            Self { all: Vec::new(), shown: HashMap::new(), c: None, refill: None, scouts: 24, scouts_cost: UNKNOWN };
         let (mut c, mut refill) = (Unit::default(), Unit { always: true, ..Unit::default() });
         let mut mallocs = 0;
         for (index, probe) in plan.probes.iter().enumerate() {
@@ -124,12 +169,16 @@ impl Units {
                 // What a realloc moves to is foretold at the realloc's own site.
                 op::PY_MALLOC | op::PY_CALLOC if probe.domain == domain::SHARED => continue,
                 op::PY_WRAPPER | op::PY_FREE | op::C_FREE => continue,
+                // The counters in memory tell of collections, also of those between windows.
+                o if o >= op::GC_START => continue,
                 op::REFILLED => &mut refill,
                 o if (op::C_MALLOC..op::GC_START).contains(&o) => &mut c,
-                o if o >= op::GC_START => &mut rest,
                 _ => {
                     mallocs += usize::from(matches!(probe.op, op::PY_MALLOC | op::PY_CALLOC));
-                    all.add(Unit { probes: vec![index], slots: vec![slot], ..Unit::default() });
+                    let size = constant_size(probe);
+                    let classes = size.map_or(0, |size| class_of(size).map_or(SiteStats::LARGE, |class| 1 << class));
+                    let (probes, slots) = (vec![index], vec![slot]);
+                    all.add(Unit { probes, slots, classes, fixed: size.is_some(), ..Unit::default() });
                     continue;
                 }
             };
@@ -139,25 +188,23 @@ impl Units {
         for (index, point) in plan.returns.iter().enumerate() {
             match point.op {
                 op::REFILLED => refill.returns.push(index),
-                op::GC_START => rest.returns.push(index),
-                op::C_FREE => {}
+                op::GC_START | op::C_FREE => {}
                 _ => c.returns.push(index),
             }
         }
         if mallocs < FEWEST_SITES {
             return Err(Indivisible);
         }
+        c.classes = SiteStats::LARGE;
+        (c.fixed, c.is_c) = (true, true);
         all.c = all.add_some(c);
         all.refill = all.add_some(refill);
-        all.add_some(rest);
         Ok(all)
     }
 
     fn add(&mut self, unit: Unit) -> usize {
-        let index = self.all.len();
-        self.by_slot.extend(unit.slots.iter().map(|slot| (*slot, index)));
         self.all.push(unit);
-        index
+        self.all.len() - 1
     }
 
     fn add_some(&mut self, unit: Unit) -> Option<usize> {
@@ -168,52 +215,64 @@ impl Units {
         &self.all[index]
     }
 
-    /// Chooses the units of a window in which the target's work takes at most `1 + limit` times as long: first what costs
-    /// next to nothing, then in random order what hands out blocks of `growing` classes (bits of [`SiteStats::classes`]),
-    /// each of them or none; while there are units of unknown cost, a few of these instead. `hit_seconds` is the cost of a
-    /// hit.
-    pub fn choose(&self, growing: u64, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Selection {
-        let mut order: Vec<usize> = (0..self.all.len()).collect();
-        random.shuffle(&mut order);
-        // Always comes first, then what is cold.
-        let cost = |index: usize| self.all[index].rate().map(|rate| rate * hit_seconds);
-        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: false };
-        let mut hot = Vec::new();
-        let mut scouts = 0;
-        for index in order {
-            let unit = &self.all[index];
-            match cost(index) {
-                _ if unit.always => selection.take(index, cost(index).unwrap_or(0.0)),
-                None if scouts < self.scouts => {
-                    scouts += 1;
-                    selection.scouts = true;
-                    selection.take(index, 0.0);
-                }
-                None => {}
-                Some(cost) if cost <= limit * COLD => selection.take(index, cost),
-                Some(cost) => hot.push((index, cost)),
+    /// Chooses what a window arms so that the target's work takes at most `1 + limit` times as long: all that may hand out blocks
+    /// of one of the `growing` classes, of more where that costs little; while there are units of unknown cost among these, a few
+    /// of them instead. `hit_seconds` is the cost of a hit. `None` where there is nothing to look for, or all of it costs too much.
+    pub fn choose(
+        &self,
+        growing: &[Growing],
+        limit: f64,
+        hit_seconds: f64,
+        random: &mut fastrand::Rng,
+    ) -> Option<Selection> {
+        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: false, complete: 0 };
+        let mut unknown = self.unknown(growing);
+        if !unknown.is_empty() {
+            random.shuffle(&mut unknown);
+            unknown.truncate(self.scouts);
+            selection.units = (0..self.all.len()).filter(|&index| self.all[index].always).chain(unknown).collect();
+            selection.scouts = true;
+            selection.expected = self.scouts_cost * limit;
+            return Some(selection);
+        }
+        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
+        let mut order: Vec<(&Growing, f64)> = Vec::new();
+        for of in growing {
+            let cost = self.cost(&self.serving(&[of]), hit_seconds);
+            if cost <= limit {
+                // In random order, by weight (Efraimidis and Spirakis, 2006).
+                let worth = self.interest(of.class) * of.blocks_per_second / all / (cost + LEAST * limit);
+                let weight = if random.f64() < ANY { 1.0 } else { worth };
+                order.push((of, random.f64().powf(1.0 / weight.max(1e-9))));
             }
         }
-        if selection.scouts {
-            selection.expected += self.scouts_cost * limit;
-        }
-        // Beside what may turn out to be hot there is no room for what is.
-        if !selection.scouts {
-            for (index, cost) in hot.into_iter().filter(|(index, _)| self.all[*index].classes & growing != 0) {
-                if selection.expected + cost <= limit {
-                    selection.take(index, cost);
-                }
+        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut chosen: Vec<&Growing> = Vec::new();
+        for (of, _) in order {
+            chosen.push(of);
+            let units = self.serving(&chosen);
+            let cost = self.cost(&units, hit_seconds);
+            if chosen.len() == 1 || cost <= (GENTLE * limit).max(selection.expected) {
+                selection.units = units;
+                selection.expected = cost;
+            } else {
+                chosen.pop();
             }
         }
-        selection
+        if chosen.is_empty() {
+            return None;
+        }
+        let complete = growing.iter().filter(|of| self.is_complete(&selection, of));
+        selection.complete = complete.fold(0, |bits, of| bits | of.bit());
+        Some(selection)
     }
 
-    /// Enters what a window showed: its units were armed during it, while the target worked for
-    /// `cpu_seconds` without the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
+    /// Enters what a window showed: its units were armed for `open` seconds, in which the target worked for `cpu_seconds` without
+    /// the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
         &mut self,
         selection: &Selection,
-        window: Exposure,
+        open: f64,
         cpu_seconds: f64,
         limit: f64,
         hit_seconds: f64,
@@ -229,7 +288,7 @@ impl Units {
                 window_hits += hits;
                 unit.classes |= after.classes;
             }
-            unit.exposures.extend(unit.last.replace(window));
+            unit.seconds += open;
             // An idle target tells nothing of what a unit costs.
             unit.cpu_seconds += cpu_seconds;
         }
@@ -243,36 +302,78 @@ impl Units {
         }
     }
 
-    /// The unit that the site of a slot belongs to.
-    pub fn unit_of(&self, slot: u32) -> Option<usize> {
-        self.by_slot.get(&slot).copied()
-    }
-
-    /// Joins what lies in one cohort: cohorts only ever merge, so this loses nothing, and the lists stay short.
-    pub fn coalesce(&mut self, timeline: &Timeline) {
-        for unit in &mut self.all {
-            unit.exposures.dedup_by(|later, earlier| {
-                let same = timeline.cohort_of(later.end_ns) == timeline.cohort_of(earlier.end_ns);
-                if same {
-                    *earlier = Exposure { end_ns: later.end_ns, seconds: earlier.seconds + later.seconds, ..*earlier };
-                }
-                same
-            });
+    /// Enters what a window of `seconds` showed of the classes that it saw whole: how many blocks of each outlived it. Where far
+    /// fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun since.
+    pub fn enter_survivors(&mut self, growing: &[Growing], complete: u64, seconds: f64, found: impl Fn(u32) -> usize) {
+        for of in growing.iter().filter(|of| complete & of.bit() != 0) {
+            let shown = self.shown.entry(of.class).or_default();
+            shown.expected += of.blocks_per_second * seconds;
+            shown.found += found(of.class) as f64;
+            shown.all_found += found(of.class) as f64;
+            if shown.expected > MOST_SHOWN {
+                (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
+            }
+            // Of the C allocator all is armed: what seems to grow there is not its.
+            if of.class != LARGE && shown.expected > ENOUGH_SHOWN && shown.share() < FAR_FEWER {
+                *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
+            }
         }
     }
 
-    /// Units never armed yet, and those that cost more than `limit` by themselves, so that they never are.
-    pub fn unarmed(&self, limit: f64, hit_seconds: f64) -> (usize, usize) {
-        let unknown = self.all.iter().filter(|unit| !unit.always && unit.rate().is_none()).count();
-        let too_hot = |unit: &&Unit| unit.rate().is_some_and(|rate| rate * hit_seconds > limit);
-        (unknown, self.all.iter().filter(too_hot).count())
+    /// Which part of the growth of the `growing` classes windows have shown, 0 to 1.
+    pub fn explained(&self, growing: &[Growing]) -> f64 {
+        let seen = |of: &Growing| {
+            let shown = self.shown.get(&of.class).filter(|shown| shown.expected > 0.0);
+            of.blocks_per_second * shown.map_or(0.0, |shown| (shown.found / shown.expected).min(1.0))
+        };
+        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
+        if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
+    }
+
+    fn interest(&self, class: u32) -> f64 {
+        self.shown.get(&class).map_or(1.0, Shown::interest)
+    }
+
+    /// Of what may hand out blocks of the `growing` classes: how many units were never armed yet; and of these classes, how many
+    /// are not watched since that costs more than `limit`.
+    pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> (usize, usize) {
+        let too_hot = |of: &&Growing| self.cost(&self.serving(&[of]), hit_seconds) > limit;
+        (self.unknown(growing).len(), growing.iter().filter(too_hot).count())
+    }
+
+    /// What has to be armed so that no block by which these classes grow is missed.
+    fn serving(&self, classes: &[&Growing]) -> Vec<usize> {
+        (0..self.all.len()).filter(|&index| classes.iter().any(|of| self.may_serve(index, of))).collect()
+    }
+
+    fn unknown(&self, growing: &[Growing]) -> Vec<usize> {
+        let unknown = |unit: &Unit| !unit.always && unit.rate().is_none();
+        let serves = |index| growing.iter().any(|of| self.may_serve(index, of));
+        (0..self.all.len()).filter(|&index| unknown(&self.all[index]) && serves(index)).collect()
+    }
+
+    fn may_serve(&self, index: usize, of: &Growing) -> bool {
+        let since = self.shown.get(&of.class).and_then(|shown| shown.since.get(index));
+        self.all[index].may_serve(of, since.copied().unwrap_or(0.0))
+    }
+
+    fn cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
+        units.iter().filter_map(|&index| self.all[index].rate()).sum::<f64>() * hit_seconds
+    }
+
+    fn is_complete(&self, selection: &Selection, of: &Growing) -> bool {
+        (0..self.all.len()).all(|index| !self.may_serve(index, of) || selection.units.contains(&index))
     }
 }
 
-impl Selection {
-    fn take(&mut self, unit: usize, cost: f64) {
-        self.units.push(unit);
-        self.expected += cost;
+/// Bytes that a site always asks for, where that is written in its code.
+fn constant_size(probe: &Probe) -> Option<u64> {
+    let constant = |of: &Operand| (of.reg == reg::NONE && of.deref == 0).then(|| i64::from(of.disp).max(0) as u64);
+    match probe.op {
+        op::PY_MALLOC => constant(&probe.a),
+        op::PY_CALLOC => Some(constant(&probe.a)?.saturating_mul(constant(&probe.b)?)),
+        op::PY_REALLOC | op::PY_REALLOC_INLINED => constant(&probe.b),
+        _ => None,
     }
 }
 
@@ -282,71 +383,80 @@ mod tests {
 
     const HIT: f64 = 1e-6;
 
-    /// Units with these rates, hits per CPU second; `None`: never armed.
-    fn units(rates: &[Option<f64>], classes: &[u64]) -> Units {
-        let units = rates.iter().zip(classes).enumerate().map(|(index, (rate, &classes))| Unit {
+    /// Units with these rates, hits per CPU second (`None`: never armed), that serve these classes.
+    fn units(of: &[(Option<f64>, u64, bool)]) -> Units {
+        let units = of.iter().enumerate().map(|(index, &(rate, classes, fixed))| Unit {
             slots: vec![index as u32],
             classes,
+            fixed,
             hits: rate.unwrap_or(0.0) as u64,
+            seconds: if rate.is_some_and(|rate| rate > 10.0) { 1.0 } else { 1e-3 },
             cpu_seconds: if rate.is_some() { 1.0 } else { 0.0 },
             ..Unit::default()
         });
-        let units: Vec<_> = units.collect();
-        let by_slot = (0..units.len()).map(|index| (index as u32, index)).collect();
-        Units { all: units, by_slot, c: None, refill: None, scouts: 2, scouts_cost: UNKNOWN }
+        Units { all: units.collect(), shown: HashMap::new(), c: None, refill: None, scouts: 2, scouts_cost: UNKNOWN }
+    }
+
+    fn growing(classes: &[u32]) -> Vec<Growing> {
+        classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0 }).collect()
     }
 
     #[test]
-    fn what_is_cold_is_always_armed_and_what_is_hot_within_the_limit() {
-        // Slowdowns of 0.6, 0.6, 0.0001 and 5.
-        let units = units(&[Some(6e5), Some(6e5), Some(100.0), Some(5e6)], &[1, 1, 0, 1]);
+    fn all_that_may_serve_a_class_is_armed_and_nothing_else() {
+        // The third was armed too shortly to be sure of, the last costs too much.
+        let units = units(&[(Some(3e5), 1, true), (Some(3e5), 2, true), (Some(7.0), 4, false), (Some(2e6), 8, true)]);
         let mut random = fastrand::Rng::with_seed(7);
-        let mut chosen = [0; 4];
+        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        assert_eq!(selection.units, [0, 2]);
+        assert_eq!(selection.complete, 0b0001);
+        assert!((selection.expected - 0.3).abs() < 1e-3 && !selection.scouts);
+        assert_eq!(units.choose(&growing(&[3]), 1.0, HIT, &mut random), None);
+        assert_eq!(units.choose(&[], 1.0, HIT, &mut random), None, "nothing grows");
+        assert_eq!(units.unwatched(&growing(&[0, 3]), 1.0, HIT), (0, 1));
+    }
+
+    #[test]
+    fn cheap_classes_have_most_windows_and_dear_ones_some() {
+        let units = units(&[(Some(9e5), 1, true), (Some(2e4), 2, true), (Some(3e4), 4, true)]);
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut complete = [0; 3];
         for _ in 0..1000 {
-            let selection = units.choose(1, 1.0, HIT, &mut random);
+            let selection = units.choose(&growing(&[0, 1, 2]), 1.0, HIT, &mut random).unwrap();
             assert!(selection.expected <= 1.0, "{selection:?}");
-            selection.units.iter().for_each(|&unit| chosen[unit] += 1);
+            (0..3).for_each(|class| complete[class] += u32::from(selection.complete & 1 << class != 0));
         }
-        assert_eq!((chosen[2], chosen[3]), (1000, 0));
-        assert_eq!(chosen[0] + chosen[1], 1000);
-        assert!((400..600).contains(&chosen[0]), "each of two equals has its turn: {chosen:?}");
-        assert_eq!(units.unarmed(1.0, HIT), (0, 1));
+        assert!((20..400).contains(&complete[0]), "{complete:?}");
+        assert!(complete[1] > 700 && complete[2] > 700, "both fit in one gentle window: {complete:?}");
     }
 
     #[test]
-    fn what_hands_out_nothing_that_grows_is_left_out() {
-        let units = units(&[Some(3e5), Some(3e5)], &[0b01, 0b10]);
-        let selection = units.choose(0b10, 1.0, HIT, &mut fastrand::Rng::with_seed(1));
-        assert_eq!(selection.units, [1]);
-    }
-
-    #[test]
-    fn units_of_unknown_cost_come_a_few_at_a_time_and_without_hot_ones() {
-        let mut units = units(&[None, None, None, Some(5e5)], &[0, 0, 0, 1]);
+    fn units_of_unknown_cost_come_a_few_at_a_time_and_by_themselves() {
+        let mut units =
+            units(&[(None, 0, false), (None, 0, false), (None, 1, true), (None, 2, true), (Some(5e5), 1, true)]);
         let mut random = fastrand::Rng::with_seed(3);
-        let selection = units.choose(u64::MAX, 1.0, HIT, &mut random);
-        assert!(selection.scouts && selection.units.len() == 2 && !selection.units.contains(&3), "{selection:?}");
-        let window = |begin_ns, end_ns, seconds| Exposure { begin_ns, end_ns, seconds };
+        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        assert!(selection.scouts && selection.units.len() == 2 && selection.complete == 0, "{selection:?}");
+        assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
         let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, window(6, 7, 0.1), 0.1, 1.0, HIT, hits);
-        assert!(
-            selection.units.iter().all(|&unit| units.get(unit).rate() == Some(100.0) && units.get(unit).classes == 4)
-        );
-        // They cost nothing, so the next time there are more.
+        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
+        let known = |&unit: &usize| units.get(unit).rate() == Some(100.0) && units.get(unit).classes & 4 != 0;
+        assert!(selection.units.iter().all(known));
+        // They cost nothing, so the next time there may be more.
         assert_eq!(units.scouts, 4);
-        let first = units.unit_of(selection.units[0] as u32).unwrap();
-        assert!(!units.get(first).has_tested(6) && units.get(first).exposure() == 0.0);
-        // Windows of one cohort become one.
-        let mut timeline = Timeline::new(0);
-        timeline.push(10);
-        units.enter(&selection, window(8, 9, 0.2), 0.1, 1.0, HIT, hits);
-        units.enter(&selection, window(14, 15, 0.4), 0.1, 1.0, HIT, hits);
-        units.enter(&selection, window(16, 18, 0.8), 0.1, 1.0, HIT, hits);
-        assert!(units.get(first).has_tested(15) && !units.get(first).has_tested(17));
-        timeline.push(20);
-        units.coalesce(&timeline);
-        assert_eq!(units.get(first).exposures.len(), 2);
-        let by_cohort = units.get(first).exposure_by_cohort(&timeline);
-        assert!((by_cohort[0] - 0.3).abs() < 1e-9 && (by_cohort[1] - 0.4).abs() < 1e-9, "{by_cohort:?}");
+        let next = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        assert_eq!((next.scouts, next.units.len()), (true, 1), "one is left that matters: {next:?}");
+    }
+
+    #[test]
+    fn where_little_survives_of_what_grows_others_are_asked() {
+        let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, false)]);
+        let growing = growing(&[0]);
+        let serving = |units: &Units| units.choose(&growing, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap().units;
+        assert_eq!(serving(&units), [0]);
+        units.enter_survivors(&growing, 1, 0.1, |_| 9);
+        assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
+        units.enter_survivors(&growing, 1, 0.4, |_| 0);
+        assert_eq!(serving(&units), [0, 1], "9 of 50");
+        assert!(units.explained(&growing) < 1e-9);
     }
 }
