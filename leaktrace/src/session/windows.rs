@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     thread,
     time::{Duration, Instant},
 };
@@ -29,8 +30,8 @@ use crate::{
 
 /// How often the hits of an open window are looked at.
 const LOOK: Duration = Duration::from_millis(5);
-/// How long a window is open that is to learn what sites cost.
-const SCOUTING: Duration = Duration::from_millis(25);
+/// How long a window is open that is to learn what sites cost and serve.
+const SCOUTING: Range<f64> = 0.025..0.1;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
 /// Between two readings of the pools, seconds, and how much longer than the reading took.
@@ -44,6 +45,8 @@ const DYING_LOOKS: u32 = 40;
 /// A window that slows the target this much more than it may is closed at once; with so many hits, without a look at what it saw.
 const TOO_MUCH: f64 = 1.5;
 const FEW_HITS: u64 = 5000;
+/// Cores from which on a target has more to do than time for it.
+const SATURATED: f64 = 0.9;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
 /// What a hit costs before any was measured; from how many hits of a window it is learned, and how quickly. It differs: what is hit
@@ -153,7 +156,8 @@ impl Session {
         let cpu = self.target.cpu_clock()?.as_secs_f64();
         let wall = seconds(now - self.start_ns).max(0.1);
         let used = (cpu - self.cpu_start.as_secs_f64()) / wall;
-        let longest = selection.scouts.then_some(SCOUTING);
+        let longest =
+            selection.scouts.map(|seconds| Duration::from_secs_f64(seconds.clamp(SCOUTING.start, SCOUTING.end)));
         let Some(grant) = watch.budget.grant(selection.expected * used, watch.closing, longest, cpu, wall) else {
             return Ok(false);
         };
@@ -199,7 +203,9 @@ impl Session {
             watch.slowest = watch.slowest.max(slowdown);
         }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_seconds);
-        watch.units.enter(selection, open, own, limit, hit_seconds, |slot| {
+        // What is done in it, where the target has nothing to wait for, is that much less.
+        let progress = if opened.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
+        watch.units.enter(selection, open * progress, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
         watch.budget.enter(hits, open, closing, slowdown, watch.random.f64());
@@ -210,7 +216,7 @@ impl Session {
              {} survivors",
             watch.windows,
             selection.units.len(),
-            if selection.scouts { " (scouts)" } else { "" },
+            if selection.scouts.is_some() { " (scouts)" } else { "" },
             selection.complete,
             open * 1e3,
             grant.open.as_secs_f64() * 1e3,
@@ -220,7 +226,10 @@ impl Session {
             opened.cpu_seconds * 1e3,
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
-        self.take_survivors(watch, growing, selection, opened.survivors)?;
+        let survivors = opened
+            .survivors
+            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * progress, ..exposure }));
+        self.take_survivors(watch, growing, selection, survivors)?;
         self.follow(watch)
     }
 
@@ -283,7 +292,7 @@ impl Session {
                 break true;
             }
         };
-        let look = in_bounds && !selection.scouts;
+        let look = in_bounds && selection.scouts.is_none();
         let survivors = if look { self.look_inside(watch, selection.complete, begin_ns) } else { None };
         let open = begin.elapsed();
         let runs = self.tracer.run_statistics().since(runs);

@@ -1,7 +1,8 @@
 //! Watching at a bounded cost: short windows of tracing, at random moments, of a part of the plan; what survives its window is
 //! followed by reading memory. Pure but for the reading of [`followers`].
 //!
-//! * [`units`]: what can be armed by itself, what it costs, and which of it the next window arms.
+//! * [`units`]: what can be armed by itself, what it costs and serves.
+//! * [`choice`]: what the next window arms.
 //! * [`exposure`]: for how long each size class was seen whole.
 //! * [`budget`]: what has been spent, and when the next window may open.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
@@ -9,6 +10,7 @@
 //!   armed.
 
 pub mod budget;
+pub mod choice;
 pub mod classes;
 pub mod exposure;
 pub mod followers;

@@ -16,16 +16,14 @@ use crate::plan::{Probe, ProbePlan};
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
 const FEWEST_SITES: usize = 16;
 /// So often a site would have been seen to ask for a class, if all growth of the class came from it, before it is believed not
-/// to: chance then hides that once in 150 times.
-const ENOUGH_SIGHTINGS: f64 = 5.0;
-/// Slowdown, as a share of the limit, up to which further classes are added to a window.
-const GENTLE: f64 = 0.1;
+/// to: chance then hides that once in 20 times, and what windows show of the growth tells.
+pub(super) const ENOUGH_SIGHTINGS: f64 = 3.0;
 /// Slowdown expected of the first units of unknown cost, as a share of the limit.
 const UNKNOWN: f64 = 0.25;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
 const ENOUGH_CPU: f64 = 2e-3;
 /// Least slowdown expected of units of unknown cost.
-const LEAST: f64 = 0.02;
+pub(super) const LEAST: f64 = 0.02;
 /// Blocks that windows should have shown of a class before it is asked whether they did, the share below which they did not, and
 /// how many are remembered.
 const ENOUGH_SHOWN: f64 = 8.0;
@@ -33,9 +31,6 @@ const FAR_FEWER: f64 = 0.25;
 const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class that suffice for a verdict on most that ask for it.
 const VERDICT: f64 = 80.0;
-/// How often a window is for a class that is drawn without regard to what it costs.
-const ANY: f64 = 0.2;
-
 /// Sites that are armed together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Unit {
@@ -49,18 +44,21 @@ pub struct Unit {
     /// What it was seen to ask for, bits as in [`SiteStats::classes`].
     pub classes: u64,
     /// It asks for nothing else: the size is a constant in its code.
-    fixed: bool,
+    pub(super) fixed: bool,
     /// The C allocator itself.
-    is_c: bool,
+    pub(super) is_c: bool,
     /// Hits so far; for how long the unit was armed, and CPU seconds of the target meanwhile.
-    hits: u64,
-    seconds: f64,
-    cpu_seconds: f64,
+    pub(super) hits: u64,
+    pub(super) seconds: f64,
+    pub(super) cpu_seconds: f64,
 }
 
 impl Unit {
-    /// Hits per CPU second of the target, `None` for a unit that was never armed.
+    /// Hits per CPU second of the target, `None` for a unit that was never armed, but for those that are rare by nature.
     pub fn rate(&self) -> Option<f64> {
+        if self.always && self.cpu_seconds <= 0.0 {
+            return Some(0.0);
+        }
         (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.cpu_seconds.max(ENOUGH_CPU))
     }
 
@@ -75,7 +73,7 @@ impl Unit {
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Shown {
+pub(super) struct Shown {
     /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
     expected: f64,
     found: f64,
@@ -106,15 +104,15 @@ impl Shown {
 /// The units of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Units {
-    all: Vec<Unit>,
-    shown: HashMap<u32, Shown>,
+    pub(super) all: Vec<Unit>,
+    pub(super) shown: HashMap<u32, Shown>,
     /// The C allocator, and the refills of pools.
     pub c: Option<usize>,
     pub refill: Option<usize>,
     /// How many units of unknown cost the next window arms.
-    scouts: usize,
+    pub(super) scouts: usize,
     /// Slowdown that is expected of these, as a share of the limit.
-    scouts_cost: f64,
+    pub(super) scouts_cost: f64,
 }
 
 /// A class whose blocks become more, by its number ([`super::classes::LARGE`]: blocks of the C allocator).
@@ -125,7 +123,7 @@ pub struct Growing {
 }
 
 impl Growing {
-    fn bit(&self) -> u64 {
+    pub(super) fn bit(&self) -> u64 {
         1 << self.class
     }
 }
@@ -136,8 +134,9 @@ pub struct Selection {
     pub units: Vec<usize>,
     /// Slowdown that is expected of them: seconds of hits per second of the target's own work.
     pub expected: f64,
-    /// Units of unknown cost are among them: the window is to learn what they cost, not what survives it.
-    pub scouts: bool,
+    /// The window is to learn what sites cost and which classes they serve, not what survives it: seconds for which it is worth to
+    /// be open.
+    pub scouts: Option<f64>,
     /// Classes (bits as in [`SiteStats::classes`]) of which nothing is handed out by a site that is not armed: whose block lies
     /// at an address is known.
     pub complete: u64,
@@ -215,58 +214,6 @@ impl Units {
         &self.all[index]
     }
 
-    /// Chooses what a window arms so that the target's work takes at most `1 + limit` times as long: all that may hand out blocks
-    /// of one of the `growing` classes, of more where that costs little; while there are units of unknown cost among these, a few
-    /// of them instead. `hit_seconds` is the cost of a hit. `None` where there is nothing to look for, or all of it costs too much.
-    pub fn choose(
-        &self,
-        growing: &[Growing],
-        limit: f64,
-        hit_seconds: f64,
-        random: &mut fastrand::Rng,
-    ) -> Option<Selection> {
-        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: false, complete: 0 };
-        let mut unknown = self.unknown(growing);
-        if !unknown.is_empty() {
-            random.shuffle(&mut unknown);
-            unknown.truncate(self.scouts);
-            selection.units = (0..self.all.len()).filter(|&index| self.all[index].always).chain(unknown).collect();
-            selection.scouts = true;
-            selection.expected = self.scouts_cost * limit;
-            return Some(selection);
-        }
-        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
-        let mut order: Vec<(&Growing, f64)> = Vec::new();
-        for of in growing {
-            let cost = self.cost(&self.serving(&[of]), hit_seconds);
-            if cost <= limit {
-                // In random order, by weight (Efraimidis and Spirakis, 2006).
-                let worth = self.interest(of.class) * of.blocks_per_second / all / (cost + LEAST * limit);
-                let weight = if random.f64() < ANY { 1.0 } else { worth };
-                order.push((of, random.f64().powf(1.0 / weight.max(1e-9))));
-            }
-        }
-        order.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let mut chosen: Vec<&Growing> = Vec::new();
-        for (of, _) in order {
-            chosen.push(of);
-            let units = self.serving(&chosen);
-            let cost = self.cost(&units, hit_seconds);
-            if chosen.len() == 1 || cost <= (GENTLE * limit).max(selection.expected) {
-                selection.units = units;
-                selection.expected = cost;
-            } else {
-                chosen.pop();
-            }
-        }
-        if chosen.is_empty() {
-            return None;
-        }
-        let complete = growing.iter().filter(|of| self.is_complete(&selection, of));
-        selection.complete = complete.fold(0, |bits, of| bits | of.bit());
-        Some(selection)
-    }
-
     /// Enters what a window showed: its units were armed for `open` seconds, in which the target worked for `cpu_seconds` without
     /// the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
@@ -292,7 +239,7 @@ impl Units {
             // An idle target tells nothing of what a unit costs.
             unit.cpu_seconds += cpu_seconds;
         }
-        if selection.scouts && cpu_seconds > 0.0 {
+        if selection.scouts.is_some() && window_hits > 0 && cpu_seconds > 0.0 {
             let slowdown = window_hits as f64 * hit_seconds / cpu_seconds.max(ENOUGH_CPU);
             let before = self.scouts;
             self.scouts = if slowdown > limit / 2.0 { (before / 2).max(4) } else { (before * 2).min(256) };
@@ -330,38 +277,34 @@ impl Units {
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
     }
 
-    fn interest(&self, class: u32) -> f64 {
+    pub(super) fn interest(&self, class: u32) -> f64 {
         self.shown.get(&class).map_or(1.0, Shown::interest)
     }
 
     /// Of what may hand out blocks of the `growing` classes: how many units were never armed yet; and of these classes, how many
-    /// are not watched since that costs more than `limit`.
+    /// are not watched since that costs more than `limit`, as far as is known.
     pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> (usize, usize) {
         let too_hot = |of: &&Growing| self.cost(&self.serving(&[of]), hit_seconds) > limit;
-        (self.unknown(growing).len(), growing.iter().filter(too_hot).count())
+        let unknown = |index: &usize| self.all[*index].rate().is_none();
+        let classes: Vec<&Growing> = growing.iter().collect();
+        (self.serving(&classes).iter().filter(|index| unknown(index)).count(), growing.iter().filter(too_hot).count())
     }
 
     /// What has to be armed so that no block by which these classes grow is missed.
-    fn serving(&self, classes: &[&Growing]) -> Vec<usize> {
+    pub(super) fn serving(&self, classes: &[&Growing]) -> Vec<usize> {
         (0..self.all.len()).filter(|&index| classes.iter().any(|of| self.may_serve(index, of))).collect()
     }
 
-    fn unknown(&self, growing: &[Growing]) -> Vec<usize> {
-        let unknown = |unit: &Unit| !unit.always && unit.rate().is_none();
-        let serves = |index| growing.iter().any(|of| self.may_serve(index, of));
-        (0..self.all.len()).filter(|&index| unknown(&self.all[index]) && serves(index)).collect()
-    }
-
-    fn may_serve(&self, index: usize, of: &Growing) -> bool {
+    pub(super) fn may_serve(&self, index: usize, of: &Growing) -> bool {
         let since = self.shown.get(&of.class).and_then(|shown| shown.since.get(index));
         self.all[index].may_serve(of, since.copied().unwrap_or(0.0))
     }
 
-    fn cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
+    pub(super) fn cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
         units.iter().filter_map(|&index| self.all[index].rate()).sum::<f64>() * hit_seconds
     }
 
-    fn is_complete(&self, selection: &Selection, of: &Growing) -> bool {
+    pub(super) fn is_complete(&self, selection: &Selection, of: &Growing) -> bool {
         (0..self.all.len()).all(|index| !self.may_serve(index, of) || selection.units.contains(&index))
     }
 }
@@ -378,13 +321,13 @@ fn constant_size(probe: &Probe) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const HIT: f64 = 1e-6;
+    pub(in super::super) const HIT: f64 = 1e-6;
 
     /// Units with these rates, hits per CPU second (`None`: never armed), that serve these classes.
-    fn units(of: &[(Option<f64>, u64, bool)]) -> Units {
+    pub(in super::super) fn units(of: &[(Option<f64>, u64, bool)]) -> Units {
         let units = of.iter().enumerate().map(|(index, &(rate, classes, fixed))| Unit {
             slots: vec![index as u32],
             classes,
@@ -397,54 +340,8 @@ mod tests {
         Units { all: units.collect(), shown: HashMap::new(), c: None, refill: None, scouts: 2, scouts_cost: UNKNOWN }
     }
 
-    fn growing(classes: &[u32]) -> Vec<Growing> {
+    pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
         classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0 }).collect()
-    }
-
-    #[test]
-    fn all_that_may_serve_a_class_is_armed_and_nothing_else() {
-        // The third was armed too shortly to be sure of, the last costs too much.
-        let units = units(&[(Some(3e5), 1, true), (Some(3e5), 2, true), (Some(7.0), 4, false), (Some(2e6), 8, true)]);
-        let mut random = fastrand::Rng::with_seed(7);
-        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
-        assert_eq!(selection.units, [0, 2]);
-        assert_eq!(selection.complete, 0b0001);
-        assert!((selection.expected - 0.3).abs() < 1e-3 && !selection.scouts);
-        assert_eq!(units.choose(&growing(&[3]), 1.0, HIT, &mut random), None);
-        assert_eq!(units.choose(&[], 1.0, HIT, &mut random), None, "nothing grows");
-        assert_eq!(units.unwatched(&growing(&[0, 3]), 1.0, HIT), (0, 1));
-    }
-
-    #[test]
-    fn cheap_classes_have_most_windows_and_dear_ones_some() {
-        let units = units(&[(Some(9e5), 1, true), (Some(2e4), 2, true), (Some(3e4), 4, true)]);
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut complete = [0; 3];
-        for _ in 0..1000 {
-            let selection = units.choose(&growing(&[0, 1, 2]), 1.0, HIT, &mut random).unwrap();
-            assert!(selection.expected <= 1.0, "{selection:?}");
-            (0..3).for_each(|class| complete[class] += u32::from(selection.complete & 1 << class != 0));
-        }
-        assert!((20..400).contains(&complete[0]), "{complete:?}");
-        assert!(complete[1] > 700 && complete[2] > 700, "both fit in one gentle window: {complete:?}");
-    }
-
-    #[test]
-    fn units_of_unknown_cost_come_a_few_at_a_time_and_by_themselves() {
-        let mut units =
-            units(&[(None, 0, false), (None, 0, false), (None, 1, true), (None, 2, true), (Some(5e5), 1, true)]);
-        let mut random = fastrand::Rng::with_seed(3);
-        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
-        assert!(selection.scouts && selection.units.len() == 2 && selection.complete == 0, "{selection:?}");
-        assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
-        let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
-        let known = |&unit: &usize| units.get(unit).rate() == Some(100.0) && units.get(unit).classes & 4 != 0;
-        assert!(selection.units.iter().all(known));
-        // They cost nothing, so the next time there may be more.
-        assert_eq!(units.scouts, 4);
-        let next = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
-        assert_eq!((next.scouts, next.units.len()), (true, 1), "one is left that matters: {next:?}");
     }
 
     #[test]

@@ -1,0 +1,178 @@
+//! What the next window arms: all that serves a class that grows, or sites of which too little is known.
+
+use super::units::{ENOUGH_SIGHTINGS, Growing, LEAST, Selection, Units};
+
+/// Slowdown, as a share of the limit, up to which further classes are added to a window.
+const GENTLE: f64 = 0.1;
+/// How often a window is for a class that is drawn without regard to what it costs.
+const ANY: f64 = 0.2;
+/// How often a window is for what is not known yet, while something is.
+const CURIOUS: f64 = 0.15;
+/// Part of the limit that scouts of known cost may take.
+const SCOUTS_SHARE: f64 = 0.5;
+
+impl Units {
+    /// Chooses what a window arms so that the target's work takes at most `1 + limit` times as long: all that may hand out blocks
+    /// of one of the `growing` classes, of more where that costs little; or, while that costs too much because it is not known
+    /// which sites serve a class, some of these sites to learn it. `hit_seconds` is the cost of a hit. `None` where there is nothing
+    /// to look for, or all of it costs too much.
+    pub fn choose(
+        &self,
+        growing: &[Growing],
+        limit: f64,
+        hit_seconds: f64,
+        random: &mut fastrand::Rng,
+    ) -> Option<Selection> {
+        let ready: Vec<(&Growing, f64)> = growing
+            .iter()
+            .filter_map(|of| Some((of, self.known_cost(of, hit_seconds).filter(|cost| *cost <= limit)?)))
+            .collect();
+        let curious = ready.is_empty() || ready.len() < growing.len() && random.f64() < CURIOUS;
+        let scouts = if curious { self.scouting(growing, &ready, limit, hit_seconds, random) } else { None };
+        scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, random))
+    }
+
+    /// Seconds of hits per second of the target's own work, of all that may serve a class; `None` where a part was never armed.
+    fn known_cost(&self, of: &Growing, hit_seconds: f64) -> Option<f64> {
+        let rates = self.serving(&[of]).into_iter().map(|index| self.get(index).rate());
+        rates.sum::<Option<f64>>().map(|rate| rate * hit_seconds)
+    }
+
+    /// A window for classes of known cost.
+    fn class_window(
+        &self,
+        growing: &[Growing],
+        ready: &[(&Growing, f64)],
+        limit: f64,
+        hit_seconds: f64,
+        random: &mut fastrand::Rng,
+    ) -> Option<Selection> {
+        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
+        // In random order, by weight (Efraimidis and Spirakis, 2006).
+        let mut order: Vec<(&Growing, f64)> = Vec::new();
+        for &(of, cost) in ready {
+            let worth = self.interest(of.class) * of.blocks_per_second / all / (cost + LEAST * limit);
+            let weight = if random.f64() < ANY { 1.0 } else { worth };
+            order.push((of, random.f64().powf(1.0 / weight.max(1e-9))));
+        }
+        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: None, complete: 0 };
+        let mut chosen: Vec<&Growing> = Vec::new();
+        for (of, _) in order {
+            chosen.push(of);
+            let units = self.serving(&chosen);
+            let cost = self.cost(&units, hit_seconds);
+            if chosen.len() == 1 || cost <= (GENTLE * limit).max(selection.expected) {
+                selection.units = units;
+                selection.expected = cost;
+            } else {
+                chosen.pop();
+            }
+        }
+        let complete = growing.iter().filter(|of| self.is_complete(&selection, of));
+        selection.complete = complete.fold(0, |bits, of| bits | of.bit());
+        (!chosen.is_empty()).then_some(selection)
+    }
+
+    /// A window that is to show what sites cost and which classes they serve: of those that may serve the class that grows the
+    /// most and is not ready. First what was never armed, a few at a time; then what was armed for the shortest time.
+    fn scouting(
+        &self,
+        growing: &[Growing],
+        ready: &[(&Growing, f64)],
+        limit: f64,
+        hit_seconds: f64,
+        random: &mut fastrand::Rng,
+    ) -> Option<Selection> {
+        let waiting = growing.iter().filter(|of| ready.iter().all(|(other, _)| other.class != of.class));
+        let mut waiting: Vec<&Growing> = waiting.collect();
+        waiting.sort_by(|a, b| b.blocks_per_second.total_cmp(&a.blocks_per_second));
+        waiting.into_iter().find_map(|of| self.scouts_for(of, limit, hit_seconds, random))
+    }
+
+    fn scouts_for(&self, of: &Growing, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Option<Selection> {
+        let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
+        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), complete: 0 };
+        let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
+        for index in self.serving(&[of]) {
+            let unit = self.get(index);
+            match unit.rate() {
+                _ if unit.always => selection.units.push(index),
+                None => unknown.push(index),
+                Some(_) if unit.classes & of.bit() == 0 => unsure.push(index),
+                Some(_) => {}
+            }
+        }
+        if unknown.is_empty() {
+            unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
+            let mut some = false;
+            for index in unsure {
+                let cost = self.cost(&[index], hit_seconds);
+                if selection.expected + cost <= SCOUTS_SHARE * limit {
+                    selection.units.push(index);
+                    selection.expected += cost;
+                    some = true;
+                }
+            }
+            return some.then_some(selection);
+        }
+        random.shuffle(&mut unknown);
+        unknown.truncate(self.scouts);
+        selection.units.extend(unknown);
+        selection.expected = self.scouts_cost * limit;
+        Some(selection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::units::tests::{HIT, growing, units};
+    use leaktrace_common::wire::SiteStats;
+
+    #[test]
+    fn all_that_may_serve_a_class_is_armed_and_nothing_else() {
+        // The third was armed too shortly to be sure of, the last costs too much.
+        let units = units(&[(Some(3e5), 1, true), (Some(3e5), 2, true), (Some(7.0), 4, false), (Some(2e6), 8, true)]);
+        let mut random = fastrand::Rng::with_seed(7);
+        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        assert_eq!(selection.units, [0, 2]);
+        assert_eq!(selection.complete, 0b0001);
+        assert!((selection.expected - 0.3).abs() < 1e-3 && selection.scouts.is_none());
+        let scouts = units.choose(&growing(&[3]), 1.0, HIT, &mut random).unwrap();
+        assert!(scouts.units == [2] && scouts.scouts.is_some(), "it is to be known first: {scouts:?}");
+        assert_eq!(units.choose(&[], 1.0, HIT, &mut random), None, "nothing grows");
+        assert_eq!(units.unwatched(&growing(&[0, 3]), 1.0, HIT), (0, 1));
+    }
+
+    #[test]
+    fn cheap_classes_have_most_windows_and_dear_ones_some() {
+        let units = units(&[(Some(9e5), 1, true), (Some(2e4), 2, true), (Some(3e4), 4, true)]);
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut complete = [0; 3];
+        for _ in 0..1000 {
+            let selection = units.choose(&growing(&[0, 1, 2]), 1.0, HIT, &mut random).unwrap();
+            assert!(selection.expected <= 1.0, "{selection:?}");
+            (0..3).for_each(|class| complete[class] += u32::from(selection.complete & 1 << class != 0));
+        }
+        assert!((20..400).contains(&complete[0]), "{complete:?}");
+        assert!(complete[1] > 700 && complete[2] > 700, "both fit in one gentle window: {complete:?}");
+    }
+
+    #[test]
+    fn units_of_unknown_cost_come_a_few_at_a_time_and_by_themselves() {
+        let mut units =
+            units(&[(None, 0, false), (None, 0, false), (None, 1, true), (None, 2, true), (Some(5e5), 1, true)]);
+        let mut random = fastrand::Rng::with_seed(3);
+        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        assert!(selection.scouts.is_some() && selection.units.len() == 2 && selection.complete == 0, "{selection:?}");
+        assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
+        let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
+        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
+        let known = |&unit: &usize| units.get(unit).rate() == Some(100.0) && units.get(unit).classes & 4 != 0;
+        assert!(selection.units.iter().all(known));
+        // They cost nothing, so the next time there may be more.
+        assert_eq!(units.scouts, 4);
+        let next = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        assert_eq!((next.scouts.is_some(), next.units.len()), (true, 1), "one is left that matters: {next:?}");
+    }
+}
