@@ -139,7 +139,8 @@ fn search_order(maps: &Maps, exe: FileId) -> Vec<FileId> {
     files
 }
 
-fn runtime_address(elf: &ElfFile) -> Option<u64> {
+/// Address of `_PyRuntime` in the target.
+pub(crate) fn runtime_address(elf: &ElfFile) -> Option<u64> {
     let symbol = elf.symbol("_PyRuntime").map(|s| s.address);
     symbol.or_else(|| elf.section(RUNTIME_SECTION).map(|s| elf.address_of(s.vaddr)))
 }

@@ -7,6 +7,7 @@ use leaktrace_common::site::reg;
 
 use super::code::{Code, Sweep, direct_target};
 use super::machine::State;
+use super::methods;
 use super::slots::SlotMemory;
 
 /// Instructions of `PyGC_Collect` looked at.
@@ -17,6 +18,11 @@ const OLDEST: u64 = 2;
 /// (CPython `Modules/gcmodule.c`).
 const CALLERS: usize = 3;
 
+/// Most calls of it, or of what calls `gc.callbacks` before and after.
+const MOST_CALLS: usize = 2 * CALLERS;
+/// Instructions of a function that passes its arguments on to another.
+const THUNK: usize = 4;
+
 /// What shows collections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collector {
@@ -26,11 +32,101 @@ pub enum Collector {
     Callbacks(u64),
 }
 
-/// The direct callee of exported `PyGC_Collect` that gets the oldest generation as its second argument; where several do,
+impl Collector {
+    fn function(self) -> u64 {
+        match self {
+            Self::Function(function, _) | Self::Callbacks(function) => function,
+        }
+    }
+}
+
+/// The collector, from exported `PyGC_Collect`; where no symbol names that, from the method `gc.collect`.
+pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
+    match code.file.symbol("PyGC_Collect") {
+        Some(symbol) => called_by(code, sweep, symbol.address),
+        None => by_method(code, sweep),
+    }
+}
+
+/// What `gc.collect` calls (CPython `Modules/gcmodule.c`, 3.8 to 3.15) and a function without arguments asks for the oldest
+/// generation: that is `PyGC_Collect`.
+fn by_method(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
+    let methods = methods::table(code, &["collect", "get_threshold", "isenabled", "get_objects"])?;
+    let callees = reached(code, *methods.get("collect")?);
+    let mut found = None;
+    for callee in callees {
+        let sources: Vec<u64> = sweep.calls_of(callee).chain(sweep.jumps_to(callee)).collect();
+        // What else the method calls has many callers.
+        if sources.len() > MOST_CALLS {
+            continue;
+        }
+        let starts: BTreeSet<u64> =
+            sources.iter().filter_map(|&source| Some(code.functions.containing(source)?.start)).collect();
+        for start in starts {
+            let Some(collector) = called_by(code, sweep, start) else { continue };
+            if collector.function() != callee {
+                continue;
+            }
+            if found.is_some_and(|other| other != collector) {
+                return None;
+            }
+            found = Some(collector);
+        }
+    }
+    found
+}
+
+/// The functions that one calls, and those that these do nothing but jump to.
+fn reached(code: &Code<'_>, function: u64) -> BTreeSet<u64> {
+    let (mut seen, mut work, mut found) = (BTreeSet::new(), vec![function], BTreeSet::new());
+    let begins = |address: u64| code.functions.containing(address).is_some_and(|range| range.start == address);
+    while let Some(address) = work.pop() {
+        if seen.len() >= STEPS || !seen.insert(address) {
+            continue;
+        }
+        let Some(instruction) = code.decode(address) else { continue };
+        let target = direct_target(&instruction);
+        match instruction.flow_control() {
+            FlowControl::Call => {
+                found.extend(target);
+                found.extend(target.and_then(|target| thunk(code, target)));
+            }
+            FlowControl::UnconditionalBranch if target.is_some_and(|target| target != function && begins(target)) => {
+                found.extend(target);
+                // Its out-of-line part begins so, too.
+                work.extend(target);
+                continue;
+            }
+            FlowControl::ConditionalBranch => work.extend(target),
+            FlowControl::UnconditionalBranch => {
+                work.extend(target);
+                continue;
+            }
+            FlowControl::Next | FlowControl::IndirectCall => {}
+            _ => continue,
+        }
+        work.push(instruction.next_ip());
+    }
+    found
+}
+
+/// Where a function jumps to that only passes its arguments on.
+fn thunk(code: &Code<'_>, mut address: u64) -> Option<u64> {
+    for _ in 0..THUNK {
+        let instruction = code.decode(address)?;
+        match instruction.flow_control() {
+            FlowControl::Next => address = instruction.next_ip(),
+            FlowControl::UnconditionalBranch => return direct_target(&instruction),
+            _ => break,
+        }
+    }
+    None
+}
+
+/// The direct callee of `PyGC_Collect` that gets the oldest generation as its second argument; where several do,
 /// the one with as many callers as the source has. `gc.callbacks` are called in two places. Where none does, it is the one that
 /// gets it as its first: there the compiler left the state out, which is always the same (3.8).
-pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
-    let start = code.file.symbol("PyGC_Collect")?.address;
+fn called_by(code: &Code<'_>, sweep: &Sweep, start: u64) -> Option<Collector> {
     let mut factory = InstructionInfoFactory::new();
     let memory = SlotMemory { code, slots: None };
     let mut callees: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();

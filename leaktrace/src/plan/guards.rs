@@ -11,6 +11,7 @@ use leaktrace_common::site::{Operand, reg};
 use super::code::{Code, Sweep, direct_target};
 use super::machine::{Environment as _, Flags, SlotFunction, State, Value, number64};
 use super::slots::{SlotMemory, Slots};
+use crate::cpython::discover;
 
 /// Instructions followed on a slow path before it is given up.
 const SLOW_PATH_STEPS: usize = 400;
@@ -47,7 +48,7 @@ pub struct Found {
 
 /// Whether an instruction mentions a table, an address from which one may be computed, or one of the build's own functions.
 pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instruction) -> bool + 'a {
-    let runtime = code.file.symbol("_PyRuntime").map(|s| s.address);
+    let runtime = discover::runtime_address(code.file);
     let got: BTreeSet<u64> = code.imports("_PyRuntime").iter().copied().collect();
     let functions: BTreeSet<u64> = slots.0.iter().flat_map(|slot| slot.default).collect();
     move |instruction| {
