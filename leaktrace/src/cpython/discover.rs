@@ -9,7 +9,7 @@ use super::{Facts, gc, pymalloc, threads, tls};
 /// Symbols that only a file with the interpreter in it defines. `_PyRuntime` is there from 3.7.
 const MARKS: [&str; 4] = ["Py_Version", "_PyRuntime", "PyObject_Malloc", "Py_GetVersion"];
 /// The section of `_PyRuntime` from 3.10 (`Python/pylifecycle.c`), also in stripped files without dynamic symbols.
-const RUNTIME_SECTION: &str = ".PyRuntime";
+pub(crate) const RUNTIME_SECTION: &str = ".PyRuntime";
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
 

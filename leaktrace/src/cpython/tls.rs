@@ -5,6 +5,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
+use super::methods;
 use super::threads::Thread;
 use crate::target::{ElfFile, Memory};
 
@@ -17,26 +18,53 @@ const VECTOR_ENTRIES: [u64; 2] = [16, 8];
 ///
 /// `threads` prove it: each has there its own thread state or nothing.
 pub(super) fn thread_state_offset(memory: &dyn Memory, elf: &ElfFile, threads: &[Thread]) -> Option<i64> {
-    let function = elf.symbol("_PyThreadState_GetCurrent")?.address;
-    let code = elf.bytes_at(function, MAX_CODE);
+    let functions = match elf.symbol("_PyThreadState_GetCurrent") {
+        Some(symbol) => vec![symbol.address],
+        None => readers(memory, elf),
+    };
     let right = |&offset: &i64| {
         let states =
             threads.iter().map(|thread| (thread.address, memory.u64(thread.thread_id.wrapping_add_signed(offset))));
         offset != 0 && states.into_iter().all(|(own, found)| found.is_ok_and(|state| state == 0 || state == own))
     };
-    candidates(memory, code, function, threads).into_iter().find(right)
+    let code = |function: u64| (elf.bytes_at(function, MAX_CODE), function);
+    functions.into_iter().map(code).find_map(|(code, function)| {
+        candidates(memory, code, function, threads).into_iter().find(right)
+    })
+}
+
+/// Without symbols: `gc.isenabled` and what it calls first (`PyGC_IsEnabled`). One of them asks the current thread state for the
+/// collector's, and uses no other thread-local variable (CPython `Modules/gcmodule.c`, from 3.13 on `Python/gc.c`).
+fn readers(memory: &dyn Memory, elf: &ElfFile) -> Vec<u64> {
+    let methods = methods::table(memory, elf, &["isenabled", "get_threshold", "collect", "get_objects"]);
+    let Some(function) = methods.and_then(|methods| methods.get("isenabled").copied()) else { return Vec::new() };
+    let mut decoder = Decoder::with_ip(64, elf.bytes_at(function, MAX_CODE), function, DecoderOptions::NONE);
+    let ends = |instruction: &Instruction| instruction.flow_control() != FlowControl::Next;
+    let first = decoder.iter().find(ends).filter(|instruction| instruction.op0_kind() == OpKind::NearBranch64);
+    std::iter::once(function).chain(first.map(|instruction| instruction.near_branch_target())).collect()
 }
 
 fn candidates(memory: &dyn Memory, code: &[u8], address: u64, threads: &[Thread]) -> Vec<i64> {
     let mut found = Vec::new();
     // The word that a register was loaded from, or the address that it was given.
     let (mut loaded, mut given) = (None, None);
+    // The register that holds the thread pointer.
+    let mut pointer = None;
     for instruction in &mut Decoder::with_ip(64, code, address, DecoderOptions::NONE) {
         if has_memory(&instruction) {
             let constant = instruction.is_ip_rel_memory_operand().then(|| instruction.ip_rel_memory_address());
             match (instruction.segment_prefix(), instruction.memory_base(), constant) {
-                // Local exec: the offset is in the instruction.
-                (Register::FS, Register::None, _) => found.push(instruction.memory_displacement64() as i64),
+                // Local exec: the offset is in the instruction, or the thread pointer itself is loaded and the offset in what
+                // follows, as linkers write it for other ways.
+                (Register::FS, Register::None, _) => {
+                    let offset = instruction.memory_displacement64() as i64;
+                    pointer = (offset == 0).then(|| instruction.op0_register());
+                    found.extend((offset != 0).then_some(offset));
+                }
+                (Register::None, base, _) if base != Register::None && pointer == Some(base) => {
+                    found.push(instruction.memory_displacement64() as i64);
+                    pointer = None;
+                }
                 // Initial exec: the loader wrote the offset into the GOT.
                 (Register::FS, _, _) => found.extend(loaded.and_then(|at| memory.u64(at).ok()).map(|word| word as i64)),
                 (_, _, Some(constant)) if instruction.mnemonic() == iced_x86::Mnemonic::Lea => given = Some(constant),

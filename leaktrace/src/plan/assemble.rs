@@ -342,7 +342,7 @@ impl Interpreter<'_> {
     /// Objects from a free list come without a request to the allocator.
     fn reuses(&self, builder: &mut Builder) {
         let usedpools = self.inputs.pymalloc.map_or(0..0, |p| p.usedpools..p.usedpools + 16 * p.classes() as u64);
-        let Some(found) = reuse::find(self.module.code, self.module.sweep, &usedpools) else {
+        let Some(found) = reuse::find(self.module.code, self.module.sweep, self.inputs.memory, &usedpools) else {
             builder.gap("where objects are taken from free lists was not found: their blocks are shown on the lines that first allocated them".to_owned());
             return;
         };
@@ -371,7 +371,7 @@ impl Interpreter<'_> {
     }
 
     fn collector(&self, builder: &mut Builder) {
-        let Some(found) = gc::collector(self.module.code, self.module.sweep) else {
+        let Some(found) = gc::collector(self.module.code, self.module.sweep, self.inputs.memory) else {
             builder.gap(
                 "the collector's function was not found: pauses are unknown, collections are read from memory"
                     .to_owned(),

@@ -7,8 +7,9 @@ use leaktrace_common::site::reg;
 
 use super::code::{Code, Sweep, direct_target};
 use super::machine::State;
-use super::methods;
 use super::slots::SlotMemory;
+use crate::cpython::methods;
+use crate::target::Memory;
 
 /// Instructions of `PyGC_Collect` looked at.
 const STEPS: usize = 2000;
@@ -41,18 +42,18 @@ impl Collector {
 }
 
 /// The collector, from exported `PyGC_Collect`; where no symbol names that, from the method `gc.collect`.
-pub fn collector(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
+pub fn collector(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Option<Collector> {
     match code.file.symbol("PyGC_Collect") {
         Some(symbol) => called_by(code, sweep, symbol.address),
-        None => by_method(code, sweep),
+        None => by_method(code, sweep, live),
     }
 }
 
-/// What `gc.collect` calls (CPython `Modules/gcmodule.c`, 3.8 to 3.15) and a function without arguments asks for the oldest
-/// generation: that is `PyGC_Collect`.
-fn by_method(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
-    let methods = methods::table(code, &["collect", "get_threshold", "isenabled", "get_objects"])?;
-    let callees = reached(code, *methods.get("collect")?);
+/// What `gc.collect` calls (CPython `Modules/gcmodule.c`, 3.8 to 3.15) and another function asks for the oldest generation: that
+/// one is `PyGC_Collect`, or the like of it.
+fn by_method(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Option<Collector> {
+    let methods = methods::table(live, code.file, &["collect", "get_threshold", "isenabled", "get_objects"])?;
+    let (callees, own) = reached(code, *methods.get("collect")?);
     let mut found = None;
     for callee in callees {
         let sources: Vec<u64> = sweep.calls_of(callee).chain(sweep.jumps_to(callee)).collect();
@@ -60,8 +61,9 @@ fn by_method(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
         if sources.len() > MOST_CALLS {
             continue;
         }
+        let others = sources.iter().filter(|source| !own.contains(source));
         let starts: BTreeSet<u64> =
-            sources.iter().filter_map(|&source| Some(code.functions.containing(source)?.start)).collect();
+            others.filter_map(|&source| Some(code.functions.containing(source)?.start)).collect();
         for start in starts {
             let Some(collector) = called_by(code, sweep, start) else { continue };
             if collector.function() != callee {
@@ -76,8 +78,8 @@ fn by_method(code: &Code<'_>, sweep: &Sweep) -> Option<Collector> {
     found
 }
 
-/// The functions that one calls, and those that these do nothing but jump to.
-fn reached(code: &Code<'_>, function: u64) -> BTreeSet<u64> {
+/// The functions that one calls and those that these do nothing but jump to, and the addresses of its own instructions.
+fn reached(code: &Code<'_>, function: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let (mut seen, mut work, mut found) = (BTreeSet::new(), vec![function], BTreeSet::new());
     let begins = |address: u64| code.functions.containing(address).is_some_and(|range| range.start == address);
     while let Some(address) = work.pop() {
@@ -107,7 +109,7 @@ fn reached(code: &Code<'_>, function: u64) -> BTreeSet<u64> {
         }
         work.push(instruction.next_ip());
     }
-    found
+    (found, seen)
 }
 
 /// Where a function jumps to that only passes its arguments on.

@@ -57,6 +57,11 @@ pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instructio
         {
             return true;
         }
+        let leads = |address: u64| slots.covers(address) || runtime == Some(address);
+        // Linkers write a load from the GOT so where the address is fixed (x86-64 ABI, `R_X86_64_REX_GOTPCRELX`).
+        if instruction.mnemonic() == Mnemonic::Mov && instruction.try_immediate(1).is_ok_and(leads) {
+            return true;
+        }
         let address = if instruction.is_ip_rel_memory_operand() {
             instruction.ip_rel_memory_address()
         } else if instruction.memory_displ_size() >= 4 {
@@ -65,7 +70,7 @@ pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instructio
             return false;
         };
         let own = instruction.mnemonic() == Mnemonic::Lea && functions.contains(&address);
-        own || slots.covers(address) || got.contains(&address) || runtime == Some(address)
+        own || leads(address) || got.contains(&address)
     }
 }
 

@@ -19,7 +19,6 @@ pub mod guards;
 pub mod hashing;
 pub mod libc;
 pub mod machine;
-mod methods;
 mod nameless;
 mod new_reference;
 pub mod placement;

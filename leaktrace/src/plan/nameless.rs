@@ -13,6 +13,7 @@ use leaktrace_common::site::reg;
 use super::code::{Code, direct_target};
 use super::machine::{State, Value};
 use super::slots::{SlotMemory, TABLE_BYTES};
+use crate::cpython::discover;
 
 /// `debug_alloc_api_t.api_id` of each domain (CPython `Objects/obmalloc.c`, 3.8 to 3.15).
 const LETTERS: [u8; 3] = *b"rmo";
@@ -23,6 +24,14 @@ const STEPS: usize = 400;
 
 /// The tables of raw, mem and obj among those that look like one. `None`: the file has no such data or code, or they do not agree.
 pub(super) fn tables(code: &Code<'_>, candidates: &[u64]) -> Option<[u64; 3]> {
+    // From 3.12 on they are part of `_PyRuntime`, and constant data has what that is at the start (`Python/pylifecycle.c`).
+    let runtime = code.file.section(discover::RUNTIME_SECTION);
+    let in_runtime = |address: u64| runtime.is_some_and(|s| code.file.vaddr_of(address).wrapping_sub(s.vaddr) < s.size);
+    let (within, others): (Vec<u64>, Vec<u64>) = candidates.iter().partition(|&&table| in_runtime(table));
+    among(code, &within).or_else(|| among(code, &others))
+}
+
+fn among(code: &Code<'_>, candidates: &[u64]) -> Option<[u64; 3]> {
     let debug = debug_tables(code, candidates)?;
     let functions = debug.map(|table| functions(code, table));
     let of = |domain: usize| -> Vec<u64> {

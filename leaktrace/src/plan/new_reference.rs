@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use leaktrace_common::site::reg;
 
 use super::code::{Code, direct_target};
-use super::machine::State;
-use super::methods;
+use super::machine::{State, Value};
 use super::slots::SlotMemory;
+use crate::cpython::{discover, methods};
+use crate::target::Memory;
 
 /// What `_Py_NewReference` calls while tracemalloc runs (CPython `Modules/_tracemalloc.c`, 3.8 to 3.12).
 pub(super) const TELL_TRACEMALLOC: &str = "_PyTraceMalloc_NewReference";
@@ -26,7 +28,7 @@ pub(super) struct NewReference {
 }
 
 impl NewReference {
-    pub(super) fn find(code: &Code<'_>) -> Option<Self> {
+    pub(super) fn find(code: &Code<'_>, live: &dyn Memory) -> Option<Self> {
         let named = |name: &str| code.file.symbol(name).map(|symbol| symbol.address);
         match (named("_Py_NewReference"), named(TELL_TRACEMALLOC)) {
             (Some(address), _) => {
@@ -45,25 +47,28 @@ impl NewReference {
             (None, Some(address)) => {
                 Some(Self { functions: Vec::new(), own: Vec::new(), tell_tracemalloc: Some(address) })
             }
-            (None, None) => Self::by_flag(code),
+            (None, None) => Self::unnamed(code, live),
         }
     }
 
-    /// Without symbols: the functions that test whether tracemalloc runs, call one function if it does, and set the count of
-    /// references to one either way. The flag is what `_tracemalloc.is_tracing` returns.
-    fn by_flag(code: &Code<'_>) -> Option<Self> {
-        let methods = methods::table(code, &["is_tracing", "get_traced_memory", "clear_traces"])?;
+    /// Without symbols: the functions that set the count of references of their argument to one, and besides test whether
+    /// tracemalloc runs and call one function if it does; or (from 3.13 on) call what is to be told of new objects.
+    fn unnamed(code: &Code<'_>, live: &dyn Memory) -> Option<Self> {
+        let methods = methods::table(live, code.file, &["is_tracing", "get_traced_memory", "clear_traces"])?;
         let flag = flag(code, *methods.get("is_tracing")?)?;
+        let runtime = code.file.section(discover::RUNTIME_SECTION);
+        let runtime = runtime.map_or(0..0, |s| code.file.address_of(s.vaddr)..code.file.address_of(s.vaddr + s.size));
         let (mut functions, mut own, mut callees) = (Vec::new(), Vec::new(), BTreeSet::new());
         for range in code.functions.ranges() {
-            if let Some(callee) = tells_and_sets_one(code, range.start, flag) {
+            let Some(does) = Does::read(code, range.start) else { continue };
+            if does.tells(flag) || does.calls_hook(&runtime) {
                 functions.push(range.start);
                 own.push(range.clone());
-                callees.insert(callee);
+                callees.extend(does.callees);
             }
         }
-        let tell_tracemalloc = callees.pop_first().filter(|_| callees.is_empty())?;
-        Some(Self { functions, own, tell_tracemalloc: Some(tell_tracemalloc) })
+        let tell_tracemalloc = if callees.len() == 1 { callees.first().copied() } else { None };
+        (!functions.is_empty()).then_some(Self { functions, own, tell_tracemalloc })
     }
 }
 
@@ -75,7 +80,7 @@ fn flag(code: &Code<'_>, function: u64) -> Option<u64> {
     let mut address = function;
     for _ in 0..FEW {
         let instruction = code.decode(address)?;
-        if let Some(flag) = reads_flag(&instruction, &state) {
+        if let Some((flag, 4)) = read(&instruction, &state) {
             return Some(flag);
         }
         address = match instruction.flow_control() {
@@ -88,45 +93,79 @@ fn flag(code: &Code<'_>, function: u64) -> Option<u64> {
     None
 }
 
-fn reads_flag(instruction: &Instruction, state: &State) -> Option<u64> {
-    let is_read = instruction.op_kinds().any(|kind| kind == OpKind::Memory) && instruction.memory_size().size() == 4;
-    state.address(instruction).as_constant().filter(|_| is_read)
+/// A fixed address that an instruction mentions, and how many bytes it reads or writes there.
+fn read(instruction: &Instruction, state: &State) -> Option<(u64, usize)> {
+    let has_memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
+    let address = state.address(instruction).as_constant().filter(|_| has_memory)?;
+    Some((address, instruction.memory_size().size()))
 }
 
-/// What a function calls, if it reads `flag`, calls one function at most on each way, and stores 1 at its argument on all.
-fn tells_and_sets_one(code: &Code<'_>, function: u64, flag: u64) -> Option<u64> {
-    let mut factory = InstructionInfoFactory::new();
-    let memory = SlotMemory { code, slots: None };
-    let (mut seen, mut callees, mut reads) = (BTreeSet::new(), BTreeSet::new(), false);
-    let mut work = vec![(function, State::start(), false)];
-    while let Some((mut address, mut state, mut is_set)) = work.pop() {
-        // The ways may come together behind the store, not before it.
-        while seen.insert((address, is_set)) {
-            let instruction = code.decode(address).filter(|_| seen.len() <= FEW)?;
-            reads |= reads_flag(&instruction, &state) == Some(flag);
-            // Where the argument is kept over a call is not told: no other store of the kind is there.
-            is_set |= instruction.mnemonic() == Mnemonic::Mov
-                && instruction.op0_kind() == OpKind::Memory
-                && instruction.memory_displacement64() == 0
-                && instruction.memory_index() == Register::None
-                && instruction.try_immediate(1).is_ok_and(|one| one == 1);
-            let target = direct_target(&instruction);
-            address = match instruction.flow_control() {
-                FlowControl::Next => instruction.next_ip(),
-                FlowControl::Call => {
-                    callees.insert(target?);
-                    instruction.next_ip()
-                }
-                FlowControl::UnconditionalBranch => target?,
-                FlowControl::ConditionalBranch => {
-                    work.push((target?, state.clone(), is_set));
-                    instruction.next_ip()
-                }
-                FlowControl::Return if is_set => break,
-                _ => return None,
-            };
-            state.step(&instruction, &mut factory, &memory);
+/// What a short function does that sets a word to 1, the one that its argument points at, on all ways.
+#[derive(Debug, Default)]
+struct Does {
+    reads: BTreeSet<(u64, usize)>,
+    callees: BTreeSet<u64>,
+    /// It calls a function that is not fixed with its argument and 0 (`PyRefTracer_CREATE`, CPython `Include/cpython/tracemalloc.h`
+    /// and `Include/cpython/object.h`, 3.13).
+    calls: bool,
+}
+
+impl Does {
+    fn read(code: &Code<'_>, function: u64) -> Option<Self> {
+        let mut factory = InstructionInfoFactory::new();
+        let memory = SlotMemory { code, slots: None };
+        let mut does = Self::default();
+        let mut seen = BTreeSet::new();
+        let mut work = vec![(function, State::start(), false)];
+        while let Some((mut address, mut state, mut is_set)) = work.pop() {
+            while seen.insert((address, is_set)) {
+                let instruction = code.decode(address).filter(|_| seen.len() <= FEW)?;
+                does.reads.extend(read(&instruction, &state));
+                // Where the argument is kept over a call is not followed: no other store of the kind is there.
+                is_set |= instruction.mnemonic() == Mnemonic::Mov
+                    && instruction.op0_kind() == OpKind::Memory
+                    && instruction.memory_displacement64() == 0
+                    && instruction.memory_index() == Register::None
+                    && instruction.try_immediate(1).is_ok_and(|one| one == 1);
+                let argument = |n: u8| state.registers[usize::from(n)];
+                let is_told = argument(reg::RDI) == Value::register(reg::RDI) && argument(reg::RSI).as_constant() == Some(0);
+                let target = direct_target(&instruction);
+                address = match instruction.flow_control() {
+                    FlowControl::Next => instruction.next_ip(),
+                    FlowControl::Call => {
+                        does.callees.insert(target?);
+                        instruction.next_ip()
+                    }
+                    FlowControl::IndirectCall if is_told => {
+                        does.calls = true;
+                        instruction.next_ip()
+                    }
+                    FlowControl::IndirectBranch if is_told && is_set => {
+                        does.calls = true;
+                        break;
+                    }
+                    FlowControl::UnconditionalBranch => target?,
+                    FlowControl::ConditionalBranch => {
+                        work.push((target?, state.clone(), is_set));
+                        instruction.next_ip()
+                    }
+                    FlowControl::Return if is_set => break,
+                    _ => return None,
+                };
+                state.step(&instruction, &mut factory, &memory);
+            }
         }
+        Some(does)
     }
-    callees.pop_first().filter(|_| callees.is_empty() && reads)
+
+    /// Whether it calls one function if `flag` is set.
+    fn tells(&self, flag: u64) -> bool {
+        self.callees.len() == 1 && !self.calls && self.reads.contains(&(flag, 4))
+    }
+
+    /// Whether it does nothing more than call a function that the interpreter's state names.
+    fn calls_hook(&self, runtime: &Range<u64>) -> bool {
+        let pointer = |(address, size): &(u64, usize)| runtime.contains(address) && *size == 8;
+        self.calls && self.callees.is_empty() && self.reads.iter().any(pointer)
+    }
 }

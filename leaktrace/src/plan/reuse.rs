@@ -15,6 +15,7 @@ use leaktrace_common::site::{Operand, reg};
 use super::code::{Code, Sweep};
 use super::machine::{CALLER_SAVED, number64};
 use super::new_reference::{NewReference, TELL_TRACEMALLOC};
+use crate::target::Memory;
 
 /// Steps of one walk backwards before it is given up.
 const STEPS: usize = 4000;
@@ -43,8 +44,8 @@ pub struct Found {
 
 /// Finds the places in all code. `usedpools`: the addresses of pymalloc's table of pools. `None`: this build has no
 /// `_Py_NewReference` that is called, and none whose inlined copies can be told.
-pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Found> {
-    let NewReference { functions, own, tell_tracemalloc } = NewReference::find(code)?;
+pub fn find(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory, usedpools: &Range<u64>) -> Option<Found> {
+    let NewReference { functions, own, tell_tracemalloc } = NewReference::find(code, live)?;
     let mut backwards = Backwards { code, sweep, factory: InstructionInfoFactory::new(), functions: HashMap::new() };
     let object = Held::in_register(reg::RDI);
     let mut places: BTreeMap<u64, (Instruction, Held)> = BTreeMap::new();

@@ -89,7 +89,7 @@ fn the_slots_and_functions_are_those_of_the_symbol_table() {
             assert_eq!(slot.default, names.map(|name| address(&format!("{functions}{name}"))));
         }
         let sweep = Sweep::new(&code, guards::mentions(&code, &slots));
-        assert_eq!(gc::collector(&code, &sweep), Some(gc::Collector::Function(address("gc_collect_main"), reg::RSI)));
+        assert_eq!(gc::collector(&code, &sweep, &planned.target.memory()), Some(gc::Collector::Function(address("gc_collect_main"), reg::RSI)));
         let functions = slots.get(domain::OBJ).default;
         let refill = pymalloc::refill_function(&code, &functions.into_iter().collect(), functions[0]);
         assert_eq!(refill, Some(address("allocate_from_new_pool")));
