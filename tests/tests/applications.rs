@@ -4,10 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use leaktrace_tests::asset;
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::{Python, supported};
+use leaktrace_tests::report::Site;
 use leaktrace_tests::trace::{Trace, require_privileges};
+use leaktrace_tests::{asset, oracle};
+use object::Object as _;
 
 const BLOCKS: u64 = 1000;
 
@@ -56,6 +58,47 @@ fn a_program_that_loads_the_interpreter() {
     for (python, library) in shared() {
         is_traced(&python.label(), Command::new(&program).arg(library).arg(asset("applications/app.py")));
     }
+}
+
+/// The distribution's interpreter and the C library in one file, with no symbol left.
+fn linked_static(folder: &Path) -> Python {
+    let library = Path::new("/usr/lib/x86_64-linux-gnu/libpython3.11.a");
+    assert!(library.exists(), "no {}: install libpython3.11-dev", library.display());
+    let program = folder.join("service");
+    let mut link = Command::new("gcc");
+    link.args(["-static", "-s", "-o"]).arg(&program).arg(asset("applications/static.c")).arg(library);
+    run(link.args(["-lexpat", "-lz", "-lm"]));
+    let file = fs::read(&program).unwrap();
+    let elf = object::File::parse(&*file).unwrap();
+    assert!(elf.symbols().chain(elf.dynamic_symbols()).next().is_none(), "symbols are left");
+    Python::new(&program).unwrap()
+}
+
+#[test]
+fn one_static_file_without_symbols() {
+    require_privileges();
+    let folder = tempfile::tempdir().unwrap();
+    let python = linked_static(folder.path());
+    is_traced("static", Command::new(&python.executable).arg(asset("applications/app.py")));
+
+    let truth = oracle::tracemalloc_of(&python, "applications/kept.py", 1);
+    let mut service = Service::start(&python, "applications/kept.py", &[]);
+    let trace = Trace::attach(service.pid(), &[]);
+    service.go();
+    let done: oracle::Done = service.expect("DONE");
+    let report = trace.finish();
+    report.assert_nothing_lost();
+    assert!(truth.lines.len() > 20, "{truth:?}");
+    assert_eq!(oracle::differences(&truth.lines, &report.by_line(Site::is_python), 0.01), []);
+    // The C library's own allocator is in the file as well; it keeps some more for its table of variables.
+    let native = report.sites.iter().filter(|site| {
+        site.domain == "native" && site.places().iter().any(|place| place.function == "variables")
+    });
+    let (blocks, bytes) = native.fold((0, 0), |(n, sum), site| (n + site.live_blocks, sum + site.live_bytes));
+    let variables = done.native["variables"];
+    assert!(blocks >= variables.blocks && bytes >= variables.bytes, "{blocks} blocks, {bytes} bytes: {variables:?}");
+    let note = report.capture.notes.iter().find(|note| note.contains("linked into the interpreter"));
+    assert!(note.is_some_and(|note| note.contains("posix_memalign")), "{:?}", report.capture.notes);
 }
 
 #[test]

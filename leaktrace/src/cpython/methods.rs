@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind};
+
 use crate::target::{ElfFile, Memory};
 
 /// Name, function, flags and documentation, 8 bytes each.
@@ -10,6 +12,8 @@ const METHOD_WORDS: usize = 4;
 /// Longest name that is read, and most methods of one table.
 const MOST_NAME: usize = 64;
 const MOST_METHODS: usize = 64;
+/// Bytes of a function that are looked at for what it calls first.
+const MAX_CODE: usize = 64;
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
 
@@ -36,6 +40,14 @@ pub(crate) fn table(memory: &dyn Memory, elf: &ElfFile, names: &[&str]) -> Optio
         }
     }
     found
+}
+
+/// What a function calls or jumps to first, if nothing but straight-line code leads there.
+pub(crate) fn first_callee(elf: &ElfFile, function: u64) -> Option<u64> {
+    let mut decoder = Decoder::with_ip(64, elf.bytes_at(function, MAX_CODE), function, DecoderOptions::NONE);
+    let first = decoder.iter().find(|instruction| instruction.flow_control() != FlowControl::Next)?;
+    let leads = matches!(first.flow_control(), FlowControl::Call | FlowControl::UnconditionalBranch);
+    (leads && first.op0_kind() == OpKind::NearBranch64).then(|| first.near_branch_target())
 }
 
 /// The methods beside the one at `index`, itself included.

@@ -38,10 +38,7 @@ pub(super) fn thread_state_offset(memory: &dyn Memory, elf: &ElfFile, threads: &
 fn readers(memory: &dyn Memory, elf: &ElfFile) -> Vec<u64> {
     let methods = methods::table(memory, elf, &["isenabled", "get_threshold", "collect", "get_objects"]);
     let Some(function) = methods.and_then(|methods| methods.get("isenabled").copied()) else { return Vec::new() };
-    let mut decoder = Decoder::with_ip(64, elf.bytes_at(function, MAX_CODE), function, DecoderOptions::NONE);
-    let ends = |instruction: &Instruction| instruction.flow_control() != FlowControl::Next;
-    let first = decoder.iter().find(ends).filter(|instruction| instruction.op0_kind() == OpKind::NearBranch64);
-    std::iter::once(function).chain(first.map(|instruction| instruction.near_branch_target())).collect()
+    std::iter::once(function).chain(methods::first_callee(elf, function)).collect()
 }
 
 fn candidates(memory: &dyn Memory, code: &[u8], address: u64, threads: &[Thread]) -> Vec<i64> {
