@@ -4,13 +4,13 @@
     kept.py --tracemalloc 1 FILE the same under tracemalloc; writes live memory by line to FILE
 """
 
+import _tracemalloc  # what tracemalloc itself needs more is no part of the smallest interpreters
 import collections
 import io
 import json
 import os
 import sys
 import threading
-import tracemalloc  # in both modes, so that two runs are alike
 
 SURVIVORS = 1000
 VARIABLES = 500
@@ -90,14 +90,14 @@ def variables(turn):
         os.putenv("KEPT_%d_%04d" % (turn, number), VALUE)
 
 
-def by_line(snapshot):
+def by_line(traces):
     lines = {}
-    for trace in snapshot.traces:
-        frame = trace.traceback[-1]
-        entry = lines.setdefault(f"{frame.filename}:{frame.lineno}", {"bytes": 0, "blocks": 0})
-        entry["bytes"] += trace.size
+    for _, size, frames, *_ in traces:
+        file, line = frames[0]
+        entry = lines.setdefault(f"{file}:{line}", {"bytes": 0, "blocks": 0})
+        entry["bytes"] += size
         entry["blocks"] += 1
-    return {line: sum for line, sum in lines.items() if not line.startswith(tracemalloc.__file__)}
+    return lines
 
 
 def main(arguments):
@@ -106,14 +106,14 @@ def main(arguments):
     print('READY {"pid": %d}' % os.getpid(), flush=True)
     sys.stdin.readline()
     if arguments:
-        tracemalloc.start(int(arguments[1]))
+        _tracemalloc.start(int(arguments[1]))
     kept = [run(SURVIVORS), in_thread(SURVIVORS)]
     variables(len(kept) - 1)
     if arguments:
-        snapshot = tracemalloc.take_snapshot()
-        tracemalloc.stop()
+        traces = _tracemalloc._get_traces()
+        _tracemalloc.stop()
         with open(arguments[2], "w", encoding="utf-8") as file:
-            json.dump({"lines": by_line(snapshot), "foreign": {}, "stacks": {}}, file)
+            json.dump({"lines": by_line(traces), "foreign": {}, "stacks": {}}, file)
     # By hand: the encoder that is no extension leaves cycles behind.
     size = VARIABLES * len("KEPT_1_0000=" + VALUE + "\0")
     print('DONE {"native": {"variables": {"blocks": %d, "bytes": %d}}}' % (VARIABLES, size), flush=True)

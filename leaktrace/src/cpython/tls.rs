@@ -28,9 +28,10 @@ pub(super) fn thread_state_offset(memory: &dyn Memory, elf: &ElfFile, threads: &
         offset != 0 && states.into_iter().all(|(own, found)| found.is_ok_and(|state| state == 0 || state == own))
     };
     let code = |function: u64| (elf.bytes_at(function, MAX_CODE), function);
-    functions.into_iter().map(code).find_map(|(code, function)| {
-        candidates(memory, code, function, threads).into_iter().find(right)
-    })
+    functions
+        .into_iter()
+        .map(code)
+        .find_map(|(code, function)| candidates(memory, code, function, threads).into_iter().find(right))
 }
 
 /// Without symbols: `gc.isenabled` and what it calls first (`PyGC_IsEnabled`). One of them asks the current thread state for the

@@ -408,14 +408,15 @@ impl Interpreter<'_> {
 fn c_allocator(inputs: &Inputs<'_>, own: &Module<'_>, slots: &Slots, builder: &mut Builder) {
     let python = own.code;
     let library = libc::file(inputs.target, inputs.maps, python, inputs.memory);
-    if libc::is_linked_in(python) && linked_in(inputs, own, slots, builder) {
-        // Libraries beside it may call their own.
-        if library.is_none() {
-            return;
-        }
+    let is_linked_in = libc::is_linked_in(python);
+    if is_linked_in {
+        linked_in(inputs, own, slots, builder);
     }
+    // Libraries beside an interpreter with its own may call theirs.
     let Some(library) = library else {
-        builder.gap("the C allocator was not found: large and native blocks are not traced".to_owned());
+        if !is_linked_in {
+            builder.gap("the C allocator was not found: large and native blocks are not traced".to_owned());
+        }
         return;
     };
     let code = Code::new(&library);
@@ -432,13 +433,13 @@ fn c_allocator(inputs: &Inputs<'_>, own: &Module<'_>, slots: &Slots, builder: &m
     c_functions(&module, &found, builder);
 }
 
-/// Those that are linked into the interpreter. False: they were not found.
-fn linked_in(inputs: &Inputs<'_>, own: &Module<'_>, slots: &Slots, builder: &mut Builder) -> bool {
+/// Those that are linked into the interpreter.
+fn linked_in(inputs: &Inputs<'_>, own: &Module<'_>, slots: &Slots, builder: &mut Builder) {
     // Without the GIL raw may be mimalloc's, whose functions are probed as such.
     let found = if inputs.free_threaded { None } else { libc::linked_in(own.code, slots.get(domain::RAW).default) };
     let Some(found) = found else {
         builder.gap("the interpreter calls an allocator that is linked into it, and no symbol says where: its blocks above 512 bytes are not seen; native memory is what is asked of other files' allocators".to_owned());
-        return false;
+        return;
     };
     let missing: Vec<&str> = libc::FUNCTIONS
         .iter()
@@ -453,7 +454,6 @@ fn linked_in(inputs: &Inputs<'_>, own: &Module<'_>, slots: &Slots, builder: &mut
         ));
     }
     c_functions(own, &found, builder);
-    true
 }
 
 fn c_functions(module: &Module<'_>, found: &[(libc::Function, u64)], builder: &mut Builder) {

@@ -19,8 +19,9 @@ const OLDEST: u64 = 2;
 /// (CPython `Modules/gcmodule.c`).
 const CALLERS: usize = 3;
 
-/// Most calls of it, or of what calls `gc.callbacks` before and after.
-const MOST_CALLS: usize = 2 * CALLERS;
+/// How what is given to `gc.callbacks` is made, the beginning of a text that nothing else uses (CPython `Modules/gcmodule.c`,
+/// `invoke_gc_callback`, 3.8 to 3.12; `Python/gc.c` and `Python/gc_free_threading.c` later).
+const OF_CALLBACKS: &[u8] = b"{sisnsn";
 /// Instructions of a function that passes its arguments on to another.
 const THUNK: usize = 4;
 
@@ -49,21 +50,21 @@ pub fn collector(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Option<Co
     }
 }
 
-/// What `gc.collect` calls (CPython `Modules/gcmodule.c`, 3.8 to 3.15) and another function asks for the oldest generation: that
-/// one is `PyGC_Collect`, or the like of it.
-fn by_method(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Option<Collector> {
+/// What `gc.collect` calls (CPython `Modules/gcmodule.c`, 3.8 to 3.15), what calls `gc.callbacks`, and what another function asks
+/// for the oldest generation: that one is `PyGC_Collect`, or the like of it.
+pub(super) fn by_method(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Option<Collector> {
     let methods = methods::table(live, code.file, &["collect", "get_threshold", "isenabled", "get_objects"])?;
     let (callees, own) = reached(code, *methods.get("collect")?);
+    let texts = code.file.find_constant(OF_CALLBACKS);
     let mut found = None;
     for callee in callees {
-        let sources: Vec<u64> = sweep.calls_of(callee).chain(sweep.jumps_to(callee)).collect();
-        // What else the method calls has many callers.
-        if sources.len() > MOST_CALLS {
+        let own_callees = reached(code, callee).0;
+        if !std::iter::once(callee).chain(own_callees).any(|function| mentions(code, function, &texts)) {
             continue;
         }
-        let others = sources.iter().filter(|source| !own.contains(source));
+        let sources = sweep.calls_of(callee).chain(sweep.jumps_to(callee)).filter(|source| !own.contains(source));
         let starts: BTreeSet<u64> =
-            others.filter_map(|&source| Some(code.functions.containing(source)?.start)).collect();
+            sources.filter_map(|source| Some(code.functions.containing(source)?.start)).collect();
         for start in starts {
             let Some(collector) = called_by(code, sweep, start) else { continue };
             if collector.function() != callee {
@@ -76,6 +77,17 @@ fn by_method(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Option<Collec
         }
     }
     found
+}
+
+/// Whether a function's instructions have one of the addresses.
+fn mentions(code: &Code<'_>, function: u64, addresses: &[u64]) -> bool {
+    let Some(range) = code.functions.containing(function) else { return false };
+    code.instructions(&range).into_iter().any(|instruction| {
+        let is_relative = instruction.is_ip_rel_memory_operand();
+        let relative = is_relative.then(|| instruction.ip_rel_memory_address());
+        let fixed = instruction.try_immediate(1).ok();
+        relative.into_iter().chain(fixed).any(|address| addresses.contains(&address))
+    })
 }
 
 /// The functions that one calls and those that these do nothing but jump to, and the addresses of its own instructions.

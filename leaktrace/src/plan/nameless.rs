@@ -58,12 +58,13 @@ fn functions(code: &Code<'_>, table: u64) -> [Option<u64>; 4] {
 /// The hooks' copies: three in a row, each behind its letter.
 fn debug_tables(code: &Code<'_>, candidates: &[u64]) -> Option<[u64; 3]> {
     let lettered = |table: u64, letter: u8| code.initial_word(table.wrapping_sub(8)) == Some(letter.into());
-    let mut found = candidates.iter().map(|&raw| [0, 1, 2].map(|n| raw.wrapping_add(n * DEBUG_BYTES))).filter(|three| {
-        three
-            .iter()
-            .zip(LETTERS)
-            .all(|(table, letter)| candidates.binary_search(table).is_ok() && lettered(*table, letter))
-    });
+    let mut found =
+        candidates.iter().map(|&raw| [0, 1, 2].map(|n| raw.wrapping_add(n * DEBUG_BYTES))).filter(|three| {
+            three
+                .iter()
+                .zip(LETTERS)
+                .all(|(table, letter)| candidates.binary_search(table).is_ok() && lettered(*table, letter))
+        });
     found.next().filter(|_| found.next().is_none())
 }
 
@@ -91,7 +92,8 @@ fn mentions(code: &Code<'_>, range: &Range<u64>, tables: [u64; 3]) -> bool {
         } else {
             instruction.memory_displacement64()
         };
-        tables.iter().any(|&table| is_in(table, address)) || immediate(&instruction).is_some_and(|k| tables.contains(&k))
+        tables.iter().any(|&table| is_in(table, address))
+            || immediate(&instruction).is_some_and(|k| tables.contains(&k))
     })
 }
 

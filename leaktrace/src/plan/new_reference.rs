@@ -53,7 +53,7 @@ impl NewReference {
 
     /// Without symbols: the functions that set the count of references of their argument to one, and besides test whether
     /// tracemalloc runs and call one function if it does; or (from 3.13 on) call what is to be told of new objects.
-    fn unnamed(code: &Code<'_>, live: &dyn Memory) -> Option<Self> {
+    pub(super) fn unnamed(code: &Code<'_>, live: &dyn Memory) -> Option<Self> {
         let methods = methods::table(live, code.file, &["is_tracing", "get_traced_memory", "clear_traces"])?;
         let flag = flag(code, *methods.get("is_tracing")?)?;
         let runtime = code.file.section(discover::RUNTIME_SECTION);
@@ -128,7 +128,8 @@ impl Does {
                     && instruction.memory_index() == Register::None
                     && instruction.try_immediate(1).is_ok_and(|one| one == 1);
                 let argument = |n: u8| state.registers[usize::from(n)];
-                let is_told = argument(reg::RDI) == Value::register(reg::RDI) && argument(reg::RSI).as_constant() == Some(0);
+                let is_told =
+                    argument(reg::RDI) == Value::register(reg::RDI) && argument(reg::RSI).as_constant() == Some(0);
                 let target = direct_target(&instruction);
                 address = match instruction.flow_control() {
                     FlowControl::Next => instruction.next_ip(),

@@ -58,7 +58,9 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory, usedpools: &Range
         return None;
     }
     let tells = tell_tracemalloc.into_iter().chain(stubs(code, sweep, TELL_TRACEMALLOC));
-    for call in tells.flat_map(|callee| sweep.calls_of(callee)).filter(|call| !own.iter().any(|range| range.contains(call))) {
+    for call in
+        tells.flat_map(|callee| sweep.calls_of(callee)).filter(|call| !own.iter().any(|range| range.contains(call)))
+    {
         let jumps = backwards.jumps_before(call, object);
         found.unresolved += usize::from(jumps.is_empty());
         places.extend(jumps.into_iter().map(|(jump, held)| (jump.ip(), (jump, held))));

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use iced_x86::{InstructionInfoFactory, OpKind};
 use leaktrace_common::site::domain;
 
-use super::{PlanError, nameless};
 use super::code::Code;
 use super::machine::{Environment, SlotFunction, State, Value};
+use super::{PlanError, nameless};
 use crate::cpython::AllocatorSlot;
 use crate::target::Memory;
 
@@ -175,10 +175,10 @@ fn by_name(code: &Code<'_>, tables: &[u64]) -> Result<Vec<u64>, PlanError> {
     for (domain, names) in DOMAINS.into_iter().zip(EXPORTED) {
         let mut left: Vec<u64> = tables.iter().copied().filter(|t| !found.contains(t)).collect();
         for (index, name) in names.into_iter().enumerate() {
-            let symbol = code.file.symbol(name).ok_or_else(|| PlanError::NoSymbol {
-                file: code.file.display().display().to_string(),
-                symbol: name,
-            })?;
+            let symbol = code
+                .file
+                .symbol(name)
+                .ok_or_else(|| PlanError::NoSymbol { file: code.file.display().display().to_string(), symbol: name })?;
             let used = references(code, symbol.address);
             left.retain(|table| used.contains(&table.wrapping_add(8 + 8 * index as u64)));
         }
@@ -207,7 +207,7 @@ fn read(memory: &dyn Memory, address: u64) -> Result<AllocatorSlot, PlanError> {
 }
 
 /// Addresses in the file's writable data that look like a table: a null context and four pointers to code.
-fn candidates(code: &Code<'_>) -> Vec<u64> {
+pub(super) fn candidates(code: &Code<'_>) -> Vec<u64> {
     let mut found = Vec::new();
     for segment in code.file.segments().iter().filter(|s| s.writable && !s.executable) {
         let start = code.file.address_of(segment.vaddr.saturating_add(7) & !7);
