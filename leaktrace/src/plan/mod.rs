@@ -20,6 +20,7 @@ pub mod hashing;
 pub mod libc;
 pub mod machine;
 mod nameless;
+mod native;
 mod new_reference;
 pub mod placement;
 pub mod pymalloc;
