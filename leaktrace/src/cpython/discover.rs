@@ -54,8 +54,10 @@ impl Interpreter {
             return None;
         }
         let count = threads::interpreters(memory, &self.offsets, self.runtime).map_or(1, |found| found.len());
+        // Neither can the collector's then.
+        let pauses = if self.facts.layout.tstate_tls == 0 { "; pauses of their collectors are not known" } else { "" };
         (count > 1).then(|| {
-            format!("{count} interpreters run in this process: small blocks of those with an allocator of their own (PEP 684) are not followed, and what their threads allocate may be missing or wrong")
+            format!("{count} interpreters run in this process: small blocks of those with an allocator of their own (PEP 684) are not followed, and what their threads allocate may be missing or wrong{pauses}")
         })
     }
 
