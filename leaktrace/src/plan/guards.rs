@@ -160,7 +160,8 @@ impl Search<'_> {
         }
         for &leader in &leaders {
             let from_outside = sweep.jumps_to(leader).any(|source| !range.contains(&source));
-            if leader == range.start || from_outside || !reached.contains(&leader) {
+            let by_table = || !reached.contains(&leader) && !is_padding(&instructions, &leaders, leader);
+            if leader == range.start || from_outside || by_table() {
                 entry.insert(leader, State::unknown());
                 work.push(leader);
             }
@@ -321,6 +322,11 @@ fn block_at<'i>(instructions: &'i [Instruction], leaders: &BTreeSet<u64>, leader
     Some(&instructions[start..start + len])
 }
 
+/// Whether a block is what fills the room behind a jump, up to where the next one may begin: it never runs, though it leads there.
+fn is_padding(instructions: &[Instruction], leaders: &BTreeSet<u64>, leader: u64) -> bool {
+    block_at(instructions, leaders, leader).is_some_and(|block| block.iter().all(|i| i.mnemonic() == Mnemonic::Nop))
+}
+
 fn blocks<'i>(instructions: &'i [Instruction], leaders: &'i BTreeSet<u64>) -> impl Iterator<Item = &'i [Instruction]> {
     leaders.iter().filter_map(|&leader| block_at(instructions, leaders, leader))
 }
@@ -332,5 +338,27 @@ fn successors(block: &[Instruction]) -> Vec<u64> {
         FlowControl::ConditionalBranch => direct_target(last).into_iter().chain([last.next_ip()]).collect(),
         FlowControl::UnconditionalBranch => direct_target(last).into_iter().collect(),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Decoder, DecoderOptions};
+
+    use super::*;
+
+    #[test]
+    fn what_fills_the_room_behind_a_jump_leads_nowhere() {
+        // jmp over; nopl 0(%rax,%rax,1); over: cmp $1,%rax; jne over. Behind the next jump a nop begins code.
+        let code = [
+            0xeb, 8, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, 0x48, 0x83, 0xf8, 1, 0x75, 0xfa, 0xeb, 0, 0x90, 0x48, 0x89, 0xc7,
+        ];
+        let range = 0x1000..0x1000 + code.len() as u64;
+        let instructions: Vec<Instruction> =
+            Decoder::with_ip(64, &code, range.start, DecoderOptions::NONE).into_iter().collect();
+        let leaders = leaders(&instructions, &range);
+        let padding: Vec<u64> =
+            leaders.iter().copied().filter(|&leader| is_padding(&instructions, &leaders, leader)).collect();
+        assert_eq!(padding, [0x1002], "{leaders:x?}");
     }
 }
