@@ -22,11 +22,13 @@ const CALLERS: usize = 3;
 /// How what is given to `gc.callbacks` is made, the beginning of a text that nothing else uses (CPython `Modules/gcmodule.c`,
 /// `invoke_gc_callback`, 3.8 to 3.12; `Python/gc.c` and `Python/gc_free_threading.c` later).
 const OF_CALLBACKS: &[u8] = b"{sisnsn";
+/// Instructions of a function that are looked at for what it calls: of the collector itself, too.
+const REACH: usize = 8000;
 /// Instructions of a function that passes its arguments on to another.
 const THUNK: usize = 4;
 
 /// What shows collections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Collector {
     /// The function that collects, and the register of its generation.
     Function(u64, u8),
@@ -56,38 +58,33 @@ pub(super) fn by_method(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Op
     let methods = methods::table(live, code.file, &["collect", "get_threshold", "isenabled", "get_objects"])?;
     let (callees, own) = reached(code, *methods.get("collect")?);
     let texts = code.file.find_constant(OF_CALLBACKS);
-    let mut found = None;
+    let mut found = BTreeSet::new();
     for callee in callees {
-        let own_callees = reached(code, callee).0;
-        if !std::iter::once(callee).chain(own_callees).any(|function| mentions(code, function, &texts)) {
+        let (inner, instructions) = reached(code, callee);
+        let mentions_text = |instructions: &BTreeSet<u64>| instructions.iter().any(|&at| mentions(code, at, &texts));
+        if !mentions_text(&instructions) && !inner.into_iter().any(|function| mentions_text(&reached(code, function).1))
+        {
             continue;
         }
         let sources = sweep.calls_of(callee).chain(sweep.jumps_to(callee)).filter(|source| !own.contains(source));
         let starts: BTreeSet<u64> =
             sources.filter_map(|source| Some(code.functions.containing(source)?.start)).collect();
-        for start in starts {
-            let Some(collector) = called_by(code, sweep, start) else { continue };
-            if collector.function() != callee {
-                continue;
-            }
-            if found.is_some_and(|other| other != collector) {
-                return None;
-            }
-            found = Some(collector);
-        }
+        let collectors = starts.into_iter().filter_map(|start| called_by(code, sweep, start));
+        found.extend(collectors.filter(|collector| collector.function() == callee));
     }
-    found
+    // A function that has `PyGC_Collect` inlined twice shows its collector twice, as what calls the callbacks is.
+    if found.iter().any(|collector| matches!(collector, Collector::Function(..))) {
+        found.retain(|collector| matches!(collector, Collector::Function(..)));
+    }
+    found.pop_first().filter(|_| found.is_empty())
 }
 
-/// Whether a function's instructions have one of the addresses.
-fn mentions(code: &Code<'_>, function: u64, addresses: &[u64]) -> bool {
-    let Some(range) = code.functions.containing(function) else { return false };
-    code.instructions(&range).into_iter().any(|instruction| {
-        let is_relative = instruction.is_ip_rel_memory_operand();
-        let relative = is_relative.then(|| instruction.ip_rel_memory_address());
-        let fixed = instruction.try_immediate(1).ok();
-        relative.into_iter().chain(fixed).any(|address| addresses.contains(&address))
-    })
+/// Whether an instruction has one of the addresses.
+fn mentions(code: &Code<'_>, instruction: u64, addresses: &[u64]) -> bool {
+    let Some(instruction) = code.decode(instruction) else { return false };
+    let is_relative = instruction.is_ip_rel_memory_operand();
+    let relative = is_relative.then(|| instruction.ip_rel_memory_address());
+    relative.into_iter().chain(instruction.try_immediate(1).ok()).any(|address| addresses.contains(&address))
 }
 
 /// The functions that one calls and those that these do nothing but jump to, and the addresses of its own instructions.
@@ -95,7 +92,7 @@ fn reached(code: &Code<'_>, function: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let (mut seen, mut work, mut found) = (BTreeSet::new(), vec![function], BTreeSet::new());
     let begins = |address: u64| code.functions.containing(address).is_some_and(|range| range.start == address);
     while let Some(address) = work.pop() {
-        if seen.len() >= STEPS || !seen.insert(address) {
+        if seen.len() >= REACH || !seen.insert(address) {
             continue;
         }
         let Some(instruction) = code.decode(address) else { continue };

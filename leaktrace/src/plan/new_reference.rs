@@ -55,13 +55,13 @@ impl NewReference {
     /// tracemalloc runs and call one function if it does; or (from 3.13 on) call what is to be told of new objects.
     pub(super) fn unnamed(code: &Code<'_>, live: &dyn Memory) -> Option<Self> {
         let methods = methods::table(live, code.file, &["is_tracing", "get_traced_memory", "clear_traces"])?;
-        let flag = flag(code, *methods.get("is_tracing")?)?;
+        let flags = flags(code, *methods.get("is_tracing")?);
         let runtime = code.file.section(discover::RUNTIME_SECTION);
         let runtime = runtime.map_or(0..0, |s| code.file.address_of(s.vaddr)..code.file.address_of(s.vaddr + s.size));
         let (mut functions, mut own, mut callees) = (Vec::new(), Vec::new(), BTreeSet::new());
         for range in code.functions.ranges() {
             let Some(does) = Does::read(code, range.start) else { continue };
-            if does.tells(flag) || does.calls_hook(&runtime) {
+            if does.tells(&flags) || does.calls_hook(&runtime) {
                 functions.push(range.start);
                 own.push(range.clone());
                 callees.extend(does.callees);
@@ -72,25 +72,32 @@ impl NewReference {
     }
 }
 
-/// Address of the one number of 32 bits that a function, or what it calls first, reads at a fixed place.
-fn flag(code: &Code<'_>, function: u64) -> Option<u64> {
+/// Addresses of the numbers of 32 bits that a function and what it calls read at fixed places: the flag is one, where it is read
+/// under a lock there may be others.
+fn flags(code: &Code<'_>, function: u64) -> BTreeSet<u64> {
     let mut factory = InstructionInfoFactory::new();
     let memory = SlotMemory { code, slots: None };
-    let mut state = State::unknown();
-    let mut address = function;
-    for _ in 0..FEW {
-        let instruction = code.decode(address)?;
-        if let Some((flag, 4)) = read(&instruction, &state) {
-            return Some(flag);
+    let mut flags = BTreeSet::new();
+    let mut work = vec![(function, true)];
+    while let Some((mut address, may_call)) = work.pop() {
+        let mut state = State::unknown();
+        for _ in 0..FEW {
+            let Some(instruction) = code.decode(address) else { break };
+            flags.extend(read(&instruction, &state).filter(|(_, size)| *size == 4).map(|(flag, _)| flag));
+            match instruction.flow_control() {
+                FlowControl::Next => {}
+                FlowControl::Call => work.extend(direct_target(&instruction).filter(|_| may_call).map(|f| (f, false))),
+                FlowControl::UnconditionalBranch => {
+                    work.extend(direct_target(&instruction).filter(|_| may_call).map(|f| (f, false)));
+                    break;
+                }
+                _ => break,
+            }
+            state.step(&instruction, &mut factory, &memory);
+            address = instruction.next_ip();
         }
-        address = match instruction.flow_control() {
-            FlowControl::Call | FlowControl::UnconditionalBranch => direct_target(&instruction)?,
-            FlowControl::Next => instruction.next_ip(),
-            _ => return None,
-        };
-        state.step(&instruction, &mut factory, &memory);
     }
-    None
+    flags
 }
 
 /// A fixed address that an instruction mentions, and how many bytes it reads or writes there.
@@ -114,6 +121,7 @@ impl Does {
     fn read(code: &Code<'_>, function: u64) -> Option<Self> {
         let mut factory = InstructionInfoFactory::new();
         let memory = SlotMemory { code, slots: None };
+        let begins = |address: u64| code.functions.containing(address).is_some_and(|range| range.start == address);
         let mut does = Self::default();
         let mut seen = BTreeSet::new();
         let mut work = vec![(function, State::start(), false)];
@@ -133,6 +141,9 @@ impl Does {
                 let target = direct_target(&instruction);
                 address = match instruction.flow_control() {
                     FlowControl::Next => instruction.next_ip(),
+                    // Behind the store: a copy of what the hook often is.
+                    FlowControl::Call if is_set => break,
+                    FlowControl::UnconditionalBranch if is_set && target.is_some_and(begins) => break,
                     FlowControl::Call => {
                         does.callees.insert(target?);
                         instruction.next_ip()
@@ -159,9 +170,9 @@ impl Does {
         Some(does)
     }
 
-    /// Whether it calls one function if `flag` is set.
-    fn tells(&self, flag: u64) -> bool {
-        self.callees.len() == 1 && !self.calls && self.reads.contains(&(flag, 4))
+    /// Whether it calls one function if one of `flags` is set.
+    fn tells(&self, flags: &BTreeSet<u64>) -> bool {
+        self.callees.len() == 1 && !self.calls && flags.iter().any(|&flag| self.reads.contains(&(flag, 4)))
     }
 
     /// Whether it does nothing more than call a function that the interpreter's state names.
