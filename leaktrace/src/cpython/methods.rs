@@ -22,7 +22,7 @@ pub(crate) fn table(memory: &dyn Memory, elf: &ElfFile, names: &[&str]) -> Optio
     let first = names.first()?;
     let mut found: Option<BTreeMap<String, u64>> = None;
     for range in elf.writable_ranges() {
-        let mut data = vec![0; usize::try_from((range.end - range.start).min(MAX_DATA)).ok()?];
+        let mut data = vec![0; usize::try_from(range.end.saturating_sub(range.start).min(MAX_DATA)).ok()?];
         memory.read_sparse(range.start, &mut data);
         let words: Vec<u64> = data.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word)).collect();
         for index in 0..words.len() {

@@ -22,6 +22,9 @@ const CALLERS: usize = 3;
 /// How what is given to `gc.callbacks` is made, the beginning of a text that nothing else uses (CPython `Modules/gcmodule.c`,
 /// `invoke_gc_callback`, 3.8 to 3.12; `Python/gc.c` and `Python/gc_free_threading.c` later).
 const OF_CALLBACKS: &[u8] = b"{sisnsn";
+/// Most callers of a function that are looked at. Where the automatic collection is inlined wherever an object is made, there are some
+/// forty.
+const MOST_CALLERS: usize = 512;
 /// Instructions of a function that are looked at for what it calls: of the collector itself, too.
 const REACH: usize = 8000;
 /// Instructions of a function that passes its arguments on to another.
@@ -69,7 +72,7 @@ pub(super) fn by_method(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory) -> Op
         let sources = sweep.calls_of(callee).chain(sweep.jumps_to(callee)).filter(|source| !own.contains(source));
         let starts: BTreeSet<u64> =
             sources.filter_map(|source| Some(code.functions.containing(source)?.start)).collect();
-        let collectors = starts.into_iter().filter_map(|start| called_by(code, sweep, start));
+        let collectors = starts.into_iter().take(MOST_CALLERS).filter_map(|start| called_by(code, sweep, start));
         found.extend(collectors.filter(|collector| collector.function() == callee));
     }
     // A function that has `PyGC_Collect` inlined twice shows its collector twice, as what calls the callbacks is.

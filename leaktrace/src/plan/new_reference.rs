@@ -57,7 +57,8 @@ impl NewReference {
         let methods = methods::table(live, code.file, &["is_tracing", "get_traced_memory", "clear_traces"])?;
         let flags = flags(code, *methods.get("is_tracing")?);
         let runtime = code.file.section(discover::RUNTIME_SECTION);
-        let runtime = runtime.map_or(0..0, |s| code.file.address_of(s.vaddr)..code.file.address_of(s.vaddr + s.size));
+        let runtime = runtime
+            .map_or(0..0, |s| code.file.address_of(s.vaddr)..code.file.address_of(s.vaddr.saturating_add(s.size)));
         let (mut functions, mut own, mut callees) = (Vec::new(), Vec::new(), BTreeSet::new());
         for range in code.functions.ranges() {
             let Some(does) = Does::read(code, range.start) else { continue };
@@ -141,8 +142,8 @@ impl Does {
                 let target = direct_target(&instruction);
                 address = match instruction.flow_control() {
                     FlowControl::Next => instruction.next_ip(),
-                    // Behind the store: a copy of what the hook often is.
-                    FlowControl::Call if is_set => break,
+                    // Done; or, with calls behind the store, in a copy of what the hook often is.
+                    FlowControl::Call | FlowControl::Return if is_set => break,
                     FlowControl::UnconditionalBranch if is_set && target.is_some_and(begins) => break,
                     FlowControl::Call => {
                         does.callees.insert(target?);
@@ -161,7 +162,6 @@ impl Does {
                         work.push((target?, state.clone(), is_set));
                         instruction.next_ip()
                     }
-                    FlowControl::Return if is_set => break,
                     _ => return None,
                 };
                 state.step(&instruction, &mut factory, &memory);
