@@ -47,9 +47,13 @@ def caught(number):
         return error
 
 
-def run(count):
+def room(count):
+    """Made before anything is counted: a few lists that may come from a free list are too few to compare."""
+    return [[None] * count for _ in range(14)]
+
+
+def run(count, rows):
     """Each line of the loop keeps some blocks, and drops others."""
-    rows = [[None] * count for _ in range(14)]
     strings, small, large, arrays, lists, tables, sets, plain, slotted, functions, generators, errors, queues, files = rows
     growing = []
     for number in range(count):
@@ -76,9 +80,9 @@ def run(count):
     return rows, growing
 
 
-def in_thread(count):
+def in_thread(count, rows):
     kept = []
-    thread = threading.Thread(target=lambda: kept.extend(run(count)))
+    thread = threading.Thread(target=lambda: kept.extend(run(count, rows)))
     thread.start()
     thread.join()
     return kept
@@ -101,13 +105,14 @@ def by_line(traces):
 
 
 def main(arguments):
-    run(60), in_thread(60), variables(0)
-    run(60), in_thread(60)
+    run(60, room(60)), in_thread(60, room(60)), variables(0)
+    run(60, room(60)), in_thread(60, room(60))
+    rooms = room(SURVIVORS), room(SURVIVORS)
     print('READY {"pid": %d}' % os.getpid(), flush=True)
     sys.stdin.readline()
     if arguments:
         _tracemalloc.start(int(arguments[1]))
-    kept = [run(SURVIVORS), in_thread(SURVIVORS)]
+    kept = [run(SURVIVORS, rooms[0]), in_thread(SURVIVORS, rooms[1])]
     variables(len(kept) - 1)
     if arguments:
         traces = _tracemalloc._get_traces()
