@@ -319,7 +319,8 @@ pub struct GcRecord {
     pub kind: u32,
     pub generation: u32,
     pub tid: u32,
-    pub pad: u32,
+    /// Not 0: of another interpreter than the main one.
+    pub other: u32,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub start_ns: u64,
     pub end_ns: u64,
@@ -344,12 +345,24 @@ pub struct ProcessRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
 pub struct GcCounts {
-    /// Address of the count in the first of the statistics; 0: the collector's function is told the generation.
+    /// Address of the main interpreter's state; 0: all interpreters share one collector.
+    pub main: u64,
+    /// Offset in an interpreter's state of the statistics, or of the pointer to them (`is_pointer` is 1).
+    pub stats: u32,
+    pub is_pointer: u32,
+    /// Offset in these of the count in the first of a generation's.
     pub items: [u64; GENERATIONS],
-    /// Address of the byte that says which of the statistics is up to date, 0 where there is but one.
+    /// Offset in these of the byte that says which of a generation's is up to date; [`GcCounts::ONE`]: there is but one.
     pub index: [u64; GENERATIONS],
-    /// Distance of one of the statistics from the next, bytes.
+    /// Distance of one of a generation's from the next, bytes; 0: the collector's function is told the generation.
     pub size: u64,
+}
+
+impl GcCounts {
+    pub const ONE: u64 = u64::MAX;
+    /// All zero.
+    pub const ZERO: Self =
+        Self { main: 0, stats: 0, is_pointer: 0, items: [0; GENERATIONS], index: [0; GENERATIONS], size: 0 };
 }
 
 /// Facts about the target that the BPF programs need: single entry of an array map.
@@ -404,7 +417,7 @@ impl Config {
         tgid: 0,
         task_fsbase: 0,
         block_head: 0,
-        gc: GcCounts { items: [0; GENERATIONS], index: [0; GENERATIONS], size: 0 },
+        gc: GcCounts::ZERO,
         raw_callers: 0,
         raw_callers_end: 0,
         python: crate::walk::PythonLayout::ZERO,

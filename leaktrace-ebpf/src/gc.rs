@@ -1,26 +1,52 @@
-//! CPython's collector: how long each collection took. What it freed, user space reads from the interpreter's counters.
+//! CPython's collector: how long each collection took, and whether it was the main interpreter's. What it freed, user space reads
+//! from the interpreter's counters.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use leaktrace_common::{
     walk::ReadTarget,
-    wire::{GENERATIONS, GcRecord, counter, record},
+    wire::{GENERATIONS, GcCounts, GcRecord, counter, record},
 };
 
 use crate::{
     maps::{RING, Thread, config, count},
+    stack::attached_thread_state,
     target::{Target, read},
 };
 
 #[inline(always)]
 pub fn started(generation: u64, thread: &mut Thread) {
-    // SAFETY: the helper has no precondition.
-    thread.gc_start_ns = unsafe { bpf_ktime_get_ns() };
+    let gc = &config().gc;
+    thread.gc_start_ns = 0;
+    // One of an interpreter that cannot be told is left to the counters in memory.
+    let Some(interpreter) = interpreter() else { return };
+    thread.gc_other = u32::from(interpreter != gc.main);
     thread.gc_generation = generation as u32;
-    if config().gc.items[0] != 0 {
+    if gc.size != 0 {
+        let at = interpreter + u64::from(gc.stats);
+        thread.gc_stats = if gc.is_pointer != 0 { Target.word(at).unwrap_or(0) } else { at };
         for generation in 0..GENERATIONS {
-            thread.gc_counts[generation] = collections(generation);
+            thread.gc_counts[generation] = collections(thread.gc_stats, generation);
         }
     }
+    // SAFETY: the helper has no precondition.
+    thread.gc_start_ns = unsafe { bpf_ktime_get_ns() };
+}
+
+/// The interpreter that the current thread runs, the one whose collector was called; the main one where all share a collector.
+#[inline(always)]
+fn interpreter() -> Option<u64> {
+    let config = config();
+    let main = config.gc.main;
+    // The newest is the first in the list: there is no other.
+    if main == 0 || Target.word(config.python.interpreters_head)? == main {
+        return Some(main);
+    }
+    let tstate = match (config.python.tstate_tls, config.python.tstate_current) {
+        (0, 0) => 0,
+        (0, current) => Target.word(current)?,
+        _ => attached_thread_state(),
+    };
+    if tstate == 0 { None } else { Target.word(tstate + u64::from(config.tstate_interpreter)) }
 }
 
 /// The function that runs at both ends of a collection.
@@ -39,7 +65,7 @@ pub fn ended(thread: &mut Thread, tid: u32) {
     let start_ns = thread.gc_start_ns;
     thread.gc_start_ns = 0;
     let Some(generation) = collected(thread) else { return };
-    let message = GcRecord { kind: record::GC, generation, tid, pad: 0, start_ns, end_ns };
+    let message = GcRecord { kind: record::GC, generation, tid, other: thread.gc_other, start_ns, end_ns };
     if RING.output::<GcRecord>(message, 0).is_err() {
         count(counter::LOST_RING);
     }
@@ -48,17 +74,21 @@ pub fn ended(thread: &mut Thread, tid: u32) {
 /// The generation that was collected. `None`: the collector only looked whether there was need.
 #[inline(always)]
 fn collected(thread: &Thread) -> Option<u32> {
-    if config().gc.items[0] == 0 {
+    if config().gc.size == 0 {
         return Some(thread.gc_generation);
     }
     (0..GENERATIONS)
-        .find(|&generation| collections(generation) > thread.gc_counts[generation])
+        .find(|&generation| collections(thread.gc_stats, generation) > thread.gc_counts[generation])
         .map(|found| found as u32)
 }
 
+/// The count of a generation in an interpreter's statistics.
 #[inline(always)]
-fn collections(generation: usize) -> u64 {
+fn collections(stats: u64, generation: usize) -> u64 {
     let counts = &config().gc;
-    let index = if counts.index[generation] == 0 { 0 } else { read::<u8>(counts.index[generation]).unwrap_or(0) };
-    Target.word(counts.items[generation] + u64::from(index) * counts.size).unwrap_or(0)
+    let index = match counts.index[generation] {
+        GcCounts::ONE => 0,
+        index => read::<u8>(stats + index).unwrap_or(0),
+    };
+    Target.word(stats + counts.items[generation] + u64::from(index) * counts.size).unwrap_or(0)
 }

@@ -175,8 +175,13 @@ pub struct Thread {
     pub tstate: u64,
     pub searched_ns: u64,
     pub gc_start_ns: u64,
-    /// Collections so far of each generation when this one started.
+    /// Of the collection under way: where its interpreter's statistics are, and the collections so far of each generation when
+    /// it started.
+    pub gc_stats: u64,
     pub gc_counts: [u64; GENERATIONS],
+    /// Not 0: of another interpreter than the main one.
+    pub gc_other: u32,
+    pub gc_pad: u32,
     pub gc_generation: u32,
     /// Not 0: the target replaced its program, and what this thread does now is another program's.
     pub over: u32,

@@ -73,9 +73,14 @@ pub struct Done {
 
 /// A run of the truth script under tracemalloc with so many frames.
 pub fn tracemalloc(python: &Python, frames: u32) -> Traced {
+    tracemalloc_of(python, SCRIPT, frames)
+}
+
+/// The same of another script that takes its arguments.
+pub fn tracemalloc_of(python: &Python, script: &str, frames: u32) -> Traced {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("lines.json");
-    run(python, &["--tracemalloc", &frames.to_string(), path(&output)], "default");
+    run(python, script, &["--tracemalloc", &frames.to_string(), path(&output)], "default");
     read(&output)
 }
 
@@ -92,13 +97,13 @@ pub fn account(python: &Python) -> Counted {
 fn counter_run(python: &Python, mode: &str, malloc: &str) -> Counted {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("counts.json");
-    run(python, &[mode, path(&counter()), path(&output)], malloc);
+    run(python, SCRIPT, &[mode, path(&counter()), path(&output)], malloc);
     read(&output)
 }
 
-fn run(python: &Python, arguments: &[&str], malloc: &str) {
+fn run(python: &Python, script: &str, arguments: &[&str], malloc: &str) {
     let mut command = Command::new(&python.executable);
-    command.arg(asset(SCRIPT)).args(arguments).env("PYTHONMALLOC", malloc);
+    command.arg(asset(script)).args(arguments).env("PYTHONMALLOC", malloc);
     let mut service = Service::spawn(&mut command);
     service.go();
     let _: Done = service.expect("DONE");

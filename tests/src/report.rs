@@ -155,6 +155,14 @@ pub struct Frame {
 #[derive(Debug, Deserialize)]
 pub struct Gc {
     pub generations: Vec<Generation>,
+    pub pauses_known: bool,
+    pub other_interpreters: OtherCollectors,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct OtherCollectors {
+    pub collections: u64,
+    pub pause_seconds: Pause,
 }
 
 #[derive(Debug, Deserialize)]

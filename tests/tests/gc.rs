@@ -1,7 +1,7 @@
 //! Collections against `gc.get_stats()` inside the target.
 
 use leaktrace_tests::process::Service;
-use leaktrace_tests::python::supported;
+use leaktrace_tests::python::{Python, each_minor, supported};
 use leaktrace_tests::trace::Trace;
 use serde::Deserialize;
 
@@ -10,6 +10,13 @@ struct Stats {
     collections: u64,
     collected: u64,
     uncollectable: u64,
+}
+
+/// What the counters of each interpreter rose by.
+#[derive(Debug, Deserialize)]
+struct Truth {
+    main: Vec<Stats>,
+    others: Vec<Vec<Stats>>,
 }
 
 fn compare(arguments: &[&str]) {
@@ -33,6 +40,39 @@ fn compare(arguments: &[&str]) {
             assert!(pause.total < report.capture.duration_seconds, "{pause:?}");
         }
         assert_eq!(report.capture.events.gc, truth.iter().map(|stats| stats.collections).sum::<u64>());
+    }
+}
+
+/// Each interpreter has a collector of its own, from 3.9 on: the report's counts are those of the main one's `gc.get_stats()`, and
+/// the collections of others are told apart. 3.8 has one for all.
+#[test]
+fn collections_of_other_interpreters_are_told_apart() {
+    for python in each_minor().into_iter().filter(Python::makes_interpreters) {
+        let mut service = Service::start(&python, "truth/interpreters_gc.py", &[]);
+        let trace = Trace::attach(service.pid(), &[]);
+        service.go();
+        let truth: Truth = service.expect("DONE");
+        let report = trace.finish();
+        let sum = |stats: &[Stats]| stats.iter().map(|stats| stats.collections).sum::<u64>();
+        let shared = python.minor() == 8;
+        assert!(sum(&truth.main) > 0 && truth.others.iter().all(|stats| sum(stats) > 0), "{python:?}: {truth:?}");
+        for (truth, seen) in truth.main.iter().zip(&report.gc.generations) {
+            assert_eq!(
+                (seen.collections, seen.collected, seen.uncollectable),
+                (truth.collections, truth.collected, truth.uncollectable),
+                "{python:?}, generation {}",
+                seen.generation
+            );
+        }
+        assert_eq!(report.capture.events.gc, sum(&truth.main), "{python:?}");
+        // Each interpreter ends with collections that nothing inside can count.
+        let counted = if shared { 0 } else { truth.others.iter().map(|stats| sum(stats)).sum::<u64>() };
+        let others = &report.gc.other_interpreters;
+        assert_eq!(others.collections, counted, "{python:?}");
+        let pause = &others.pause_seconds;
+        assert!(shared || pause.max > 0.0 && pause.max <= pause.total, "{python:?}: {pause:?}");
+        assert!(report.gc.pauses_known, "{python:?}");
+        service.quit();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Several threads that allocate at once, also without the GIL: no event is lost, each is on its thread's stack, and what one
 //! thread frees of another's is gone.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use leaktrace_tests::census::leaktrace;
 use leaktrace_tests::process::Service;
@@ -92,16 +92,10 @@ fn threads_at_once_lose_nothing() {
 /// Blocks that each of two interpreters makes.
 const OF_INTERPRETER: u64 = 5000;
 
-/// Whether the module that makes interpreters is there; some wheels lack it or what it needs.
-fn makes_interpreters(python: &Python) -> bool {
-    let code = "try: import _interpreters\nexcept ImportError: import _xxsubinterpreters";
-    Command::new(&python.executable).args(["-c", code]).stderr(Stdio::null()).status().unwrap().success()
-}
-
 #[test]
 fn interpreters_at_once_lose_nothing() {
     require_privileges();
-    for python in each_minor().into_iter().filter(makes_interpreters) {
+    for python in each_minor().into_iter().filter(Python::makes_interpreters) {
         let mut service = Service::start(&python, "truth/interpreters.py", &[&OF_INTERPRETER.to_string()]);
         let trace = Trace::attach(service.pid(), &[]);
         service.go();

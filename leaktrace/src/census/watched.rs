@@ -34,6 +34,9 @@ pub struct Pause {
     pub seconds: f64,
     /// When it began, seconds since the watch began.
     pub at: f64,
+    /// Of another interpreter than the main one, whose collections are the ones that are counted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other_interpreter: bool,
 }
 
 /// Pauses up to a length.
@@ -48,6 +51,8 @@ pub struct Bucket {
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Pauses {
     pub count: u64,
+    /// Of these, those of other interpreters than the main one.
+    pub other_interpreters: u64,
     pub total_seconds: f64,
     pub max_seconds: f64,
     /// Longer than 100 ms.
@@ -62,7 +67,7 @@ pub struct Pauses {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Watched {
     pub seconds: f64,
-    /// Collections of each generation, the youngest first.
+    /// Collections of each generation of the main interpreter, the youngest first.
     pub collections: [u64; 3],
     /// Objects that could not be freed.
     pub uncollectable: u64,
@@ -131,6 +136,7 @@ impl Watch {
     pub fn pause(&mut self, pause: Pause) {
         let pauses = &mut self.pauses;
         pauses.count += 1;
+        pauses.other_interpreters += u64::from(pause.other_interpreter);
         pauses.total_seconds += pause.seconds;
         pauses.max_seconds = pauses.max_seconds.max(pause.seconds);
         pauses.long += u64::from(pause.seconds > LONG_PAUSE);
@@ -214,7 +220,7 @@ mod tests {
     fn pauses_by_their_length() {
         let mut watch = Watch::new(Counters::default());
         for (n, seconds) in [3e-6, 4e-6, 6e-6, 0.2, 1e9].into_iter().enumerate() {
-            watch.pause(Pause { generation: 0, seconds, at: n as f64 });
+            watch.pause(Pause { generation: 0, seconds, at: n as f64, other_interpreter: n == 3 });
         }
         watch.add(Counters::default(), 60.0);
         let watched = watch.watched(None);
@@ -223,6 +229,7 @@ mod tests {
         assert_eq!((full[0].1, full[1].1, full.len()), (2, 1, 4));
         assert!((full[0].0 - 5e-6).abs() < 1e-12 && (full[1].0 - 1e-5).abs() < 1e-12, "{full:?}");
         assert_eq!((pauses.count, pauses.long, pauses.longest[1].seconds), (5, 2, 0.2));
+        assert_eq!((pauses.other_interpreters, pauses.longest[1].other_interpreter), (1, true));
         assert!(matches!(
             watched.warnings[..],
             [Warning::Disabled { seconds: 60.0 }, Warning::LongPauses { count: 2, .. }]

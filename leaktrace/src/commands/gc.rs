@@ -149,6 +149,7 @@ fn take(probes: &PauseProbes, begin_ns: u64, watch: &mut Watch) {
             generation: record.generation,
             seconds: record.end_ns.saturating_sub(record.start_ns) as f64 / 1e9,
             at: record.start_ns.saturating_sub(begin_ns) as f64 / 1e9,
+            other_interpreter: record.other != 0,
         });
     }
 }

@@ -9,7 +9,7 @@ use super::{Facts, gc, pymalloc, threads, tls};
 /// Symbols that only a file with the interpreter in it defines. `_PyRuntime` is there from 3.7.
 const MARKS: [&str; 4] = ["Py_Version", "_PyRuntime", "PyObject_Malloc", "Py_GetVersion"];
 /// The section of `_PyRuntime` from 3.10 (`Python/pylifecycle.c`), also in stripped files without dynamic symbols.
-const RUNTIME_SECTION: &str = ".PyRuntime";
+pub(crate) const RUNTIME_SECTION: &str = ".PyRuntime";
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
 
@@ -54,8 +54,10 @@ impl Interpreter {
             return None;
         }
         let count = threads::interpreters(memory, &self.offsets, self.runtime).map_or(1, |found| found.len());
+        // Neither can the collector's then.
+        let pauses = if self.facts.layout.tstate_tls == 0 { "; pauses of their collectors are not known" } else { "" };
         (count > 1).then(|| {
-            format!("{count} interpreters run in this process: small blocks of those with an allocator of their own (PEP 684) are not followed, and what their threads allocate may be missing or wrong")
+            format!("{count} interpreters run in this process: small blocks of those with an allocator of their own (PEP 684) are not followed, and what their threads allocate may be missing or wrong{pauses}")
         })
     }
 
@@ -139,7 +141,8 @@ fn search_order(maps: &Maps, exe: FileId) -> Vec<FileId> {
     files
 }
 
-fn runtime_address(elf: &ElfFile) -> Option<u64> {
+/// Address of `_PyRuntime` in the target.
+pub(crate) fn runtime_address(elf: &ElfFile) -> Option<u64> {
     let symbol = elf.symbol("_PyRuntime").map(|s| s.address);
     symbol.or_else(|| elf.section(RUNTIME_SECTION).map(|s| elf.address_of(s.vaddr)))
 }

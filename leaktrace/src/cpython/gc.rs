@@ -40,59 +40,67 @@ pub(crate) fn state_address(offsets: &Offsets, runtime: u64, interpreter: u64) -
     }
 }
 
-/// Where a generation's counters are.
+/// Where a generation's counters are, from the start of the statistics of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Address of the first of the statistics.
+struct Counters {
+    /// Offset of the first of the generation's statistics.
     items: u64,
-    /// Address of the byte that says which of them is up to date (3.15 keeps some of the past ones); 0: there is but one.
-    index: u64,
+    /// Offset of the byte that says which of them is up to date (3.15 keeps some of the past ones); `None`: there is but one.
+    index: Option<u64>,
 }
 
 impl Counters {
     /// Of each generation.
-    fn find(memory: &dyn Memory, offsets: &Offsets, gc: u64) -> Result<[Self; GENERATIONS], MemoryError> {
-        let stats = gc.wrapping_add(u64::from(offsets.gc.generation_stats));
+    fn all(offsets: &Offsets) -> [Self; GENERATIONS] {
         let size = u64::from(offsets.gc_stats.size);
         if offsets.gc_ring.young == ABSENT {
-            return Ok(std::array::from_fn(|i| Self { items: stats.wrapping_add(i as u64 * size), index: 0 }));
+            return std::array::from_fn(|i| Self { items: i as u64 * size, index: None });
         }
-        let rings = memory.u64(stats)?;
         let of = |ring: &StatsRing, at: u64| {
-            let [items, index] =
-                [ring.items, ring.index].map(|field| rings.wrapping_add(at).wrapping_add(u64::from(field)));
-            Self { items, index }
+            let [items, index] = [ring.items, ring.index].map(|field| at.wrapping_add(u64::from(field)));
+            Self { items, index: Some(index) }
         };
         let old = u64::from(offsets.gc_ring.old);
-        Ok(std::array::from_fn(|i| match i.checked_sub(1) {
+        std::array::from_fn(|i| match i.checked_sub(1) {
             None => of(&offsets.gc_young_ring, u64::from(offsets.gc_ring.young)),
             Some(i) => of(&offsets.gc_old_ring, old + i as u64 * u64::from(offsets.gc_old_ring.size)),
-        }))
+        })
     }
 
-    /// Address of the statistics that are up to date.
-    fn current(&self, memory: &dyn Memory, size: u32) -> Result<u64, MemoryError> {
+    /// Address of the statistics that are up to date, of those of all at `stats`.
+    fn current(&self, memory: &dyn Memory, stats: u64, size: u32) -> Result<u64, MemoryError> {
         let mut index = [0];
-        if self.index != 0 {
-            memory.read(self.index, &mut index)?;
+        if let Some(at) = self.index {
+            memory.read(stats.wrapping_add(at), &mut index)?;
         }
-        Ok(self.items.wrapping_add(u64::from(index[0]) * u64::from(size)))
+        Ok(stats.wrapping_add(self.items).wrapping_add(u64::from(index[0]) * u64::from(size)))
     }
 }
 
-/// For the BPF side: where the counts of collections are, in versions whose collector decides itself what it collects (3.13 and
-/// later).
-pub fn counts(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Option<GcCounts> {
-    if offsets.collector.generation_told {
-        return None;
+/// Address of the statistics of all generations, for the collector's state at `gc`: in it, or where it points (3.15).
+fn statistics(memory: &dyn Memory, offsets: &Offsets, gc: u64) -> Result<u64, MemoryError> {
+    let stats = gc.wrapping_add(u64::from(offsets.gc.generation_stats));
+    if offsets.gc_ring.young == ABSENT { Ok(stats) } else { memory.u64(stats) }
+}
+
+/// For the BPF side: whose collections are the `main` interpreter's, and where each interpreter's counts of collections are, in
+/// versions whose collector decides itself what it collects (3.13 and later).
+pub fn counts(offsets: &Offsets, main: u64) -> GcCounts {
+    let of_interpreter = offsets.interpreter.gc;
+    // 3.8 has one collector for all interpreters.
+    let main = if of_interpreter == ABSENT { 0 } else { main };
+    if offsets.collector.generation_told || of_interpreter == ABSENT {
+        return GcCounts { main, ..GcCounts::ZERO };
     }
-    let counters = Counters::find(memory, offsets, state_address(offsets, runtime, interpreter)).ok()?;
-    let collections = u64::from(offsets.gc_stats.collections);
-    Some(GcCounts {
+    let (counters, collections) = (Counters::all(offsets), u64::from(offsets.gc_stats.collections));
+    GcCounts {
+        main,
+        stats: of_interpreter.wrapping_add(offsets.gc.generation_stats),
+        is_pointer: u32::from(offsets.gc_ring.young != ABSENT),
         items: counters.map(|counter| counter.items.wrapping_add(collections)),
-        index: counters.map(|counter| counter.index),
+        index: counters.map(|counter| counter.index.unwrap_or(GcCounts::ONE)),
         size: offsets.gc_stats.size.into(),
-    })
+    }
 }
 
 /// Addresses of the heads of the lists of tracked objects: the generations, the youngest first, and the permanent one.
@@ -153,11 +161,11 @@ impl GcState {
             collecting: memory.u32(at(offsets.gc.collecting))? != 0,
             ..Self::default()
         };
-        let counters = Counters::find(memory, offsets, gc)?;
+        let (counters, statistics) = (Counters::all(offsets), statistics(memory, offsets, gc)?);
         let counted = counted(memory, offsets, gc)?;
         for (index, generation) in state.generations.iter_mut().enumerate() {
             let of = |index: u32| offsets.gc.generations + index * offsets.gc_generation.size;
-            let current = counters[index].current(memory, offsets.gc_stats.size)?;
+            let current = counters[index].current(memory, statistics, offsets.gc_stats.size)?;
             let stats = |field: u32| memory.u64(current.wrapping_add(u64::from(field)));
             *generation = Generation {
                 threshold: memory.u32(at(of(index as u32) + offsets.gc_generation.threshold))? as i32,

@@ -8,6 +8,7 @@ pub mod gc_lists;
 pub mod interpreters;
 pub mod linetable;
 pub mod lnotab;
+pub(crate) mod methods;
 pub mod mimalloc;
 pub mod offsets;
 pub mod pools;

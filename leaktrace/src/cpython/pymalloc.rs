@@ -7,7 +7,7 @@ use leaktrace_common::walk::ABSENT;
 use crate::target::{ElfFile, Memory};
 
 use super::offsets::{Obmalloc, Offsets};
-use super::{PerInterpreter, PymallocState};
+use super::{PerInterpreter, PymallocState, methods};
 
 /// Most bytes of a file's writable memory that are searched.
 const MAX_DATA: u64 = 64 << 20;
@@ -134,11 +134,21 @@ impl Arenas<'_> {
     }
 
     /// 3.9 to 3.11: `_Py_GetAllocatedBlocks` is exported by every build and adds up all arenas: its code refers to `arenas`,
-    /// `maxarenas` and `raw_allocated_blocks` and to no other data.
+    /// `maxarenas` and `raw_allocated_blocks` and to no other data. Without symbols it is what `sys.getallocatedblocks` calls first
+    /// (CPython `Python/sysmodule.c`).
     fn in_code(&self) -> Option<Found> {
-        let function = self.elf.symbol("_Py_GetAllocatedBlocks")?;
-        let code = self.elf.bytes_at(function.address, function.size.clamp(16, MAX_CODE) as usize);
-        let data: Vec<(u64, usize)> = data_references(code, function.address)
+        if let Some(function) = self.elf.symbol("_Py_GetAllocatedBlocks") {
+            return self.in_function(function.address, function.size.clamp(16, MAX_CODE));
+        }
+        let names = ["getallocatedblocks", "getrefcount", "setswitchinterval"];
+        let methods = methods::table(self.memory, self.elf, &names)?;
+        let callees = methods::first_callee(self.elf, *methods.get("getallocatedblocks")?);
+        callees.into_iter().find_map(|function| self.in_function(function, MAX_CODE))
+    }
+
+    fn in_function(&self, function: u64, size: u64) -> Option<Found> {
+        let code = self.elf.bytes_at(function, size as usize);
+        let data: Vec<(u64, usize)> = data_references(code, function)
             .into_iter()
             .filter(|(address, _)| self.elf.writable_ranges().iter().any(|range| range.contains(address)))
             .collect();

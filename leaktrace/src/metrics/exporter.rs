@@ -240,6 +240,11 @@ fn collector(page: &mut Page, gc: &Collector) {
     for (generation, of) in &numbers {
         family.sample("", &[("generation", generation)], of.uncollectable);
     }
+    let others = gc.other_interpreters;
+    let help = "Collections of other interpreters than the main one, which the counts by generation leave out.";
+    page.single("leaktrace_gc_other_interpreters_collections_total", Counter, help, others.collections);
+    let help = "How long these stopped their interpreters, all together.";
+    page.single("leaktrace_gc_other_interpreters_pause_seconds_total", Counter, help, others.pause_seconds.total);
     let help = "How long collections stopped the interpreter, of those that were measured.";
     let mut family = page.family("leaktrace_gc_pause_seconds", Histogram, help);
     for (generation, of) in &numbers {

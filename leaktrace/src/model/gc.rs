@@ -51,7 +51,15 @@ pub struct GenerationLog {
     pub pauses: [u64; PAUSE_BOUNDS_NS.len() + 1],
 }
 
-/// The collector's history since the attach.
+/// Collections of other interpreters than the main one, each of which has a collector of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OtherLog {
+    pub collections: u64,
+    pub pause_total_ns: u64,
+    pub pause_max_ns: u64,
+}
+
+/// The history of the main interpreter's collector since the attach, and what the others did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct GcLog {
     generations: Vec<GenerationLog>,
@@ -61,6 +69,8 @@ pub struct GcLog {
     enabled: Option<bool>,
     #[serde(alias = "threshold")]
     patience: Option<u64>,
+    #[serde(default)]
+    others: OtherLog,
     /// The last ones, oldest first.
     #[serde(skip)]
     recent: VecDeque<Collection>,
@@ -93,6 +103,18 @@ impl GcLog {
         }
         self.recent.push_back(collection);
         self.recorded += 1;
+    }
+
+    /// Adds a collection of another interpreter.
+    pub fn record_other(&mut self, pause_ns: u64) {
+        let others = &mut self.others;
+        others.collections += 1;
+        others.pause_total_ns = others.pause_total_ns.saturating_add(pause_ns);
+        others.pause_max_ns = others.pause_max_ns.max(pause_ns);
+    }
+
+    pub fn others(&self) -> &OtherLog {
+        &self.others
     }
 
     /// Collections that were added so far, and the last of those after the first `known`, oldest first.

@@ -14,7 +14,7 @@ use super::placement::{self, Place};
 use super::pymalloc::{self, Refills};
 use super::reuse::{self, Reuse};
 use super::slots::{self, DOMAINS, FUNCTIONS, Slots};
-use super::{Execution, PlanError, ProbePlan, gc, libc};
+use super::{Execution, PlanError, ProbePlan, gc, libc, native};
 use crate::cpython::{self, PymallocState};
 use crate::target::{ElfFile, Maps, Memory, Target};
 
@@ -82,7 +82,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.dict_keys(&mut builder, &dict_keys);
     interpreter.collector(&mut builder);
     foreign.probes(inputs, &interpreter.module, &slots, &mut builder);
-    c_allocator(inputs, &python, &mut builder);
+    native::probes(inputs, &interpreter.module, &slots, &mut builder);
     builder.plan.slots = slots.0.map(|slot| slot.live);
     if slots.get(domain::OBJ).layers.debug {
         builder.plan.block_head = slots::DEBUG_HEAD;
@@ -342,7 +342,7 @@ impl Interpreter<'_> {
     /// Objects from a free list come without a request to the allocator.
     fn reuses(&self, builder: &mut Builder) {
         let usedpools = self.inputs.pymalloc.map_or(0..0, |p| p.usedpools..p.usedpools + 16 * p.classes() as u64);
-        let Some(found) = reuse::find(self.module.code, self.module.sweep, &usedpools) else {
+        let Some(found) = reuse::find(self.module.code, self.module.sweep, self.inputs.memory, &usedpools) else {
             builder.gap("where objects are taken from free lists was not found: their blocks are shown on the lines that first allocated them".to_owned());
             return;
         };
@@ -371,7 +371,7 @@ impl Interpreter<'_> {
     }
 
     fn collector(&self, builder: &mut Builder) {
-        let Some(found) = gc::collector(self.module.code, self.module.sweep) else {
+        let Some(found) = gc::collector(self.module.code, self.module.sweep, self.inputs.memory) else {
             builder.gap(
                 "the collector's function was not found: pauses are unknown, collections are read from memory"
                     .to_owned(),
@@ -400,41 +400,6 @@ impl Interpreter<'_> {
             (None, _) => {
                 builder.gap(format!("no place for a probe on the collector at {function:#x}: pauses are unknown"));
             }
-        }
-    }
-}
-
-fn c_allocator(inputs: &Inputs<'_>, python: &Code<'_>, builder: &mut Builder) {
-    let Some(library) = libc::file(inputs.target, inputs.maps, python, inputs.memory) else {
-        builder.gap("the C allocator was not found: large and native blocks are not traced".to_owned());
-        return;
-    };
-    let code = Code::new(&library);
-    let sweep = Sweep::new(&code, |_| false);
-    let module = Module { code: &code, sweep: &sweep, file: builder.file(&code) };
-    let shown = library.display().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut names: BTreeMap<u64, (libc::Function, Vec<&str>)> = BTreeMap::new();
-    for function in libc::FUNCTIONS {
-        match libc::resolve(&library, python, inputs.memory, function.name) {
-            Ok(address) => names.entry(address).or_insert((function, Vec::new())).1.push(function.name),
-            Err(_) if libc::OBSOLETE.contains(&function.name) => {}
-            Err(gap) => builder.gap(gap),
-        }
-    }
-    if libc::is_linked_in(python) {
-        builder.gap(format!(
-            "the interpreter calls an allocator that is linked into it, and no symbol says where: its blocks above 512 bytes are not seen; native memory is what is asked of {shown}"
-        ));
-    }
-    for (address, (function, names)) in names {
-        let what = format!("{} of {shown}", names.join(" and "));
-        let Some(place) = placement::entry(&code, &sweep, address, Some(function.a), function.b) else {
-            builder.gap(format!("no place for a probe on {what}"));
-            continue;
-        };
-        builder.entry(&module, &place, function.op, domain::NATIVE, &what, address);
-        if function.returns {
-            builder.returning(&module, address, function.op, &what);
         }
     }
 }

@@ -11,6 +11,7 @@ use leaktrace_common::site::{Operand, reg};
 use super::code::{Code, Sweep, direct_target};
 use super::machine::{Environment as _, Flags, SlotFunction, State, Value, number64};
 use super::slots::{SlotMemory, Slots};
+use crate::cpython::discover;
 
 /// Instructions followed on a slow path before it is given up.
 const SLOW_PATH_STEPS: usize = 400;
@@ -47,13 +48,18 @@ pub struct Found {
 
 /// Whether an instruction mentions a table, an address from which one may be computed, or one of the build's own functions.
 pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instruction) -> bool + 'a {
-    let runtime = code.file.symbol("_PyRuntime").map(|s| s.address);
+    let runtime = discover::runtime_address(code.file);
     let got: BTreeSet<u64> = code.imports("_PyRuntime").iter().copied().collect();
     let functions: BTreeSet<u64> = slots.0.iter().flat_map(|slot| slot.default).collect();
     move |instruction| {
         if instruction.mnemonic() == Mnemonic::Cmp
             && instruction.try_immediate(1).is_ok_and(|value| functions.contains(&value))
         {
+            return true;
+        }
+        let leads = |address: u64| slots.covers(address) || runtime == Some(address);
+        // Linkers write a load from the GOT so where the address is fixed (x86-64 ABI, `R_X86_64_REX_GOTPCRELX`).
+        if instruction.mnemonic() == Mnemonic::Mov && instruction.try_immediate(1).is_ok_and(leads) {
             return true;
         }
         let address = if instruction.is_ip_rel_memory_operand() {
@@ -64,7 +70,7 @@ pub fn mentions<'a>(code: &'a Code<'a>, slots: &'a Slots) -> impl Fn(&Instructio
             return false;
         };
         let own = instruction.mnemonic() == Mnemonic::Lea && functions.contains(&address);
-        own || slots.covers(address) || got.contains(&address) || runtime == Some(address)
+        own || leads(address) || got.contains(&address)
     }
 }
 
@@ -154,7 +160,8 @@ impl Search<'_> {
         }
         for &leader in &leaders {
             let from_outside = sweep.jumps_to(leader).any(|source| !range.contains(&source));
-            if leader == range.start || from_outside || !reached.contains(&leader) {
+            let by_table = || !reached.contains(&leader) && !is_padding(&instructions, &leaders, leader);
+            if leader == range.start || from_outside || by_table() {
                 entry.insert(leader, State::unknown());
                 work.push(leader);
             }
@@ -315,6 +322,11 @@ fn block_at<'i>(instructions: &'i [Instruction], leaders: &BTreeSet<u64>, leader
     Some(&instructions[start..start + len])
 }
 
+/// Whether a block is what fills the room behind a jump, up to where the next one may begin: it never runs, though it leads there.
+fn is_padding(instructions: &[Instruction], leaders: &BTreeSet<u64>, leader: u64) -> bool {
+    block_at(instructions, leaders, leader).is_some_and(|block| block.iter().all(|i| i.mnemonic() == Mnemonic::Nop))
+}
+
 fn blocks<'i>(instructions: &'i [Instruction], leaders: &'i BTreeSet<u64>) -> impl Iterator<Item = &'i [Instruction]> {
     leaders.iter().filter_map(|&leader| block_at(instructions, leaders, leader))
 }
@@ -326,5 +338,27 @@ fn successors(block: &[Instruction]) -> Vec<u64> {
         FlowControl::ConditionalBranch => direct_target(last).into_iter().chain([last.next_ip()]).collect(),
         FlowControl::UnconditionalBranch => direct_target(last).into_iter().collect(),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Decoder, DecoderOptions};
+
+    use super::*;
+
+    #[test]
+    fn what_fills_the_room_behind_a_jump_leads_nowhere() {
+        // jmp over; nopl 0(%rax,%rax,1); over: cmp $1,%rax; jne over. Behind the next jump a nop begins code.
+        let code = [
+            0xeb, 8, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, 0x48, 0x83, 0xf8, 1, 0x75, 0xfa, 0xeb, 0, 0x90, 0x48, 0x89, 0xc7,
+        ];
+        let range = 0x1000..0x1000 + code.len() as u64;
+        let instructions: Vec<Instruction> =
+            Decoder::with_ip(64, &code, range.start, DecoderOptions::NONE).into_iter().collect();
+        let leaders = leaders(&instructions, &range);
+        let padding: Vec<u64> =
+            leaders.iter().copied().filter(|&leader| is_padding(&instructions, &leaders, leader)).collect();
+        assert_eq!(padding, [0x1002], "{leaders:x?}");
     }
 }

@@ -60,10 +60,53 @@ pub fn file(target: &Target, maps: &Maps, python: &Code<'_>, memory: &dyn Memory
     defining.next()
 }
 
-/// Whether the interpreter calls an allocator that is linked into it and that no symbol shows: it calls no other file's, and
-/// defines none that others could call.
+/// Whether the interpreter calls an allocator that is linked into it: it calls no other file's, and defines none that others could
+/// call.
 pub fn is_linked_in(python: &Code<'_>) -> bool {
     python.imports("malloc").is_empty() && python.file.dynamic_symbol("malloc").is_none()
+}
+
+/// The allocator that is linked into the interpreter: by its symbols, else what the build's own functions of raw do nothing but call
+/// (`_PyMem_RawMalloc` and so on, CPython `Objects/obmalloc.c`, 3.8 to 3.15), which are malloc, calloc, realloc and free. `None`:
+/// these call nothing, or more than one function.
+pub fn linked_in(python: &Code<'_>, raw: [u64; 4]) -> Option<Vec<(Function, u64)>> {
+    let named = |function: Function| {
+        let symbol = python.file.symbol(function.name).filter(|symbol| symbol.function && !symbol.indirect)?;
+        Some((function, symbol.address))
+    };
+    if python.file.symbol("malloc").is_some() {
+        return Some(FUNCTIONS.into_iter().filter_map(named).collect());
+    }
+    let called: Vec<_> =
+        FUNCTIONS.into_iter().zip(raw).map(|(f, own)| Some((f, only_callee(python, own)?))).collect::<Option<_>>()?;
+    let distinct: BTreeSet<u64> = called.iter().map(|(_, address)| *address).collect();
+    (distinct.len() == raw.len()).then_some(called)
+}
+
+/// The one function that another calls or jumps to on all ways.
+fn only_callee(python: &Code<'_>, function: u64) -> Option<u64> {
+    let (mut seen, mut work, mut callees) = (BTreeSet::new(), vec![function], BTreeSet::new());
+    let begins = |address: u64| python.functions.containing(address).is_some_and(|range| range.start == address);
+    while let Some(address) = work.pop() {
+        if !seen.insert(address) {
+            continue;
+        }
+        let instruction = python.decode(address).filter(|_| seen.len() <= STEPS)?;
+        let target = direct_target(&instruction);
+        match instruction.flow_control() {
+            FlowControl::Next => work.push(instruction.next_ip()),
+            FlowControl::ConditionalBranch => work.extend([target?, instruction.next_ip()]),
+            FlowControl::UnconditionalBranch if begins(target?) => callees.extend(target),
+            FlowControl::UnconditionalBranch => work.extend(target),
+            FlowControl::Call => {
+                callees.insert(target?);
+                work.push(instruction.next_ip());
+            }
+            FlowControl::Return if !callees.is_empty() => {}
+            _ => return None,
+        }
+    }
+    callees.pop_first().filter(|&callee| callees.is_empty() && begins(callee))
 }
 
 /// Address of one function in the allocator's file; `Err` says why there is none.

@@ -12,11 +12,11 @@ use std::ops::Range;
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use leaktrace_common::site::{Operand, reg};
 
-use super::code::{Code, Sweep, direct_target};
+use super::code::{Code, Sweep};
 use super::machine::{CALLER_SAVED, number64};
+use super::new_reference::{NewReference, TELL_TRACEMALLOC};
+use crate::target::Memory;
 
-/// What `_Py_NewReference` calls while tracemalloc runs (CPython `Modules/_tracemalloc.c`, 3.8 to 3.12).
-const TELL_TRACEMALLOC: &str = "_PyTraceMalloc_NewReference";
 /// Steps of one walk backwards before it is given up.
 const STEPS: usize = 4000;
 /// Offset of `freeblock` in `struct pool_header` (CPython `Objects/obmalloc.c`, 3.8 to 3.11; `pycore_obmalloc.h` later).
@@ -44,28 +44,13 @@ pub struct Found {
 
 /// Finds the places in all code. `usedpools`: the addresses of pymalloc's table of pools. `None`: this build has no
 /// `_Py_NewReference` that is called, and none whose inlined copies can be told.
-pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Found> {
-    let new_reference = code.file.symbol("_Py_NewReference").map(|symbol| symbol.address);
-    let (own, tell_tracemalloc) = match new_reference {
-        Some(address) => {
-            let own = code.functions.containing(address)?;
-            let callees: BTreeSet<u64> = code
-                .instructions(&own)
-                .into_iter()
-                .filter(|i| i.flow_control() == FlowControl::Call)
-                .filter_map(|i| direct_target(&i))
-                .collect();
-            // Several: what tells tracemalloc is inlined in it, as a function that is called in one place only.
-            (own, if callees.len() == 1 { callees.first().copied() } else { None })
-        }
-        // 3.8: always inlined.
-        None => (0..0, Some(code.file.symbol(TELL_TRACEMALLOC)?.address)),
-    };
+pub fn find(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory, usedpools: &Range<u64>) -> Option<Found> {
+    let NewReference { functions, own, tell_tracemalloc } = NewReference::find(code, live)?;
     let mut backwards = Backwards { code, sweep, factory: InstructionInfoFactory::new(), functions: HashMap::new() };
     let object = Held::in_register(reg::RDI);
     let mut places: BTreeMap<u64, (Instruction, Held)> = BTreeMap::new();
     let mut found = Found::default();
-    let names = new_reference.into_iter().chain(stubs(code, sweep, "_Py_NewReference"));
+    let names = functions.into_iter().chain(stubs(code, sweep, "_Py_NewReference"));
     for call in names.flat_map(|callee| sweep.calls_of(callee)).filter_map(|call| code.decode(call)) {
         places.insert(call.ip(), (call, object));
     }
@@ -73,7 +58,9 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, usedpools: &Range<u64>) -> Option<Fo
         return None;
     }
     let tells = tell_tracemalloc.into_iter().chain(stubs(code, sweep, TELL_TRACEMALLOC));
-    for call in tells.flat_map(|callee| sweep.calls_of(callee)).filter(|call| !own.contains(call)) {
+    for call in
+        tells.flat_map(|callee| sweep.calls_of(callee)).filter(|call| !own.iter().any(|range| range.contains(call)))
+    {
         let jumps = backwards.jumps_before(call, object);
         found.unresolved += usize::from(jumps.is_empty());
         places.extend(jumps.into_iter().map(|(jump, held)| (jump.ip(), (jump, held))));

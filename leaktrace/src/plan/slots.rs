@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use iced_x86::{InstructionInfoFactory, OpKind};
 use leaktrace_common::site::domain;
 
-use super::PlanError;
 use super::code::Code;
 use super::machine::{Environment, SlotFunction, State, Value};
+use super::{PlanError, nameless};
 use crate::cpython::AllocatorSlot;
 use crate::target::Memory;
 
@@ -23,7 +23,7 @@ const EXPORTED: [[&str; 4]; 3] = [
     ["PyObject_Malloc", "PyObject_Calloc", "PyObject_Realloc", "PyObject_Free"],
 ];
 /// ctx and four functions.
-const TABLE_BYTES: u64 = 40;
+pub(super) const TABLE_BYTES: u64 = 40;
 
 /// One allocator's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,27 +101,11 @@ impl Slots {
     /// A table looks like a null context and four pointers to code, and each of the domain's four exported functions
     /// reads the pointer at its place in it. mem and obj fall back on raw, so raw is told first.
     pub fn find(code: &Code<'_>, memory: &dyn Memory) -> Result<Self, PlanError> {
-        let tables = candidates(code);
-        let mut found: Vec<u64> = Vec::new();
-        for (domain, names) in DOMAINS.into_iter().zip(EXPORTED) {
-            let mut left: Vec<u64> = tables.iter().copied().filter(|t| !found.contains(t)).collect();
-            for (index, name) in names.into_iter().enumerate() {
-                let symbol = code.file.symbol(name).ok_or_else(|| PlanError::NoSymbol {
-                    file: code.file.display().display().to_string(),
-                    symbol: name,
-                })?;
-                let used = references(code, symbol.address);
-                left.retain(|table| used.contains(&table.wrapping_add(8 + 8 * index as u64)));
-            }
-            let [table] = left[..] else {
-                return Err(PlanError::NoSlot {
-                    file: code.file.display().display().to_string(),
-                    domain: domain::NAMES[usize::from(domain)],
-                    candidates: left.len(),
-                });
-            };
-            found.push(table);
-        }
+        let candidates = candidates(code);
+        let named = EXPORTED.as_flattened().iter().any(|name| code.file.symbol(name).is_some());
+        // Where no name leads to them, the tables themselves and what works on all of them have to tell.
+        let unnamed = if named { None } else { nameless::tables(code, &candidates) };
+        let found = unnamed.map_or_else(|| by_name(code, &candidates), |tables| Ok(tables.to_vec()))?;
         let mut slots = Vec::new();
         for table in found {
             let default = std::array::from_fn(|i| code.initial_word(table.wrapping_add(8 + 8 * i as u64)).unwrap_or(0));
@@ -185,6 +169,31 @@ impl Environment for SlotMemory<'_> {
     }
 }
 
+/// The tables of raw, mem and obj, by what each domain's exported functions read.
+fn by_name(code: &Code<'_>, tables: &[u64]) -> Result<Vec<u64>, PlanError> {
+    let mut found: Vec<u64> = Vec::new();
+    for (domain, names) in DOMAINS.into_iter().zip(EXPORTED) {
+        let mut left: Vec<u64> = tables.iter().copied().filter(|t| !found.contains(t)).collect();
+        for (index, name) in names.into_iter().enumerate() {
+            let symbol = code
+                .file
+                .symbol(name)
+                .ok_or_else(|| PlanError::NoSymbol { file: code.file.display().display().to_string(), symbol: name })?;
+            let used = references(code, symbol.address);
+            left.retain(|table| used.contains(&table.wrapping_add(8 + 8 * index as u64)));
+        }
+        let [table] = left[..] else {
+            return Err(PlanError::NoSlot {
+                file: code.file.display().display().to_string(),
+                domain: domain::NAMES[usize::from(domain)],
+                candidates: left.len(),
+            });
+        };
+        found.push(table);
+    }
+    Ok(found)
+}
+
 /// Whether a table is no longer what it was when the plan was made. One that cannot be read tells nothing.
 pub fn changed(planned: &[AllocatorSlot], memory: &dyn Memory) -> bool {
     planned.iter().any(|slot| read(memory, slot.address).is_ok_and(|now| now != *slot))
@@ -198,7 +207,7 @@ fn read(memory: &dyn Memory, address: u64) -> Result<AllocatorSlot, PlanError> {
 }
 
 /// Addresses in the file's writable data that look like a table: a null context and four pointers to code.
-fn candidates(code: &Code<'_>) -> Vec<u64> {
+pub(super) fn candidates(code: &Code<'_>) -> Vec<u64> {
     let mut found = Vec::new();
     for segment in code.file.segments().iter().filter(|s| s.writable && !s.executable) {
         let start = code.file.address_of(segment.vaddr.saturating_add(7) & !7);

@@ -7,8 +7,11 @@ use std::process::{Command, Stdio};
 use leaktrace_common::site::{domain, op, reg, slot};
 
 use super::code::{Code, Sweep};
-use super::slots::Slots;
-use super::{Execution, Inputs, PlanError, ProbePlan, gc, guards, perfect_factor, plan, pymalloc, render, verify};
+use super::new_reference::NewReference;
+use super::slots::{self, Slots};
+use super::{
+    Execution, Inputs, PlanError, ProbePlan, gc, guards, nameless, perfect_factor, plan, pymalloc, render, verify,
+};
 use crate::cpython::Interpreter;
 use crate::cpython::testing::{Script, pythons};
 use crate::target::{ElfFile, ImageMemory, Memory as _, Target};
@@ -89,13 +92,42 @@ fn the_slots_and_functions_are_those_of_the_symbol_table() {
             assert_eq!(slot.default, names.map(|name| address(&format!("{functions}{name}"))));
         }
         let sweep = Sweep::new(&code, guards::mentions(&code, &slots));
-        assert_eq!(gc::collector(&code, &sweep), Some(gc::Collector::Function(address("gc_collect_main"), reg::RSI)));
+        assert_eq!(
+            gc::collector(&code, &sweep, &planned.target.memory()),
+            Some(gc::Collector::Function(address("gc_collect_main"), reg::RSI))
+        );
         let functions = slots.get(domain::OBJ).default;
         let refill = pymalloc::refill_function(&code, &functions.into_iter().collect(), functions[0]);
         assert_eq!(refill, Some(address("allocate_from_new_pool")));
     }
     if compared == 0 {
         eprintln!("skipped: no interpreter with a symbol table");
+    }
+}
+
+/// Where symbols name the functions, they are the truth for what finds them without.
+#[test]
+fn what_symbols_name_is_found_without_them() {
+    for python in pythons() {
+        let planned = Planned::new(&python, &[], false);
+        let code = Code::new(&planned.interpreter.elf);
+        let memory = planned.target.memory();
+        let slots = Slots::find(&code, &memory).unwrap();
+        let sweep = Sweep::new(&code, guards::mentions(&code, &slots));
+        // A library finds its data through tables that the loader fills in; what is linked static does not.
+        let fixed = code.file.bias() == 0;
+        let tables = nameless::tables(&code, &slots::candidates(&code));
+        assert!(tables.is_some() || !fixed, "{}", python.display());
+        let addresses = slots.0.map(|slot| slot.live.address);
+        assert_eq!(tables.unwrap_or(addresses), addresses, "{}", python.display());
+        let collector = gc::by_method(&code, &sweep, &memory);
+        assert!(collector.is_some() || !fixed, "{}", python.display());
+        assert!(collector.is_none() || collector == gc::collector(&code, &sweep, &memory), "{}", python.display());
+        let Some(named) = code.file.symbol("_Py_NewReference") else { continue };
+        let unnamed = NewReference::unnamed(&code, &memory);
+        assert!(unnamed.is_some() || !fixed, "{}", python.display());
+        let found = unnamed.is_none_or(|found| found.functions.contains(&named.address));
+        assert!(found, "{}", python.display());
     }
 }
 

@@ -11,7 +11,7 @@ use super::json::SCHEMA;
 use super::select::{Chosen, Counted, Selection};
 use super::value::{
     Capture, Collector, Cost, Coverage, Events, Exhaustion, Generation, Headline, Held, Holder, Line, Lost, Memory,
-    Outlook, Pause, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
+    OtherCollectors, Outlook, Pause, Report, Room, RssBytes, Series, SiteReport, Target, Totals,
 };
 use crate::model::gc::PAUSE_BOUNDS_NS;
 use crate::model::growth::Point;
@@ -409,6 +409,13 @@ fn collector(ledger: &Ledger) -> Collector {
         enabled: log.enabled(),
         pauses_known: log.pauses_known(),
         pause_bounds_seconds: PAUSE_BOUNDS_NS.map(seconds).to_vec(),
+        other_interpreters: OtherCollectors {
+            collections: log.others().collections,
+            pause_seconds: Pause {
+                total: seconds(log.others().pause_total_ns),
+                max: seconds(log.others().pause_max_ns),
+            },
+        },
     }
 }
 

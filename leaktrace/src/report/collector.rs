@@ -110,9 +110,17 @@ fn histogram(page: &mut String, pauses: &Pauses, seconds: f64, style: Style) {
         let _ = writeln!(page, "{}", row.trim_end());
     }
     let longest = pauses.longest.iter().take(SHOWN_PAUSES);
-    let longest: Vec<String> =
-        longest.map(|p| format!("{} (generation {}, at {})", span(p.seconds), p.generation, span(p.at))).collect();
+    let longest: Vec<String> = longest
+        .map(|p| {
+            let whose = if p.other_interpreter { " of another interpreter" } else { "" };
+            format!("{} (generation {}{whose}, at {})", span(p.seconds), p.generation, span(p.at))
+        })
+        .collect();
     let _ = writeln!(page, "longest: {}", longest.join(", "));
+    if pauses.other_interpreters > 0 {
+        let _ =
+            writeln!(page, "of these in other interpreters: {}", number(pauses.other_interpreters as usize, "pause"));
+    }
 }
 
 fn one(page: &mut String, gc: &InterpreterCollector, style: Style) {

@@ -175,7 +175,8 @@ fn collector(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<(
     };
     writeln!(out, "\n{} ({state})", style.bold("Garbage collector"))?;
     if gc.generations.is_empty() {
-        return writeln!(out, "  no collection");
+        writeln!(out, "  no collection")?;
+        return words::other_collectors(gc).map_or(Ok(()), |text| writeln!(out, "  {text}"));
     }
     let header = ["generation", "collections", "collected", "uncollectable", "pauses", "longest"];
     let widths = [12, 12, 10, 14, 9, 9];
@@ -196,7 +197,7 @@ fn collector(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<(
         ];
         writeln!(out, "{}", row(cells))?;
     }
-    Ok(())
+    words::other_collectors(gc).map_or(Ok(()), |text| writeln!(out, "  {text}"))
 }
 
 fn capture(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {

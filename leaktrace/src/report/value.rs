@@ -291,7 +291,7 @@ pub struct Holder {
     pub share: f64,
 }
 
-/// The cyclic collector.
+/// The cyclic collector, as `gc.get_stats()` of the main interpreter has it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Collector {
     pub generations: Vec<Generation>,
@@ -301,6 +301,15 @@ pub struct Collector {
     pub pauses_known: bool,
     /// Upper bounds of [`Generation::pause_counts`].
     pub pause_bounds_seconds: Vec<f64>,
+    /// What the collectors of other interpreters did; all else is the main interpreter's.
+    pub other_interpreters: OtherCollectors,
+}
+
+/// The collectors of other interpreters than the main one, together. Of those before 3.9 there is but one for all.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct OtherCollectors {
+    pub collections: u64,
+    pub pause_seconds: Pause,
 }
 
 /// One generation.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use super::units::{blocks_rate, bytes, bytes_rate, count, percent, span};
-use super::{Capture, Headline, Holder, Line, Memory, Outlook, Report};
+use super::{Capture, Collector, Headline, Holder, Line, Memory, Outlook, Report};
 use crate::model::sampling::WatchFacts;
 use crate::model::verdict::{CollectorTest, Evidence, Reason};
 use crate::model::{Frame, FrameKind, Growth, Rate, Verdict};
@@ -170,6 +170,19 @@ fn memory(memory: &Memory) -> String {
         bytes(memory.rss_grown_bytes.unsigned_abs() as f64),
         bytes(memory.explained_bytes as f64),
     )
+}
+
+/// What the collectors of other interpreters did, if they did anything.
+pub(crate) fn other_collectors(gc: &Collector) -> Option<String> {
+    let others = &gc.other_interpreters;
+    (others.collections > 0).then(|| {
+        format!(
+            "besides, in other interpreters: {}, pauses {}, longest {}",
+            number(others.collections as usize, "collection"),
+            span(others.pause_seconds.total),
+            span(others.pause_seconds.max)
+        )
+    })
 }
 
 /// Losses, "none" when there are none.

@@ -155,7 +155,7 @@ impl Session {
         let spec = Spec {
             verbose: options.verbose,
             windows: options.limits.is_some(),
-            ..Spec::of(target.pid(), &interpreter, &memory, main_interpreter, &plan, options.tracefs, sizes)
+            ..Spec::of(target.pid(), &interpreter, main_interpreter, &plan, options.tracefs, sizes)
         };
         let mut tracer = Tracer::load(&spec)?;
         let flush_log: Box<dyn FnMut() + Send> = match tracer.logger() {
@@ -289,12 +289,17 @@ impl Session {
         let timed = self.drain.settle().take_collections();
         let log = self.ledger.gc_mut();
         for record in &timed {
+            let pause_ns = record.end_ns.saturating_sub(record.start_ns);
+            if record.other != 0 {
+                log.record_other(pause_ns);
+                continue;
+            }
             let generation = record.generation.min(OLDEST_GENERATION);
             log.record(Collection {
                 generation: generation as u8,
                 full: generation == OLDEST_GENERATION,
                 start_ns: record.start_ns,
-                pause_ns: Some(record.end_ns.saturating_sub(record.start_ns)),
+                pause_ns: Some(pause_ns),
             });
             self.gc_logged[generation as usize] += 1;
         }

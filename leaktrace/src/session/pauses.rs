@@ -50,7 +50,7 @@ impl PauseProbes {
         let main = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
         let sizes = Sizes { blocks: 1, ring_bytes: RING_BYTES };
-        let spec = Spec::of(target.pid(), interpreter, &memory, main, &plan, tracefs, sizes);
+        let spec = Spec::of(target.pid(), interpreter, main, &plan, tracefs, sizes);
         let mut tracer = Tracer::load(&spec)?;
         let names = NativeNames::new(Arc::clone(target));
         let drain =

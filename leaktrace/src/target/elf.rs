@@ -259,6 +259,17 @@ impl ElfFile {
         })
     }
 
+    /// Where bytes are in what the file has of constant data, in the target's addresses.
+    pub fn find_constant(&self, wanted: &[u8]) -> Vec<u64> {
+        let constant = self.segments.iter().filter(|s| s.readable && !s.writable);
+        let found = constant.flat_map(|segment| {
+            let start = self.address_of(segment.vaddr);
+            let windows = self.bytes_at(start, usize::MAX).windows(wanted.len().max(1)).enumerate();
+            windows.filter(|(_, bytes)| *bytes == wanted).map(move |(into, _)| start.wrapping_add(into as u64))
+        });
+        found.collect()
+    }
+
     /// Whether the address lies in one of the file's segments as loaded, `.bss` included.
     pub fn contains(&self, address: u64) -> bool {
         let vaddr = self.vaddr_of(address);

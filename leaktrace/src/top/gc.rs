@@ -5,6 +5,7 @@ use ratatui::style::Style;
 use super::app::{App, Picture};
 use super::rows::Row;
 use crate::report::units::{count, span};
+use crate::report::words;
 
 /// Columns of the longest bar.
 const BAR: u64 = 30;
@@ -39,6 +40,7 @@ pub(super) fn rows(app: &App, picture: &Picture, _width: usize) -> Vec<Row> {
             style,
         ));
     }
+    texts.extend(words::other_collectors(gc).map(|text| (format!(" {text}"), Style::new())));
     texts.push((String::new(), Style::new()));
     texts.push(match gc.enabled {
         Some(true) => (" Automatic collection is on.".to_owned(), Style::new()),

@@ -40,7 +40,6 @@ use uprobes::{Armed, Uprobes, Way};
 
 use crate::cpython::{Interpreter, PymallocState, gc};
 use crate::plan::ProbePlan;
-use crate::target::Memory;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
@@ -71,8 +70,8 @@ pub struct Spec<'a> {
     pub pymalloc: Option<&'a PymallocState>,
     /// Offset of the interpreter in a thread's state.
     pub tstate_interpreter: u32,
-    /// Where the counts of collections are, where only they tell which generation was collected.
-    pub gc: Option<GcCounts>,
+    /// Whose collections are the main interpreter's, and which generation was collected where only counts tell.
+    pub gc: GcCounts,
     /// A mounted tracefs.
     pub tracefs: &'a Path,
     pub sizes: Sizes,
@@ -87,7 +86,6 @@ impl<'a> Spec<'a> {
     pub fn of(
         pid: u32,
         interpreter: &'a Interpreter,
-        memory: &dyn Memory,
         main: u64,
         plan: &'a ProbePlan,
         tracefs: &'a Path,
@@ -99,7 +97,7 @@ impl<'a> Spec<'a> {
             layout: &interpreter.facts.layout,
             pymalloc: interpreter.facts.pymalloc.as_ref(),
             tstate_interpreter: interpreter.offsets.thread.interpreter,
-            gc: gc::counts(memory, &interpreter.offsets, interpreter.runtime, main),
+            gc: gc::counts(&interpreter.offsets, main),
             tracefs,
             sizes,
             verbose: false,
@@ -150,7 +148,7 @@ impl Tracer {
             tgid: spec.pid,
             task_fsbase: task::fsbase_offset()?,
             block_head: spec.plan.block_head,
-            gc: spec.gc.unwrap_or_default(),
+            gc: spec.gc,
             raw_callers: spec.plan.raw_callers.start,
             raw_callers_end: spec.plan.raw_callers.end,
             python: *spec.layout,

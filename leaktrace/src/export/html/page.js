@@ -78,6 +78,7 @@ const collector = () => {
     h("p", {}, `Automatic collection is ${state}.`),
     rows.length ? plainTable("By generation", ["Generation", "Collections", "Collected", "Uncollectable", "Pauses", "Longest"], rows)
       : h("p", { class: "none" }, "No collection was seen."),
+    gc.other_interpreters.collections ? h("p", {}, `Beside these the collectors of other interpreters ran ${units.exact(gc.other_interpreters.collections)} times, in ${units.span(gc.other_interpreters.pause_seconds.total)}, the longest ${units.span(gc.other_interpreters.pause_seconds.max)}.`) : null,
     timed ? pauseChart(data.collections, capture.duration_seconds) : null,
   ];
 };
