@@ -265,11 +265,11 @@ pub(crate) struct ManArgs {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// Every allocation from the start on, and what became of it
-    #[default]
-    Exact,
     /// Short windows of tracing at random moments, within a budget; what survives them is followed by reading memory
+    #[default]
     Watch,
+    /// Every allocation from the start on, and what became of it: for a short while, it costs much
+    Exact,
 }
 
 /// Where the JSON report goes.
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn defaults() {
         let args = run(&["--pid", "7"]).unwrap();
-        assert_eq!((args.trace.pid, args.trace.how.mode, args.trace.how.duration), (7, Mode::Exact, None));
+        assert_eq!((args.trace.pid, args.trace.how.mode, args.trace.how.duration), (7, Mode::Watch, None));
         assert_eq!((args.trace.how.interval, args.top, args.json), (None, 10, None));
     }
 

@@ -57,6 +57,7 @@ impl Trace {
             .arg("--json")
             .arg(folder.path().join("report.json"))
             .args(arguments)
+            .args(mode(arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -153,9 +154,16 @@ impl Drop for Trace {
     }
 }
 
+/// What tests trace with, unless they say otherwise: what they count is exact.
+fn mode(arguments: &[&str]) -> &'static [&'static str] {
+    if arguments.contains(&"--mode") { &[] } else { &["--mode", "exact"] }
+}
+
 /// Runs leaktrace with any arguments until it ends.
 pub fn run(arguments: &[&str]) -> Outcome {
-    let child = Command::new(executable()).args(arguments).stdin(Stdio::null()).output();
+    let traces = matches!(arguments.first(), Some(&("run" | "record"))) && arguments.contains(&"--pid");
+    let mode = if traces { mode(arguments) } else { &[] };
+    let child = Command::new(executable()).args(arguments).args(mode).stdin(Stdio::null()).output();
     let output = child.unwrap_or_else(|error| panic!("cannot start {}: {error}", executable().display()));
     let stderr = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
     Outcome { code: output.status.code(), stderr }

@@ -171,6 +171,8 @@ fn a_terminal_that_is_closed_ends_the_run_with_its_report() {
     let mut terminal = Command::new(&supported()[0].executable);
     terminal.args(["-c", CLOSE_THE_TERMINAL]).arg(executable()).args([
         "run",
+        "--mode",
+        "exact",
         "--pid",
         &service.pid().to_string(),
         "--json",

@@ -220,7 +220,7 @@ def many():
     );
     let pid = target.pid().to_string();
     let mut leaktrace = Command::new(leaktrace_tests::trace::executable())
-        .args(["run", "--pid", &pid, "--json", "-"])
+        .args(["run", "--mode", "exact", "--pid", &pid, "--json", "-"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -56,7 +56,7 @@ fn a_live_trace_can_be_looked_around_in() {
     let leak = service.leaks()[0].clone();
     let tmux = Tmux::start(80, 24, &[]);
     let before = tmux.ask("stty -g");
-    tmux.command(&top(&format!("--pid {}", service.pid())));
+    tmux.command(&top(&format!("--mode exact --pid {}", service.pid())));
     let row = place(&leak);
     let screen = tmux.wait("the leaking line", |screen| screen.contains(&row) && screen.starts_with("LEAKING"));
     assert!(tmux.is_alternate());
@@ -155,7 +155,7 @@ fn the_terminal_comes_back_when_the_target_ends() {
         let service = service();
         let tmux = Tmux::start(80, 24, &[("NO_COLOR", "1")]);
         let before = tmux.ask("stty -g");
-        tmux.command(&top(&format!("--pid {}", service.pid())));
+        tmux.command(&top(&format!("--mode exact --pid {}", service.pid())));
         tmux.wait("a look", |screen| screen.contains("[1 Sites]") && screen.contains("all: "));
         signal(service.pid(), end);
         tmux.wait_for_prompt();
@@ -170,7 +170,7 @@ fn the_terminal_comes_back_when_a_signal_ends_the_view() {
     for end in [Signal::TERM, Signal::INT] {
         let tmux = Tmux::start(80, 24, &[("TERM", "dumb")]);
         let before = tmux.ask("stty -g");
-        tmux.command(&top(&format!("--pid {}", service.pid())));
+        tmux.command(&top(&format!("--mode exact --pid {}", service.pid())));
         tmux.wait("a look", |screen| screen.contains("[1 Sites]") && screen.contains("all: "));
         signal(tmux.child(), end);
         tmux.wait_for_prompt();
@@ -183,7 +183,7 @@ fn the_terminal_comes_back_when_a_signal_ends_the_view() {
 fn a_terminal_that_goes_away_ends_it() {
     let service = service();
     let tmux = Tmux::start(80, 24, &[]);
-    tmux.command(&top(&format!("--pid {}", service.pid())));
+    tmux.command(&top(&format!("--mode exact --pid {}", service.pid())));
     tmux.wait("a look", |screen| screen.contains("[1 Sites]") && screen.contains("all: "));
     let pid = tmux.child();
     drop(tmux);

@@ -25,6 +25,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     }
     let demo = Demo::start()?;
     leaktrace.args(["--pid", &demo.pid().to_string()]);
+    if !has_option(arguments, "--mode") {
+        // The quickest answer, whatever it costs the demo.
+        leaktrace.args(["--mode", "exact"]);
+    }
     if !has_option(arguments, "--duration") {
         leaktrace.args(["--duration", DEMO_DURATION]);
         eprintln!("==> tracing it for {DEMO_DURATION}; Ctrl-C ends it earlier, with its report");

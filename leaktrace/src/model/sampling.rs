@@ -25,6 +25,9 @@ pub struct WatchFacts {
     /// Size classes that grow and that no window is for, because that would pass the slowdown.
     #[serde(default, alias = "sites_too_hot")]
     pub classes_too_hot: u64,
+    /// The least slowdown that would let a window see one of these; 0 where there is none.
+    #[serde(default)]
+    pub slowdown_needed: f64,
     /// Which part of the heap's growth, in blocks, the survivors of the windows are, 0 to 1.
     #[serde(default)]
     pub explained: f64,

@@ -235,7 +235,11 @@ pub(crate) fn windows(watch: &WatchFacts) -> String {
         let _ = write!(words, "; {} sites have not had their turn yet", watch.sites_unseen);
     }
     if watch.classes_too_hot > 0 {
-        let _ = write!(words, "; {} size classes grow that are too hot for the limit", watch.classes_too_hot);
+        let (classes, needed) = (watch.classes_too_hot, watch.slowdown_needed);
+        let _ = write!(
+            words,
+            "; {classes} size classes that grow are too hot for the limit: one of them needs --max-slowdown {needed:.1}x"
+        );
     }
     words
 }

@@ -416,7 +416,7 @@ impl Session {
         };
         let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
         let growing = watch.classes.growing();
-        let (unseen, too_hot) = watch.units.unwatched(&growing, watch.limit(), watch.hit_seconds);
+        let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_seconds);
         let mut exposures = Vec::new();
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         let by_site = sums.iter().map(|sum| {
@@ -442,8 +442,9 @@ impl Session {
                 open_seconds: watch.open_seconds,
                 followed_blocks: watch.followers.len() as u64,
                 reused_unseen: watch.followers.caught(),
-                sites_unseen: unseen as u64,
-                classes_too_hot: too_hot as u64,
+                sites_unseen: unwatched.units as u64,
+                classes_too_hot: unwatched.classes as u64,
+                slowdown_needed: unwatched.least_cost.map_or(0.0, |cost| 1.0 + cost),
                 explained: watch.units.explained(&growing),
             },
         })

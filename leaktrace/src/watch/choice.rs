@@ -108,7 +108,8 @@ impl Units {
             let mut some = false;
             for index in unsure {
                 let cost = self.cost(&[index], hit_seconds);
-                if selection.expected + cost <= SCOUTS_SHARE * limit {
+                let room = if some { SCOUTS_SHARE * limit } else { limit };
+                if selection.expected + cost <= room {
                     selection.units.push(index);
                     selection.expected += cost;
                     some = true;
@@ -141,7 +142,8 @@ mod tests {
         let scouts = units.choose(&growing(&[3]), 1.0, HIT, &mut random).unwrap();
         assert!(scouts.units == [2] && scouts.scouts.is_some(), "it is to be known first: {scouts:?}");
         assert_eq!(units.choose(&[], 1.0, HIT, &mut random), None, "nothing grows");
-        assert_eq!(units.unwatched(&growing(&[0, 3]), 1.0, HIT), (0, 1));
+        let unwatched = units.unwatched(&growing(&[0, 3]), 1.0, HIT);
+        assert_eq!((unwatched.units, unwatched.classes, unwatched.least_cost.unwrap().round()), (0, 1, 2.0));
     }
 
     #[test]

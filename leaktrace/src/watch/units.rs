@@ -142,6 +142,16 @@ pub struct Selection {
     pub complete: u64,
 }
 
+/// See [`Units::unwatched`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Unwatched {
+    /// Units that may serve the classes and were never armed yet.
+    pub units: usize,
+    /// Classes that cost more than the limit, as far as is known, and the least that one of them costs.
+    pub classes: usize,
+    pub least_cost: Option<f64>,
+}
+
 /// A plan whose allocations all pass one instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -281,13 +291,16 @@ impl Units {
         self.shown.get(&class).map_or(1.0, Shown::interest)
     }
 
-    /// Of what may hand out blocks of the `growing` classes: how many units were never armed yet; and of these classes, how many
-    /// are not watched since that costs more than `limit`, as far as is known.
-    pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> (usize, usize) {
-        let too_hot = |of: &&Growing| self.cost(&self.serving(&[of]), hit_seconds) > limit;
-        let unknown = |index: &usize| self.all[*index].rate().is_none();
+    /// What no window shows of the `growing` classes.
+    pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> Unwatched {
         let classes: Vec<&Growing> = growing.iter().collect();
-        (self.serving(&classes).iter().filter(|index| unknown(index)).count(), growing.iter().filter(too_hot).count())
+        let costs = growing.iter().map(|of| self.cost(&self.serving(&[of]), hit_seconds));
+        let too_hot: Vec<f64> = costs.filter(|cost| *cost > limit).collect();
+        Unwatched {
+            units: self.serving(&classes).iter().filter(|&&index| self.all[index].rate().is_none()).count(),
+            classes: too_hot.len(),
+            least_cost: too_hot.into_iter().min_by(f64::total_cmp),
+        }
     }
 
     /// What has to be armed so that no block by which these classes grow is missed.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::process;
 
 /// Options for every event, with a look each second.
-pub(crate) const EXACT: [&str; 2] = ["--interval", "1s"];
+pub(crate) const EXACT: [&str; 4] = ["--mode", "exact", "--interval", "1s"];
 /// Options for windows within the default budget.
 pub(crate) const WATCH: [&str; 2] = ["--mode", "watch"];
 
