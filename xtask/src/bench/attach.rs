@@ -32,7 +32,7 @@ pub(crate) fn measure(tools: &Tools, python: &Path, workload: &str, repeats: u32
     for _ in 0..repeats {
         let baseline = target.run(WINDOW_SECONDS)?;
         let ((attached, attached_cpu, detached), _) = target.storm(|pid| {
-            let leaktrace = Leaktrace::attach(&tools.leaktrace, pid, &leaktrace::EXACT, &tools.scratch)?;
+            let leaktrace = Leaktrace::attach(&tools.leaktrace, pid, leaktrace::EXACT, &tools.scratch)?;
             let attached = leaktrace.attach;
             let cpu = leaktrace.cpu_seconds()?;
             Ok((attached, cpu, leaktrace.detach()?.1))

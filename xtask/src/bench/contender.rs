@@ -78,8 +78,8 @@ impl Contender {
         let attach =
             |options: &[&str]| Leaktrace::attach(&tools.leaktrace, pid, options, &tools.scratch).map(Armed::Leaktrace);
         match self {
-            Self::Watch => attach(&leaktrace::WATCH),
-            Self::Exact => attach(&leaktrace::EXACT),
+            Self::Watch => attach(leaktrace::WATCH),
+            Self::Exact => attach(leaktrace::EXACT),
             Self::Empty => arm_empty(&tools.empty_probes, pid).map(Armed::Empty),
             Self::Tracemalloc(frames) => target.tracemalloc(frames).map(|()| Armed::Tracemalloc),
             Self::Memray { python_allocators } => {

@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::process;
 
 /// Options for every event, with a look each second.
-pub(crate) const EXACT: [&str; 4] = ["--mode", "exact", "--interval", "1s"];
+pub(crate) const EXACT: &[&str] = &["--mode", "exact", "--interval", "1s"];
 /// Options for windows within the default budget.
-pub(crate) const WATCH: [&str; 2] = ["--mode", "watch"];
+pub(crate) const WATCH: &[&str] = &["--mode", "watch"];
 
 /// Longest waits for the attach, and for the report: both may read the whole heap of the target.
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -66,7 +66,7 @@ pub(crate) fn measure(tools: &Tools, python: &Path, repeats: u32) -> Result<Memo
     for _ in 0..repeats {
         // A new one each time: arenas that an earlier round left behind would hold the next one's blocks.
         let mut target = Target::start(python, "allocations")?;
-        let leaktrace = Leaktrace::attach(&tools.leaktrace, target.pid(), &leaktrace::EXACT, &tools.scratch)?;
+        let leaktrace = Leaktrace::attach(&tools.leaktrace, target.pid(), leaktrace::EXACT, &tools.scratch)?;
         sleep(SCANS);
         let before = Sample::take(leaktrace.pid())?;
         target.hold(OBJECTS)?;

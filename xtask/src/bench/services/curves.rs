@@ -135,7 +135,7 @@ pub(super) fn measure(executable: &Path, python: &Path, rounds: u32, seconds: u6
     let mut lines = Vec::new();
     let mut version = String::new();
     for axis in Axis::ALL {
-        for (mode, options) in [("watch", &leaktrace::WATCH), ("exact", &leaktrace::EXACT)] {
+        for (mode, options) in [("watch", leaktrace::WATCH), ("exact", leaktrace::EXACT)] {
             let mut points = Vec::new();
             for size in axis.sizes() {
                 eprintln!("==> {mode}: {size} {}", axis.name());
