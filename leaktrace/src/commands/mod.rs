@@ -1,5 +1,6 @@
 //! One file a subcommand: the only place where the rooms meet.
 
+mod diagnostics;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod export;

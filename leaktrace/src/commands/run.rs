@@ -29,6 +29,7 @@ use self::heap::HeapWatch;
 use self::metrics::Metrics;
 use self::tape::Tape;
 use self::view::{Kind, View};
+use super::diagnostics;
 use super::output::Json;
 use super::progress::Progress;
 use crate::cli::{FilterArgs, HowArgs, JsonOutput, Mode, RecordArgs, RunArgs};
@@ -65,14 +66,7 @@ pub(crate) fn top(args: &RunArgs) -> Result<ExitCode> {
 fn trace_it(run: &RunArgs, kind: Kind) -> Result<ExitCode> {
     let (pid, args) = (run.trace.pid, &run.trace.how);
     if args.verbose {
-        let begun = Instant::now();
-        let mut logger = env_logger::Builder::new();
-        logger.filter_level(log::LevelFilter::Debug);
-        logger.format(move |out, record| {
-            writeln!(out, "leaktrace: {:.3} s  {}", begun.elapsed().as_secs_f64(), record.args())
-        });
-        // Another one is as good.
-        let _ = logger.try_init();
+        diagnostics::to_stderr();
     }
     let json = run.json.as_ref().map(Json::open).transpose()?;
     let selection = run.filter.selection()?;
@@ -228,7 +222,7 @@ async fn watch(
                     return Ok(Some(ended));
                 }
                 if args.mode == Mode::Watch {
-                    session.scan_watch()?;
+                    session.scan_watch(false)?;
                 } else {
                     session.scan()?;
                 }
@@ -269,7 +263,7 @@ async fn watch(
     let ended = session.ended();
     if ended.is_none() {
         if args.mode == Mode::Watch {
-            session.scan_watch()?;
+            session.scan_watch(true)?;
         } else {
             session.scan()?;
         }

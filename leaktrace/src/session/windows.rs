@@ -31,12 +31,14 @@ use crate::{
 /// How often the hits of an open window are looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a window is open that is to learn what sites cost and serve.
-const SCOUTING: Range<f64> = 0.025..0.1;
+const SCOUTING: Range<f64> = 0.025..0.3;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
 /// Between two readings of the pools, seconds, and how much longer than the reading took.
 const READING: f64 = 0.9;
 const READING_SHARE: f64 = 100.0;
+/// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
+const LOOK_SHARE: f64 = 60.0;
 /// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
 /// a request.
 const YOUNG: Duration = Duration::from_millis(20);
@@ -168,7 +170,7 @@ impl Session {
     fn open(&mut self, growing: &[Growing], selection: &Selection, grant: Grant) -> Result<(), SessionError> {
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
         let result = self.open_and_scan(&mut watch, growing, selection, grant);
-        let pause = PAUSE * (1.0 + watch.random.f64());
+        let pause = (PAUSE * (1.0 + watch.random.f64())).max(LOOK_SHARE * self.last.took.as_secs_f64());
         watch.next_window_ns = now_ns() + (pause * 1e9) as u64;
         self.watch = Some(watch);
         result
@@ -348,8 +350,13 @@ impl Session {
         pools.is_some()
     }
 
-    /// Brings the ledger up to date with the blocks that live, between windows.
-    pub fn scan_watch(&mut self) -> Result<(), SessionError> {
+    /// Brings the ledger up to date with the blocks that live, between windows; unless it was not long ago, for what that takes,
+    /// and it is not the `last` time.
+    pub fn scan_watch(&mut self, last: bool) -> Result<(), SessionError> {
+        let since = seconds(now_ns().saturating_sub(self.ledger.timeline().now_ns()));
+        if !last && since < LOOK_SHARE * self.last.took.as_secs_f64() {
+            return Ok(());
+        }
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
         let result = self.follow(&mut watch);
         self.watch = Some(watch);

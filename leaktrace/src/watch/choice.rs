@@ -8,6 +8,8 @@ const GENTLE: f64 = 0.1;
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is.
 const CURIOUS: f64 = 0.15;
+/// Slowdown by scouts that no request notices.
+const GENTLE_SCOUTS: f64 = 0.04;
 /// Part of the limit that scouts of known cost may take.
 const SCOUTS_SHARE: f64 = 0.5;
 
@@ -104,14 +106,26 @@ impl Units {
             }
         }
         if unknown.is_empty() {
-            unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
+            let cost = |index: usize| self.cost(&[index], hit_seconds);
+            // All that together hardly costs anything, for as long as it takes; else what was armed for the shortest time.
+            unsure.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
+            let mut sum = 0.0;
+            let sums = unsure.iter().map(|&index| {
+                sum += cost(index);
+                sum
+            });
+            let gentle = sums.take_while(|sum| *sum <= GENTLE_SCOUTS).count();
+            if gentle > 0 {
+                unsure.truncate(gentle);
+            } else {
+                unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
+            }
             let mut some = false;
             for index in unsure {
-                let cost = self.cost(&[index], hit_seconds);
                 let room = if some { SCOUTS_SHARE * limit } else { limit };
-                if selection.expected + cost <= room {
+                if selection.expected + cost(index) <= room {
                     selection.units.push(index);
-                    selection.expected += cost;
+                    selection.expected += cost(index);
                     some = true;
                 }
             }

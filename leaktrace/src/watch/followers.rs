@@ -7,7 +7,7 @@
 //! address handed out. An object that still is the same but has changed its words is lost sight of: that hides a leak, and accuses
 //! no one. How often the last one caught what the others had let pass is counted, and says how often that may be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use leaktrace_common::{
     site::domain,
@@ -27,6 +27,8 @@ const HEAD: usize = 96;
 const TYPES_AT: [usize; 3] = [8, 24, 40];
 /// A hash that was not computed yet, of a str, bytes or frozenset; or none.
 const NO_HASH: u64 = u64::MAX;
+/// Blocks read at once.
+const PIECE: usize = 4096;
 /// Types whose nature is remembered.
 const MOST_TYPES: usize = 1 << 16;
 
@@ -37,7 +39,7 @@ struct Mark {
     which: u16,
     /// Where the object's type is noted, 0: no object is known to be in it. The count of references is before the type.
     type_at: u8,
-    hash: u64,
+    hash: u32,
 }
 
 /// A block and what lay in it while its window was open.
@@ -56,7 +58,7 @@ impl Follower {
 /// The blocks followed.
 #[derive(Debug, Default)]
 pub struct Followers {
-    followed: HashMap<u64, Follower>,
+    followed: BTreeMap<u64, Follower>,
     /// By address: whether it is a type.
     types: HashMap<u64, bool>,
     /// Addresses that a window saw handed out while they were believed to be alive.
@@ -99,16 +101,23 @@ impl Followers {
                     Some(BlockState::Used | BlockState::Unsettled) | None => true,
                 }
         });
-        let addresses: Vec<u64> = self.followed.keys().copied().collect();
-        let mut bytes = Vec::new();
-        let read = memory.read_many(&addresses, HEAD, &mut bytes);
-        for ((address, head), read) in addresses.iter().zip(bytes.chunks_exact(HEAD)).zip(read) {
-            let Some(follower) = self.followed.get_mut(address) else { continue };
-            // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
-            let alive = if read { follower.mark.still(head) } else { follower.block.in_pool() };
-            if !alive {
-                self.followed.remove(address);
+        let mut dead = Vec::new();
+        let (mut bytes, mut begin) = (Vec::new(), 0);
+        loop {
+            let piece: Vec<(u64, Follower)> = self.followed.range(begin..).take(PIECE).map(|(&a, &f)| (a, f)).collect();
+            let Some(&(last, _)) = piece.last() else { break };
+            let addresses: Vec<u64> = piece.iter().map(|(address, _)| *address).collect();
+            let read = memory.read_many(&addresses, HEAD, &mut bytes);
+            for (((address, follower), head), read) in piece.iter().zip(bytes.chunks_exact(HEAD)).zip(read) {
+                // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
+                let alive = if read { follower.mark.still(head) } else { follower.block.in_pool() };
+                dead.extend((!alive).then_some(*address));
             }
+            let Some(next) = last.checked_add(1) else { break };
+            begin = next;
+        }
+        for address in dead {
+            self.followed.remove(&address);
         }
     }
 
@@ -158,9 +167,9 @@ impl Mark {
     }
 }
 
-fn hash(head: &[u8], which: u16) -> u64 {
+fn hash(head: &[u8], which: u16) -> u32 {
     let words = (0..HEAD / 8).filter(|n| which & 1 << n != 0);
-    words.fold(HASH_SEED, |hash, n| mix(hash, word(head, 8 * n)))
+    words.fold(HASH_SEED, |hash, n| mix(hash, word(head, 8 * n))) as u32
 }
 
 /// Where the object at the start of a block notes its type, 0 where there is none.
