@@ -141,7 +141,10 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
-    use super::super::units::tests::{HIT, growing, units};
+    use super::super::units::{
+        Growing,
+        tests::{HIT, growing, units},
+    };
     use leaktrace_common::wire::SiteStats;
 
     #[test]
@@ -190,5 +193,14 @@ mod tests {
         assert_eq!(units.scouts, 4);
         let next = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
         assert_eq!((next.scouts.is_some(), next.units.len()), (true, 1), "one is left that matters: {next:?}");
+    }
+
+    #[test]
+    fn what_is_not_sure_is_learned_gently_first() {
+        // None was armed for long enough, and all of them cost too much.
+        let slow = [Growing { class: 0, blocks_per_second: 0.5 }];
+        let units = units(&[(Some(1e4), 2, false), (Some(2e4), 4, false), (Some(9e5), 8, false), (Some(8e5), 1, true)]);
+        let selection = units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap();
+        assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
     }
 }
