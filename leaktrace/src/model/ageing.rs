@@ -20,6 +20,8 @@ pub(super) struct Ageing {
     pub(super) deaths: u64,
     pub(super) matured: u64,
     pub(super) matured_bytes: u64,
+    /// Of the time for which the mature cohorts were looked at, the share since the reference scan: 1 where all is looked at.
+    pub(super) looked_since: f64,
     pub(super) steadiness: Option<Steadiness>,
 }
 
@@ -57,10 +59,16 @@ impl Ageing {
             at_reference += u64::from(before);
             deaths += u64::from(before.saturating_sub(cell.live));
         }
+        let looked = |range: Range<usize>| exposure.and_then(|e| e.get(range)).map(|e| e.iter().sum::<f64>());
+        let looked_since = match (looked(reference.min(mature)..mature), looked(first..mature)) {
+            (Some(since), Some(all)) if all > 0.0 => since / all,
+            _ => 1.0,
+        };
         Self {
             age_ns,
             first,
             mature,
+            looked_since,
             blocks: cells(first..mature).map(|c| u64::from(c.live)).sum(),
             bytes: cells(first..mature).map(|c| c.live_bytes).sum(),
             at_reference,

@@ -210,6 +210,8 @@ impl Default for Criteria {
 const FEWEST_BLOCKS: u64 = 5;
 /// Share of what became mature at the reference below which later additions count as nothing.
 const NEGLIGIBLE: f64 = 0.05;
+/// Share of the looks since the reference below which they say nothing of what was added.
+const SELDOM: f64 = 0.1;
 /// How far a level may pass its earlier peak and still count as bounded by it.
 const PEAK_SLACK: f64 = 1.1;
 
@@ -292,6 +294,10 @@ fn decide(
     }
     if ageing.blocks == 0 || (ageing.blocks as f64) < 0.01 * trail.allocated.blocks as f64 && !rises(trail, timeline) {
         return (Verdict::Churn, Reason::NoneGrowsOld);
+    }
+    // Where hardly anyone looked of late, nothing new was to be seen.
+    if ageing.looked_since < SELDOM {
+        return (Verdict::Unknown, doubt);
     }
     if ageing.at_reference > 0 && (ageing.matured as f64) <= NEGLIGIBLE * ageing.at_reference as f64 {
         return (Verdict::Plateau, Reason::NothingAdded);

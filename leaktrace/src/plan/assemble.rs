@@ -363,6 +363,7 @@ impl Interpreter<'_> {
     fn dict_keys(&self, builder: &mut Builder, loads: &Loads) {
         let (places, unresolved) = loads.places(self.module.code, self.module.sweep);
         if places.is_empty() || unresolved > 0 {
+            builder.plan.unseen_dict_keys = true;
             builder.gap("where dict keys are taken from their free list was not found everywhere: such keys are shown on the line of the dict that had them first".to_owned());
         }
         for place in places {

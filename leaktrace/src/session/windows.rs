@@ -323,7 +323,10 @@ impl Session {
         let mut blocks = Vec::new();
         let grown_up = |block: &Block| block.time_ns <= end_ns && complete & 1 << self.class_of_block(block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
-        let survivors = watch.followers.look(&self.target.memory(), blocks);
+        let mut survivors = watch.followers.look(&self.target.memory(), blocks);
+        if self.plan.unseen_dict_keys {
+            survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
+        }
         Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
     }
 

@@ -53,6 +53,11 @@ impl Follower {
     pub fn block(&self) -> &Block {
         &self.block
     }
+
+    /// Whether an object of Python is known to be in it.
+    pub fn is_object(&self) -> bool {
+        self.mark.type_at != 0
+    }
 }
 
 /// The blocks followed.
