@@ -250,8 +250,9 @@ fn a_trace_says_who_holds_what_its_lines_allocate() {
     let pid = service.pid().to_string();
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.json");
-    let arguments = ["run", "--pid", &pid, "--duration", "30s", "--interval", "2s", "--json", report.to_str().unwrap()];
-    let output = leaktrace(&arguments);
+    let file = report.to_str().unwrap();
+    let time = ["--mode", "exact", "--duration", "30s", "--interval", "2s"];
+    let output = leaktrace(&[&["run", "--pid", &pid][..], &time, &["--json", file]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     let worst = &text["lines"][0];

@@ -295,9 +295,15 @@ fn decide(
     if ageing.blocks == 0 || (ageing.blocks as f64) < 0.01 * trail.allocated.blocks as f64 && !rises(trail, timeline) {
         return (Verdict::Churn, Reason::NoneGrowsOld);
     }
-    // Where hardly anyone looked of late, nothing new was to be seen.
-    if ageing.looked_since < SELDOM {
-        return (Verdict::Unknown, doubt);
+    // Where windows were open only now and then, a level says little, and that nothing came says nothing where nobody looked of
+    // late: only deaths tell that it is bounded.
+    if criteria.exposure.is_some() {
+        let die = ageing.retention().is_some_and(|retention| retention < criteria.min_retention)
+            || ageing.balance().is_some_and(|balance| balance > criteria.max_balance);
+        let nothing_came = ageing.looked_since >= SELDOM && ageing.matured == 0 && ageing.blocks >= criteria.min_blocks;
+        if !die && !nothing_came {
+            return (Verdict::Unknown, doubt);
+        }
     }
     if ageing.at_reference > 0 && (ageing.matured as f64) <= NEGLIGIBLE * ageing.at_reference as f64 {
         return (Verdict::Plateau, Reason::NothingAdded);

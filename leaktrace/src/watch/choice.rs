@@ -8,7 +8,8 @@ const GENTLE: f64 = 0.1;
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is.
 const CURIOUS: f64 = 0.15;
-/// Slowdown by scouts that no request notices.
+/// Seconds from which on scouts are to be gentle, and the slowdown by them that no request notices.
+const LONG: f64 = 0.1;
 const GENTLE_SCOUTS: f64 = 0.04;
 /// Part of the limit that scouts of known cost may take.
 const SCOUTS_SHARE: f64 = 0.5;
@@ -107,7 +108,7 @@ impl Units {
         }
         if unknown.is_empty() {
             let cost = |index: usize| self.cost(&[index], hit_seconds);
-            // All that together hardly costs anything, for as long as it takes; else what was armed for the shortest time.
+            // Where it takes long, all that together hardly costs anything; else what was armed for the shortest time.
             unsure.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
             let mut sum = 0.0;
             let sums = unsure.iter().map(|&index| {
@@ -115,7 +116,7 @@ impl Units {
                 sum
             });
             let gentle = sums.take_while(|sum| *sum <= GENTLE_SCOUTS).count();
-            if gentle > 0 {
+            if gentle > 0 && seconds > LONG {
                 unsure.truncate(gentle);
             } else {
                 unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
