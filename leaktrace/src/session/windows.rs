@@ -321,7 +321,10 @@ impl Session {
         let age = ((now - begin_ns) / 5).max(YOUNG.as_nanos() as u64);
         let end_ns = now.checked_sub(age).filter(|end| *end > begin_ns)?;
         let mut blocks = Vec::new();
-        let grown_up = |block: &Block| block.time_ns <= end_ns && complete & 1 << self.class_of_block(block) != 0;
+        // What was handed out while it was being armed is not all that was.
+        let counts = begin_ns..=end_ns;
+        let grown_up =
+            |block: &Block| counts.contains(&block.time_ns) && complete & 1 << self.class_of_block(block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
         let mut survivors = watch.followers.look(&self.target.memory(), blocks);
         if self.plan.unseen_dict_keys {

@@ -160,6 +160,14 @@ pub struct Unwatched {
 )]
 pub struct Indivisible;
 
+/// At how many places the interpreter asks CPython's allocator for a block, if these are so many that a part of them can be
+/// watched.
+pub fn parts(plan: &ProbePlan) -> Result<usize, Indivisible> {
+    let asks = |probe: &&Probe| matches!(probe.op, op::PY_MALLOC | op::PY_CALLOC) && probe.domain != domain::SHARED;
+    let sites = plan.probes.iter().filter(asks).count();
+    if sites < FEWEST_SITES { Err(Indivisible) } else { Ok(sites) }
+}
+
 impl Units {
     /// The units of a plan, of which `site_factor` gives the slots; `class_of` the size class of a request, `None` for what goes on
     /// to the C allocator.
@@ -171,7 +179,7 @@ impl Units {
         let mut all =
             Self { all: Vec::new(), shown: HashMap::new(), c: None, refill: None, scouts: 24, scouts_cost: UNKNOWN };
         let (mut c, mut refill) = (Unit::default(), Unit { always: true, ..Unit::default() });
-        let mut mallocs = 0;
+        parts(plan)?;
         for (index, probe) in plan.probes.iter().enumerate() {
             let slot = slot(probe.address, site_factor);
             let unit = match probe.op {
@@ -183,7 +191,6 @@ impl Units {
                 op::REFILLED => &mut refill,
                 o if (op::C_MALLOC..op::GC_START).contains(&o) => &mut c,
                 _ => {
-                    mallocs += usize::from(matches!(probe.op, op::PY_MALLOC | op::PY_CALLOC));
                     let size = constant_size(probe);
                     let classes = size.map_or(0, |size| class_of(size).map_or(SiteStats::LARGE, |class| 1 << class));
                     let (probes, slots) = (vec![index], vec![slot]);
@@ -200,9 +207,6 @@ impl Units {
                 op::GC_START | op::C_FREE => {}
                 _ => c.returns.push(index),
             }
-        }
-        if mallocs < FEWEST_SITES {
-            return Err(Indivisible);
         }
         c.classes = SiteStats::LARGE;
         (c.fixed, c.is_c) = (true, true);

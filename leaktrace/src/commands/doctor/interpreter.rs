@@ -3,6 +3,7 @@
 use leaktrace::cpython::Interpreter;
 use leaktrace::plan::{self, Execution, Inputs, ProbePlan};
 use leaktrace::target::Target;
+use leaktrace::watch::units;
 use leaktrace_common::site::op;
 
 use super::check::Check;
@@ -74,6 +75,10 @@ fn of_plan(plan: &ProbePlan) -> Vec<Check> {
             plan.features.join(", "),
         ),
     )];
+    checks.push(match units::parts(plan) {
+        Ok(sites) => Check::ok("watch", format!("at a bounded cost: any of {sites} places can be armed alone")),
+        Err(error) => Check::warn("watch", error.to_string(), ""),
+    });
     checks.push(match plan.probes.iter().find(|probe| probe.op >= op::GC_START) {
         Some(probe) => Check::ok("collector", format!("found ({})", probe.why)),
         None => Check::warn(
