@@ -15,6 +15,7 @@ use crate::{
     maps::{BLOCKS, CCall, Thread, config, count},
     python,
     target::Target,
+    window,
 };
 
 /// An entry of the C allocator.
@@ -42,7 +43,7 @@ pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut T
         if jumped_to {
             return;
         }
-        count(counter::LOST_ADDRESS);
+        window::unlearned(thread);
         thread.c.sp = 0;
     }
     if site.op == op::C_FREE {

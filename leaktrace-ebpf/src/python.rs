@@ -169,7 +169,7 @@ fn pend(thread: &mut Thread, state: u8, size: u64, kind: u8, is_realloc: bool) {
         return;
     }
     if thread.py.state == py_call::REFILL || thread.py.state == py_call::TO_C {
-        count(counter::LOST_ADDRESS);
+        crate::window::unlearned(thread);
     }
     thread.py = call;
 }

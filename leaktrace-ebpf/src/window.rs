@@ -1,8 +1,8 @@
 //! Windows of tracing: for a moment a part of the plan is armed, then nothing, then another part.
 
-use leaktrace_common::wire::{SiteStats, state, window};
+use leaktrace_common::wire::{SiteStats, counter, state, window};
 
-use crate::maps::{PyCall, SITE_STATS, STATE, Thread, py_call};
+use crate::maps::{PyCall, SITE_STATS, STATE, Thread, count, py_call};
 
 /// The window that is open, as [`state::WINDOW`] has it. What the thread was in the middle of in an earlier one is forgotten:
 /// its end was not seen.
@@ -18,6 +18,15 @@ pub fn enter(thread: &mut Thread) -> u64 {
         thread.entered = 0;
     }
     now
+}
+
+/// Counts a request whose block was not learned. At the edges of a window that is so by nature, and what is so young does not
+/// count there.
+#[inline(always)]
+pub fn unlearned(thread: &Thread) {
+    if thread.window & window::PARTIAL == 0 {
+        count(counter::LOST_ADDRESS);
+    }
 }
 
 /// Counts a hit of a site.
