@@ -3,6 +3,7 @@
 pub mod cost;
 pub mod coverage;
 pub mod drain;
+mod estimates;
 pub mod named;
 pub mod native;
 pub mod pauses;

@@ -1,0 +1,91 @@
+//! What the windows of a watch make of what they saw: for how much it stands, and for how much it may.
+
+use std::collections::HashMap;
+
+use super::{Session, windows::class_of};
+use crate::{
+    model::{
+        sampling::{Sampling, WatchFacts},
+        trail::seconds,
+    },
+    tracer::sweep::now_ns,
+    watch::classes::LARGE,
+};
+
+impl Session {
+    /// What the report needs to know of the windows; `None` where everything is traced.
+    pub fn sampling(&self) -> Option<Sampling> {
+        let watch = self.watch.as_ref()?;
+        let wall = seconds(now_ns() - self.start_ns);
+        let sites = self.ledger.sites().len();
+        let mut sums = vec![Sum::default(); sites];
+        for block in watch.followers.blocks() {
+            let Some(sum) = self.ledger.site(block.stack).and_then(|site| sums.get_mut(site)) else { continue };
+            *sum.classes.entry(class_of(&self.interpreter, block)).or_default() += 1;
+        }
+        let weight = |class: u32| match watch.exposures.seconds(class) {
+            seconds if seconds > 0.0 => wall / seconds,
+            _ => 0.0,
+        };
+        // At most so many blocks a second become more of what a site hands out; of the C allocator's only bytes are known.
+        let bound = |class: u32| match watch.classes.growth(class) {
+            Some(rate) if !rate.is_positive() => Some(0.0),
+            Some(rate) if class != LARGE => Some(rate.high),
+            Some(_) => None,
+            None => Some(f64::INFINITY),
+        };
+        let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
+        let growing = watch.classes.growing();
+        let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_seconds);
+        let mut exposures = Vec::new();
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let by_site = sums.iter().map(|sum| {
+            let class = sum.commonest()?;
+            Some(*numbers.entry(class).or_insert_with(|| {
+                exposures.push(watch.exposures.by_cohort(class, self.ledger.timeline()));
+                exposures.len() as u32 - 1
+            }))
+        });
+        let exposure_of = by_site.collect();
+        Some(Sampling {
+            exposures,
+            exposure_of,
+            weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
+            bounds: sums.iter().map(|sum| sum.classes.keys().map(|&class| bound(class)).sum()).collect(),
+            heap_grows: !watch.classes.is_known_not_to_grow(),
+            facts: WatchFacts {
+                overhead_limit: watch.limits.overhead,
+                overhead: watch.budget.spent_share(cpu),
+                max_slowdown: watch.limits.max_slowdown,
+                slowest: watch.slowest,
+                windows: watch.windows,
+                open_seconds: watch.open_seconds,
+                followed_blocks: watch.followers.len() as u64,
+                reused_unseen: watch.followers.caught(),
+                sites_unseen: unwatched.units as u64,
+                classes_too_hot: unwatched.classes as u64,
+                slowdown_needed: unwatched.least_cost.map_or(0.0, |cost| 1.0 + cost),
+                explained: watch.units.explained(&growing),
+            },
+        })
+    }
+}
+
+/// What the followed blocks of a site say of it: blocks by class.
+#[derive(Debug, Clone, Default)]
+struct Sum {
+    classes: HashMap<u32, u32>,
+}
+
+impl Sum {
+    /// Mean of the `weight` of a class over the blocks; `otherwise` where there is none.
+    fn mean(&self, weight: impl Fn(u32) -> f64, otherwise: f64) -> f64 {
+        let blocks: u32 = self.classes.values().sum();
+        let sum: f64 = self.classes.iter().map(|(&class, &blocks)| weight(class) * f64::from(blocks)).sum();
+        if blocks == 0 { otherwise } else { sum / f64::from(blocks) }
+    }
+
+    fn commonest(&self) -> Option<u32> {
+        self.classes.iter().max_by_key(|(class, blocks)| (**blocks, **class)).map(|(class, _)| *class)
+    }
+}
