@@ -30,7 +30,9 @@ impl Units {
             .iter()
             .filter_map(|of| Some((of, self.known_cost(of, hit_seconds).filter(|cost| *cost <= limit)?)))
             .collect();
-        let curious = ready.is_empty() || ready.len() < growing.len() && random.f64() < CURIOUS;
+        // What was never armed comes first: a class whose cost is not known has no window at all.
+        let unknown = growing.iter().any(|of| self.known_cost(of, hit_seconds).is_none());
+        let curious = unknown || ready.len() < growing.len() && (ready.is_empty() || random.f64() < CURIOUS);
         let scouts = if curious { self.scouting(growing, &ready, limit, hit_seconds, random) } else { None };
         scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, random))
     }
@@ -78,7 +80,8 @@ impl Units {
     }
 
     /// A window that is to show what sites cost and which classes they serve: of those that may serve the class that grows the
-    /// most and is not ready. First what was never armed, a few at a time; then what was armed for the shortest time.
+    /// most and is not ready, one with sites that were never armed before others. First these sites, a few at a time; then what was
+    /// armed for the shortest time.
     fn scouting(
         &self,
         growing: &[Growing],
@@ -89,7 +92,10 @@ impl Units {
     ) -> Option<Selection> {
         let waiting = growing.iter().filter(|of| ready.iter().all(|(other, _)| other.class != of.class));
         let mut waiting: Vec<&Growing> = waiting.collect();
-        waiting.sort_by(|a, b| b.blocks_per_second.total_cmp(&a.blocks_per_second));
+        waiting.sort_by(|a, b| {
+            let known = |of: &Growing| self.known_cost(of, hit_seconds).is_some();
+            known(a).cmp(&known(b)).then(b.blocks_per_second.total_cmp(&a.blocks_per_second))
+        });
         waiting.into_iter().find_map(|of| self.scouts_for(of, limit, hit_seconds, random))
     }
 
@@ -203,5 +209,14 @@ mod tests {
         let units = units(&[(Some(1e4), 2, false), (Some(2e4), 4, false), (Some(9e5), 8, false), (Some(8e5), 1, true)]);
         let selection = units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap();
         assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
+    }
+
+    #[test]
+    fn what_was_never_armed_comes_before_what_is_ready() {
+        let units = units(&[(Some(1e4), 1, true), (None, 2, true)]);
+        for seed in 0..20 {
+            let selection = units.choose(&growing(&[0, 1]), 1.0, HIT, &mut fastrand::Rng::with_seed(seed)).unwrap();
+            assert!(selection.scouts.is_some() && selection.units == [1], "{selection:?}");
+        }
     }
 }
