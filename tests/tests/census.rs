@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 /// Censuses of a process that changes its heap as fast as it can.
 const MOVING: usize = 1000;
 
-/// How long a service under load is watched.
-const LOAD: Duration = Duration::from_secs(10);
+/// Objects that a service under load keeps between two looks.
+const SERVED: u64 = 10_000;
 
 #[derive(Debug, Deserialize)]
 struct Tracked {
@@ -285,23 +285,22 @@ fn a_watch_counts_what_a_working_process_leaks() {
     }
 }
 
+/// A look of ours at a process that works on meanwhile, between two of objgraph's.
+fn look_between(service: &mut Service) -> (BTreeMap<String, u64>, Census, BTreeMap<String, u64>) {
+    let before = ask_busy(service, "typestats");
+    let ours = heap(service.pid(), &[]);
+    (before, ours, ask_busy(service, "typestats"))
+}
+
 #[test]
 fn growth_of_a_service_under_load_is_that_of_objgraph() {
     for python in supported() {
         let python = python.with_packages(&["objgraph"]);
         let mut service = start(&python);
         tell(&mut service, "serve");
-        let mut look = || {
-            // It works on meanwhile: one look of ours between two of objgraph's.
-            let before: BTreeMap<String, u64> = ask_busy(&mut service, "typestats");
-            let ours = heap(service.pid(), &[]);
-            let after: BTreeMap<String, u64> = ask_busy(&mut service, "typestats");
-            (before, ours, after)
-        };
-        let (first, last) = (look(), {
-            std::thread::sleep(LOAD);
-            look()
-        });
+        let first = look_between(&mut service);
+        let _: u64 = ask_busy(&mut service, &format!("serve_until {SERVED}"));
+        let last = look_between(&mut service);
         for name in ["__main__.Plain", "__main__.Slots", "set"] {
             let of = |stats: &BTreeMap<String, u64>| {
                 let found = stats.get(name).or_else(|| stats.get(&format!("builtins.{name}")));

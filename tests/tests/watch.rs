@@ -1,10 +1,10 @@
 //! `--mode watch`: windows of tracing within a budget.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leaktrace_tests::process::{Service, signal, wait_for_end};
 use leaktrace_tests::python::{Python, supported};
-use leaktrace_tests::system::assert_unaltered;
+use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered};
 use leaktrace_tests::trace::{Outcome, Trace, run};
 use rustix::process::Signal;
 
@@ -54,17 +54,60 @@ fn leaks_are_named_and_the_innocent_left_in_peace() {
 #[test]
 fn a_killed_watch_leaves_nothing_armed() {
     for python in divisible() {
+        let mut service = Service::start(&python, "services/leak_global_list.py", &[]);
+        service.go();
         for _ in 0..5 {
-            let mut service = Service::start(&python, "services/storm.py", &[]);
-            service.go();
             let trace = Trace::attach(service.pid(), &BUDGET);
-            service.progress(200);
+            let ours = Bpf::of(trace.pid());
+            // Nothing is armed but in its windows.
+            until(|| !altered_text(service.pid()).is_empty());
             trace.kill();
             assert_unaltered(service.pid());
-            service.progress(200);
-            service.quit();
+            ours.assert_gone();
+            service.progress(20);
         }
+        service.quit();
     }
+}
+
+/// A child that is forked in a window has copies of its breakpoints.
+#[test]
+fn a_child_of_a_window_is_let_go_with_it() {
+    for python in divisible() {
+        let mut service = Service::start(&python, "services/forking.py", &[]);
+        let trace = Trace::attach(service.pid(), &BUDGET);
+        service.go();
+        let mut copied = None;
+        until(|| {
+            // Stopped, it neither makes nor ends children while they are looked at.
+            signal(service.pid(), Signal::STOP);
+            copied = children(service.pid()).into_iter().find(|&child| !altered_text(child).is_empty());
+            if copied.is_none() {
+                signal(service.pid(), Signal::CONT);
+                service.work_for(Duration::from_millis(20));
+            }
+            copied.is_some()
+        });
+        trace.finish();
+        assert_unaltered(copied.expect("a child was found"));
+        assert_unaltered(service.pid());
+        signal(service.pid(), Signal::CONT);
+        service.progress(20);
+        service.quit();
+    }
+}
+
+/// Asks until it is so.
+fn until(mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(100);
+    while !so() {
+        assert!(Instant::now() < deadline, "no window was seen open");
+    }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the service is there");
+    text.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
 }
 
 #[test]
@@ -82,13 +125,14 @@ fn a_build_that_has_no_parts_is_refused() {
 fn a_target_that_ends_while_it_is_watched_is_reported() {
     for python in divisible() {
         let mut service = Service::start(&python, "services/leak_global_list.py", &[]);
-        let trace = Trace::attach(service.pid(), &BUDGET);
+        let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["-v"]].concat());
         service.go();
-        service.work_for(Duration::from_secs(3));
+        service.work_for(Duration::from_secs(15));
         let pid = service.pid();
         signal(pid, Signal::TERM);
         let (_, outcome): (_, Outcome) = trace.report();
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.iter().any(|line| line.contains("window 1: ")), "-v says what windows did: {outcome:?}");
         assert!(wait_for_end(pid, Duration::from_secs(10)));
     }
 }

@@ -163,13 +163,15 @@ def mutate():
         kept.popleft()
 
 
-def serve(leaked):
+def serve(leaked, kept_more):
     """A service under load: it answers, and keeps a bit of each answer."""
     while True:
         for i in range(20):
             request = {"path": "/%d" % i, "headers": [("name", str(i))] * 5}
             answer = [Cycle(), json.dumps(request), set(request)]
-        leaked.extend([Plain(1), Slots(answer[1]), Plain(2), {1, 2, 3}])
+        with kept_more:
+            leaked.extend([Plain(1), Slots(answer[1]), Plain(2), {1, 2, 3}])
+            kept_more.notify_all()
         time.sleep(0.002)
 
 
@@ -295,6 +297,7 @@ def main():
     population = populate()
     kept = []
     leaked = []
+    kept_more = threading.Condition()
     for _ in range(3):
         # What is made at the first time (encoders, caches) is there before it counts.
         json.dumps([tracked(), sums(population[:1]), collector()])
@@ -325,8 +328,13 @@ def main():
             say("", None)
         elif command == "serve":
             gc.enable()
-            threading.Thread(target=serve, args=(leaked,), daemon=True).start()
+            threading.Thread(target=serve, args=(leaked, kept_more), daemon=True).start()
             say("", None)
+        elif command.startswith("serve_until "):
+            with kept_more:
+                end = len(leaked) + int(command[12:])
+                kept_more.wait_for(lambda: len(leaked) >= end)
+            say("", len(leaked))
         elif command == "churn_native":
             churn_native(kept)
             say("", None)

@@ -242,11 +242,11 @@ async fn watch(
                 if let Some(metrics) = &outputs.metrics {
                     metrics.alive();
                 }
-                {
-                    // A window is to be closed when it is to be closed.
-                    let _hurry = Hurry::new();
-                    session.watch()?;
-                }
+                session.settle();
+                // A window is to be closed when it is to be closed.
+                let hurry = Hurry::new();
+                session.watch()?;
+                drop(hurry);
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));
                 }

@@ -114,7 +114,11 @@ pub(crate) fn headline(report: &Report) -> Vec<String> {
     let Headline { outlook, growing_sites, growing_lines, growth: rate, exhaustion } = &report.headline;
     let watched = span(report.capture.duration_seconds);
     let mut lines = match outlook {
-        Outlook::TooEarly => vec![format!("Too early to tell: watched for {watched}.")],
+        Outlook::TooEarly => {
+            let mut lines = vec![format!("Too early to tell: watched for {watched}.")];
+            lines.extend(report.capture.watch.as_ref().and_then(too_hot));
+            lines
+        }
         Outlook::NotLeaking => vec![format!("No leak found: nothing grew without bound in {watched}.")],
         Outlook::Incomplete => vec![
             format!("Cannot tell: nothing grew in what was seen in {watched},"),
@@ -142,6 +146,17 @@ pub(crate) fn headline(report: &Report) -> Vec<String> {
     lines.extend(own_code(report));
     lines.push(memory(&report.memory));
     lines
+}
+
+/// What to do where what grows is too hot for the limit of a watch: waiting alone does not help.
+fn too_hot(watch: &WatchFacts) -> Option<String> {
+    let (limit, needed) = (watch.max_slowdown, watch.slowdown_needed);
+    (watch.classes_too_hot > 0).then(|| {
+        format!(
+            "Some of what grows costs too much to see within --max-slowdown {limit:.1}x: {needed:.1}x would do, or --mode \
+             exact for a short while."
+        )
+    })
 }
 
 /// Where most of the growth passes through the service's own code: what leaks is often allocated in a library that it calls.

@@ -122,15 +122,14 @@ struct Opened {
 
 impl Session {
     /// Opens a window if there is something to look for and the budget affords it, and brings the ledger up to date with what
-    /// survived it. Says whether it did. Takes as long as the window. A target that ends meanwhile is no error: see
-    /// [`Self::ended`].
-    pub fn watch(&mut self) -> Result<bool, SessionError> {
+    /// survived it. Takes as long as the window. A target that ends meanwhile is no error: see [`Self::ended`].
+    pub fn watch(&mut self) -> Result<(), SessionError> {
         let result = self.watch_if_afforded();
         if result.is_err() {
             // It may be on its way out: what it lacks is told a moment before its end is.
             for _ in 0..DYING_LOOKS {
                 if self.ended().is_some() {
-                    return Ok(false);
+                    return Ok(());
                 }
                 thread::sleep(LOOK);
             }
@@ -138,19 +137,13 @@ impl Session {
         result
     }
 
-    fn watch_if_afforded(&mut self) -> Result<bool, SessionError> {
+    fn watch_if_afforded(&mut self) -> Result<(), SessionError> {
         let now = now_ns();
-        if self.watch.as_ref().is_some_and(|watch| now >= watch.next_reading_ns) {
-            self.settle();
-        }
-        let Some(watch) = &mut self.watch else { return Ok(false) };
-        if now < watch.next_window_ns {
-            return Ok(false);
-        }
+        let Some(watch) = self.watch.as_mut().filter(|watch| now >= watch.next_window_ns) else { return Ok(()) };
         let limit = watch.limit();
         let growing = watch.classes.growing();
         let Some(selection) = watch.units.choose(&growing, limit, watch.hit_seconds, &mut watch.random) else {
-            return Ok(false);
+            return Ok(());
         };
         let cpu = self.target.cpu_clock()?.as_secs_f64();
         let wall = seconds(now - self.start_ns).max(0.1);
@@ -158,10 +151,9 @@ impl Session {
         let longest =
             selection.scouts.map(|seconds| Duration::from_secs_f64(seconds.clamp(SCOUTING.start, SCOUTING.end)));
         let Some(grant) = watch.budget.grant(selection.expected * used, watch.closing, longest, cpu, wall) else {
-            return Ok(false);
+            return Ok(());
         };
-        self.open(&growing, &selection, grant)?;
-        Ok(true)
+        self.open(&growing, &selection, grant)
     }
 
     fn open(&mut self, growing: &[Growing], selection: &Selection, grant: Grant) -> Result<(), SessionError> {
@@ -258,7 +250,10 @@ impl Session {
         if let Some(exposure) = exposure {
             watch.exposures.enter(selection.complete, exposure);
             let found = |class| found.get(&class).copied().unwrap_or(0);
-            watch.units.enter_survivors(growing, selection.complete, exposure.seconds, found);
+            for class in watch.units.enter_survivors(growing, selection.complete, exposure.seconds, found) {
+                watch.exposures.forget(class);
+                watch.followers.retain(|block| class_of(&self.interpreter, block) != class);
+            }
         }
         Ok(())
     }
@@ -321,7 +316,7 @@ impl Session {
         // What was handed out while it was being armed is not all that was.
         let counts = begin_ns..=end_ns;
         let grown_up =
-            |block: &Block| counts.contains(&block.time_ns) && complete & 1 << self.class_of_block(block) != 0;
+            |block: &Block| counts.contains(&block.time_ns) && complete & 1 << class_of(&self.interpreter, block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
         let mut survivors = watch.followers.look(&self.target.memory(), blocks);
         if self.plan.unseen_dict_keys {
@@ -330,9 +325,10 @@ impl Session {
         Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
     }
 
-    /// Between windows: drops what has died, and reads how the heap grows.
-    fn settle(&mut self) {
-        let Some(mut watch) = self.watch.take() else { return };
+    /// Between windows: drops what has died, and reads how the heap grows; unless it was not long ago.
+    pub fn settle(&mut self) {
+        let due = |watch: &mut Watch| now_ns() >= watch.next_reading_ns;
+        let Some(mut watch) = self.watch.take_if(due) else { return };
         self.read_heap(&mut watch);
         self.watch = Some(watch);
     }
@@ -401,10 +397,6 @@ impl Session {
 
     fn pools(&self) -> Option<Pools> {
         self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&self.target.memory()).ok())
-    }
-
-    fn class_of_block(&self, block: &Block) -> u32 {
-        class_of(&self.interpreter, block)
     }
 }
 

@@ -47,6 +47,11 @@ impl Exposures {
         }
     }
 
+    /// Forgets that a class was seen: not all of it was armed.
+    pub fn forget(&mut self, class: u32) {
+        self.classes.remove(&class);
+    }
+
     /// Whether the class was seen whole again, often enough, since a block was born at `time_ns`. An address that is handed out again
     /// and again passes for a survivor until a window sees it handed out.
     pub fn has_tested(&self, class: u32, time_ns: u64) -> bool {
@@ -105,6 +110,8 @@ mod tests {
         exposures.enter(0b001, window(16, 0.2));
         assert!(exposures.has_tested(0, 15) && !exposures.has_tested(0, 17) && !exposures.has_tested(2, 7));
         assert!((exposures.seconds(0) - 0.1).abs() < 1e-9);
+        exposures.forget(0);
+        assert!(!exposures.has_tested(0, 15) && exposures.seconds(0) == 0.0);
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl Followers {
         self.followed.insert(address, follower);
     }
 
+    /// Keeps the blocks of which this is so.
+    pub fn retain(&mut self, keep: impl Fn(&Block) -> bool) {
+        self.followed.retain(|_, follower| keep(&follower.block));
+    }
+
     /// The blocks that are followed, by address.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Block)> {
         self.followed.iter().map(|(&address, follower)| (address, &follower.block))

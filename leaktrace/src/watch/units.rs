@@ -31,6 +31,7 @@ const FAR_FEWER: f64 = 0.25;
 const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class that suffice for a verdict on most that ask for it.
 const VERDICT: f64 = 80.0;
+
 /// Sites that are armed together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Unit {
@@ -264,8 +265,16 @@ impl Units {
     }
 
     /// Enters what a window of `seconds` showed of the classes that it saw whole: how many blocks of each outlived it. Where far
-    /// fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun since.
-    pub fn enter_survivors(&mut self, growing: &[Growing], complete: u64, seconds: f64, found: impl Fn(u32) -> usize) {
+    /// fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun since. Gives the classes
+    /// of which that is so: what was seen of them is not what it seemed.
+    pub fn enter_survivors(
+        &mut self,
+        growing: &[Growing],
+        complete: u64,
+        seconds: f64,
+        found: impl Fn(u32) -> usize,
+    ) -> Vec<u32> {
+        let mut mistaken = Vec::new();
         for of in growing.iter().filter(|of| complete & of.bit() != 0) {
             let shown = self.shown.entry(of.class).or_default();
             shown.expected += of.blocks_per_second * seconds;
@@ -277,8 +286,10 @@ impl Units {
             // Of the C allocator all is armed: what seems to grow there is not its.
             if of.class != LARGE && shown.expected > ENOUGH_SHOWN && shown.share() < FAR_FEWER {
                 *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
+                mistaken.push(of.class);
             }
         }
+        mistaken
     }
 
     /// Which part of the growth of the `growing` classes windows have shown, 0 to 1.
@@ -367,10 +378,10 @@ pub(super) mod tests {
         let growing = growing(&[0]);
         let serving = |units: &Units| units.choose(&growing, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
-        units.enter_survivors(&growing, 1, 0.1, |_| 9);
+        assert!(units.enter_survivors(&growing, 1, 0.1, |_| 9).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
-        units.enter_survivors(&growing, 1, 0.4, |_| 0);
-        assert_eq!(serving(&units), [0, 1], "9 of 50");
+        assert_eq!(units.enter_survivors(&growing, 1, 0.4, |_| 0), [0], "9 of 50");
+        assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
     }
 }

@@ -5,5 +5,6 @@ mod ledger;
 mod metrics;
 mod recording;
 mod report;
+mod services;
 mod simulator;
 mod verdicts;

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use leaktrace::model::sampling::{Sampling, WatchFacts};
 use leaktrace::model::verdict::Reason;
 use leaktrace::model::{Criteria, FrameKind, FrameRef, Ledger, Root, ScanEnd, Verdict};
 use leaktrace::report::{
@@ -325,6 +326,19 @@ fn an_empty_trace_has_a_report() {
     assert_eq!(report.headline.outlook, Outlook::TooEarly);
     assert!(text_of(&report).contains("Too early"));
     assert!(!live::render(&report, Style::PLAIN, 80, 24).is_empty());
+}
+
+#[test]
+fn a_watch_that_may_not_see_what_grows_says_what_would_do() {
+    let watch = |classes_too_hot, slowdown_needed| {
+        let watch = WatchFacts { max_slowdown: 2.0, classes_too_hot, slowdown_needed, ..WatchFacts::default() };
+        let sampling = Sampling { heap_grows: true, facts: watch, ..Sampling::default() };
+        let facts = Facts { sampling: Some(sampling), ..facts() };
+        text_of(&Report::build(&World::new(1).ledger, &facts, &Criteria::default()))
+    };
+    let text = watch(2, 2.41);
+    assert!(text.contains("--max-slowdown 2.0x") && text.contains("2.4x") && text.contains("exact"), "{text}");
+    assert!(!watch(0, 0.0).contains("--max-slowdown"));
 }
 
 #[test]
