@@ -175,9 +175,11 @@ fn a_leak_that_found_the_table_full_is_not_called_innocent() {
         "
 def fill():
     keep.extend(bytearray(3000) for n in range(1000))
+chain = None
 def leak():
+    global chain
     for n in range(2000):
-        keep.append((bytearray(3000), n))
+        chain = (chain, bytearray(3000))
 ",
     );
     let mut trace = Trace::attach(
