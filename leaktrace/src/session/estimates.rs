@@ -1,6 +1,6 @@
 //! What the windows of a watch make of what they saw: for how much it stands, and for how much it may.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Session, windows::class_of};
 use crate::{
@@ -21,9 +21,10 @@ impl Session {
         let mut sums = vec![Sum::default(); sites];
         for block in watch.followers.blocks() {
             let Some(sum) = self.ledger.site(block.stack).and_then(|site| sums.get_mut(site)) else { continue };
-            *sum.classes.entry(class_of(&self.interpreter, block)).or_default() += 1;
+            let of = (class_of(&self.interpreter, block), watch.units.at_slot(block.site()));
+            *sum.of.entry(of).or_default() += 1;
         }
-        let weight = |class: u32| match watch.exposures.seconds(class) {
+        let weight = |(class, unit): Of| match watch.exposures.seconds(class, unit) {
             seconds if seconds > 0.0 => wall / seconds,
             _ => 0.0,
         };
@@ -38,11 +39,11 @@ impl Session {
         let growing = watch.classes.growing();
         let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_seconds);
         let mut exposures = Vec::new();
-        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let mut numbers: HashMap<Of, u32> = HashMap::new();
         let by_site = sums.iter().map(|sum| {
-            let class = sum.commonest()?;
-            Some(*numbers.entry(class).or_insert_with(|| {
-                exposures.push(watch.exposures.by_cohort(class, self.ledger.timeline()));
+            let (class, unit) = sum.commonest()?;
+            Some(*numbers.entry((class, unit)).or_insert_with(|| {
+                exposures.push(watch.exposures.by_cohort(class, unit, self.ledger.timeline()));
                 exposures.len() as u32 - 1
             }))
         });
@@ -51,7 +52,7 @@ impl Session {
             exposures,
             exposure_of,
             weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
-            bounds: sums.iter().map(|sum| sum.classes.keys().map(|&class| bound(class)).sum()).collect(),
+            bounds: sums.iter().map(|sum| sum.classes().into_iter().map(bound).sum()).collect(),
             heap_grows: !watch.classes.is_known_not_to_grow(),
             facts: WatchFacts {
                 overhead_limit: watch.limits.overhead,
@@ -71,21 +72,28 @@ impl Session {
     }
 }
 
-/// What the followed blocks of a site say of it: blocks by class.
+/// Size class of a block, and the unit that handed it out.
+type Of = (u32, Option<usize>);
+
+/// What the followed blocks of a site say of it.
 #[derive(Debug, Clone, Default)]
 struct Sum {
-    classes: HashMap<u32, u32>,
+    of: HashMap<Of, u32>,
 }
 
 impl Sum {
-    /// Mean of the `weight` of a class over the blocks; `otherwise` where there is none.
-    fn mean(&self, weight: impl Fn(u32) -> f64, otherwise: f64) -> f64 {
-        let blocks: u32 = self.classes.values().sum();
-        let sum: f64 = self.classes.iter().map(|(&class, &blocks)| weight(class) * f64::from(blocks)).sum();
+    /// Mean of a weight over the blocks; `otherwise` where there is none.
+    fn mean(&self, weight: impl Fn(Of) -> f64, otherwise: f64) -> f64 {
+        let blocks: u32 = self.of.values().sum();
+        let sum: f64 = self.of.iter().map(|(&of, &blocks)| weight(of) * f64::from(blocks)).sum();
         if blocks == 0 { otherwise } else { sum / f64::from(blocks) }
     }
 
-    fn commonest(&self) -> Option<u32> {
-        self.classes.iter().max_by_key(|(class, blocks)| (**blocks, **class)).map(|(class, _)| *class)
+    fn commonest(&self) -> Option<Of> {
+        self.of.iter().max_by_key(|(of, blocks)| (**blocks, **of)).map(|(of, _)| *of)
+    }
+
+    fn classes(&self) -> BTreeSet<u32> {
+        self.of.keys().map(|(class, _)| *class).collect()
     }
 }

@@ -203,12 +203,13 @@ impl Session {
         watch.open_seconds += open;
         watch.closing = closing;
         log::debug!(
-            "window {}: {} units{}, classes {:x}, {:.0} ms open of {:.0}, {:.0} ms to close, {} hits ({:.2} ms) in {:.2} ms of CPU, \
+            "window {}: {} units{}{}, classes {:x}, {:.0} ms open of {:.0}, {:.0} ms to close, {} hits ({:.2} ms) in {:.2} ms of CPU, \
              {} survivors",
             watch.windows,
             selection.units.len(),
             if selection.scouts.is_some() { " (scouts)" } else { "" },
-            selection.complete,
+            if selection.sights.iter().any(|sight| !sight.left_out.is_empty()) { " (a part)" } else { "" },
+            selection.classes(),
             open * 1e3,
             grant.open.as_secs_f64() * 1e3,
             closing * 1e3,
@@ -224,7 +225,7 @@ impl Session {
         self.follow(watch)
     }
 
-    /// Follows what outlived a window, of the classes that it saw whole.
+    /// Follows what outlived a window, of the classes that it saw.
     fn take_survivors(
         &mut self,
         watch: &mut Watch,
@@ -248,9 +249,9 @@ impl Session {
             followers.enter(address, follower);
         }
         if let Some(exposure) = exposure {
-            watch.exposures.enter(selection.complete, exposure);
+            selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
             let found = |class| found.get(&class).copied().unwrap_or(0);
-            for class in watch.units.enter_survivors(growing, selection.complete, exposure.seconds, found) {
+            for class in watch.units.enter_survivors(growing, &selection.sights, exposure.seconds, found) {
                 watch.exposures.forget(class);
                 watch.followers.retain(|block| class_of(&self.interpreter, block) != class);
             }
@@ -287,7 +288,7 @@ impl Session {
             }
         };
         let look = in_bounds && selection.scouts.is_none();
-        let survivors = if look { self.look_inside(watch, selection.complete, begin_ns) } else { None };
+        let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns) } else { None };
         let open = begin.elapsed();
         let runs = self.tracer.run_statistics().since(runs);
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
@@ -306,7 +307,7 @@ impl Session {
     fn look_inside(
         &self,
         watch: &mut Watch,
-        complete: u64,
+        classes: u64,
         begin_ns: u64,
     ) -> Option<(HashMap<u64, Follower>, Exposure)> {
         let now = now_ns();
@@ -316,7 +317,7 @@ impl Session {
         // What was handed out while it was being armed is not all that was.
         let counts = begin_ns..=end_ns;
         let grown_up =
-            |block: &Block| counts.contains(&block.time_ns) && complete & 1 << class_of(&self.interpreter, block) != 0;
+            |block: &Block| counts.contains(&block.time_ns) && classes & 1 << class_of(&self.interpreter, block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
         let mut survivors = watch.followers.look(&self.target.memory(), blocks);
         if self.plan.unseen_dict_keys {
@@ -372,9 +373,7 @@ impl Session {
         self.learn();
         let mut pass = self.ledger.scan(begin_ns);
         let mut unnamed: Vec<Block> = Vec::new();
-        let class_of = |block: &Block| class_of(&self.interpreter, block);
-        let tested = |block: &&Block| watch.exposures.has_tested(class_of(block), block.time_ns);
-        for block in watch.followers.blocks().filter(tested) {
+        for block in that_count(&self.interpreter, watch) {
             if block.stack == 0 || pass.knows(block.stack) {
                 pass.observe(block);
             } else {
@@ -398,6 +397,23 @@ impl Session {
     fn pools(&self) -> Option<Pools> {
         self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&self.target.memory()).ok())
     }
+}
+
+/// The blocks that are followed and count: later windows have tested them, and they are their stack's own.
+fn that_count<'a>(interpreter: &Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
+    let mut by_stack: HashMap<(u32, u32), Vec<&Block>> = HashMap::new();
+    for block in watch.followers.blocks() {
+        let class = class_of(interpreter, block);
+        if watch.exposures.has_tested(class, block.time_ns) {
+            by_stack.entry((block.stack, class)).or_default().push(block);
+        }
+    }
+    by_stack.retain(|&(_, class), blocks| {
+        let births = || blocks.iter().map(|block| block.time_ns).collect::<Vec<_>>();
+        let unit = blocks.first().and_then(|block| watch.units.at_slot(block.site()));
+        !watch.exposures.is_in_parts(class) || watch.exposures.are_its_own(class, unit, &births())
+    });
+    by_stack.into_values().flatten()
 }
 
 /// The class of a block, as bits of [`SiteStats::classes`] are numbered.

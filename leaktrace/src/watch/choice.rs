@@ -1,6 +1,9 @@
 //! What the next window arms: all that serves a class that grows, or sites of which too little is known.
 
-use super::units::{ENOUGH_SIGHTINGS, Growing, LEAST, Selection, Units};
+use super::{
+    exposure::Sight,
+    units::{ENOUGH_SIGHTINGS, Growing, LEAST, Selection, Units},
+};
 
 /// Slowdown, as a share of the limit, up to which further classes are added to a window.
 const GENTLE: f64 = 0.1;
@@ -11,14 +14,17 @@ const CURIOUS: f64 = 0.15;
 /// Seconds from which on scouts are to be gentle, and the slowdown by them that no request notices.
 const LONG: f64 = 0.1;
 const GENTLE_SCOUTS: f64 = 0.04;
+/// Part of the limit that is filled where a class is seen in parts, and most parts that it is worth to see it in.
+const FULL: f64 = 0.9;
+const MOST_PARTS: f64 = 4.0;
 /// Part of the limit that scouts of known cost may take.
 const SCOUTS_SHARE: f64 = 0.5;
 
 impl Units {
     /// Chooses what a window arms so that the target's work takes at most `1 + limit` times as long: all that may hand out blocks
-    /// of one of the `growing` classes, of more where that costs little; or, while that costs too much because it is not known
-    /// which sites serve a class, some of these sites to learn it. `hit_seconds` is the cost of a hit. `None` where there is nothing
-    /// to look for, or all of it costs too much.
+    /// of one of the `growing` classes, of more where that costs little, of one that costs too much all but some that have their turn
+    /// in other windows; or, while that costs too much because it is not known which sites serve a class, some of these sites to
+    /// learn it. `hit_seconds` is the cost of a hit. `None` where there is nothing to look for, or all of it costs too much.
     pub fn choose(
         &self,
         growing: &[Growing],
@@ -28,12 +34,14 @@ impl Units {
     ) -> Option<Selection> {
         let ready: Vec<(&Growing, f64)> = growing
             .iter()
-            .filter_map(|of| Some((of, self.known_cost(of, hit_seconds).filter(|cost| *cost <= limit)?)))
+            .filter_map(|of| Some((of, self.known_cost(of, hit_seconds).filter(|cost| *cost <= MOST_PARTS * limit)?)))
+            .filter(|(of, _)| !self.is_too_hot(of, limit, hit_seconds))
             .collect();
+        let whole: Vec<_> = ready.iter().copied().filter(|(_, cost)| *cost <= limit).collect();
         // What was never armed comes first: a class whose cost is not known has no window at all.
         let unknown = growing.iter().any(|of| self.known_cost(of, hit_seconds).is_none());
-        let curious = unknown || ready.len() < growing.len() && (ready.is_empty() || random.f64() < CURIOUS);
-        let scouts = if curious { self.scouting(growing, &ready, limit, hit_seconds, random) } else { None };
+        let curious = unknown || whole.len() < growing.len() && (whole.is_empty() || random.f64() < CURIOUS);
+        let scouts = if curious { self.scouting(growing, &whole, limit, hit_seconds, random) } else { None };
         scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, random))
     }
 
@@ -41,6 +49,36 @@ impl Units {
     fn known_cost(&self, of: &Growing, hit_seconds: f64) -> Option<f64> {
         let rates = self.serving(&[of]).into_iter().map(|index| self.get(index).rate());
         rates.sum::<Option<f64>>().map(|rate| rate * hit_seconds)
+    }
+
+    /// Whether a class has a unit that never can be armed, or so hot ones that each would seldom be.
+    pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
+        let units = self.serving(&[of]);
+        let alone = |&index: &usize| self.cost(&[index], hit_seconds) > FULL * limit;
+        let cost = self.cost(&units, hit_seconds);
+        cost > limit && (cost > MOST_PARTS * limit || units.iter().any(alone))
+    }
+
+    /// What to arm of a class of which all together costs too much: what was armed for the shortest time, then what is cheap.
+    fn part_of(&self, of: &Growing, limit: f64, hit_seconds: f64) -> (Vec<usize>, Vec<usize>) {
+        let mut units = self.serving(&[of]);
+        let cost = |index: usize| self.cost(&[index], hit_seconds);
+        units.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
+        // The cheap ones are in every window.
+        let waiting = |&(_, &a): &(usize, &usize), &(_, &b): &(usize, &usize)| {
+            self.get(a).seconds.total_cmp(&self.get(b).seconds)
+        };
+        if let Some((first, _)) = units.iter().enumerate().min_by(waiting) {
+            units[..=first].rotate_right(1);
+        }
+        let mut left = FULL * limit;
+        let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
+            let fits = cost(index) <= left;
+            left -= if fits { cost(index) } else { 0.0 };
+            fits
+        });
+        left_out.sort_unstable();
+        (armed, left_out)
     }
 
     /// A window for classes of known cost.
@@ -61,7 +99,14 @@ impl Units {
             order.push((of, random.f64().powf(1.0 / weight.max(1e-9))));
         }
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: None, complete: 0 };
+        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: None, sights: Vec::new() };
+        if let Some((of, _)) = order.first().filter(|(of, _)| self.cost(&self.serving(&[of]), hit_seconds) > limit) {
+            let (units, left_out) = self.part_of(of, limit, hit_seconds);
+            selection.expected = self.cost(&units, hit_seconds);
+            selection.units = units;
+            selection.sights.push(Sight { class: of.class, left_out });
+            return Some(selection);
+        }
         let mut chosen: Vec<&Growing> = Vec::new();
         for (of, _) in order {
             chosen.push(of);
@@ -75,7 +120,7 @@ impl Units {
             }
         }
         let complete = growing.iter().filter(|of| self.is_complete(&selection, of));
-        selection.complete = complete.fold(0, |bits, of| bits | of.bit());
+        selection.sights = complete.map(|of| Sight { class: of.class, left_out: Vec::new() }).collect();
         (!chosen.is_empty()).then_some(selection)
     }
 
@@ -101,7 +146,7 @@ impl Units {
 
     fn scouts_for(&self, of: &Growing, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Option<Selection> {
         let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
-        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), complete: 0 };
+        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), sights: Vec::new() };
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
         for index in self.serving(&[of]) {
             let unit = self.get(index);
@@ -148,9 +193,12 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
-    use super::super::units::{
-        Growing,
-        tests::{HIT, growing, units},
+    use super::super::{
+        exposure::{Sight, meet},
+        units::{
+            Growing,
+            tests::{HIT, growing, units},
+        },
     };
     use leaktrace_common::wire::SiteStats;
 
@@ -161,7 +209,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
         assert_eq!(selection.units, [0, 2]);
-        assert_eq!(selection.complete, 0b0001);
+        assert_eq!(selection.sights, [Sight { class: 0, left_out: vec![] }]);
         assert!((selection.expected - 0.3).abs() < 1e-3 && selection.scouts.is_none());
         let scouts = units.choose(&growing(&[3]), 1.0, HIT, &mut random).unwrap();
         assert!(scouts.units == [2] && scouts.scouts.is_some(), "it is to be known first: {scouts:?}");
@@ -178,10 +226,30 @@ mod tests {
         for _ in 0..1000 {
             let selection = units.choose(&growing(&[0, 1, 2]), 1.0, HIT, &mut random).unwrap();
             assert!(selection.expected <= 1.0, "{selection:?}");
-            (0..3).for_each(|class| complete[class] += u32::from(selection.complete & 1 << class != 0));
+            (0..3).for_each(|class| complete[class] += u32::from(selection.classes() & 1 << class != 0));
         }
         assert!((20..400).contains(&complete[0]), "{complete:?}");
         assert!(complete[1] > 700 && complete[2] > 700, "both fit in one gentle window: {complete:?}");
+    }
+
+    #[test]
+    fn what_costs_too_much_together_is_armed_in_turns() {
+        let mut units =
+            units(&[(Some(7e5), 1, true), (Some(6e5), 1, true), (Some(5e5), 1, true), (Some(1e4), 1, true)]);
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut windows = [0; 4];
+        let mut common = None;
+        for _ in 0..30 {
+            let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+            let [sight] = &selection.sights[..] else { panic!("{selection:?}") };
+            assert!(selection.expected <= 1.0 && selection.units.contains(&3) && sight.class == 0);
+            assert_eq!(selection.units.len() + sight.left_out.len(), 4);
+            selection.units.iter().for_each(|&unit| windows[unit] += 1);
+            meet(&mut common, &sight.left_out);
+            units.enter(&selection, 0.1, 0.0, 1.0, HIT, |_| Default::default());
+        }
+        assert!(windows.iter().all(|&windows| windows >= 8) && common.unwrap().is_empty(), "{windows:?}");
+        assert_eq!(units.unwatched(&growing(&[0]), 1.0, HIT).classes, 0);
     }
 
     #[test]
@@ -190,7 +258,10 @@ mod tests {
             units(&[(None, 0, false), (None, 0, false), (None, 1, true), (None, 2, true), (Some(5e5), 1, true)]);
         let mut random = fastrand::Rng::with_seed(3);
         let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
-        assert!(selection.scouts.is_some() && selection.units.len() == 2 && selection.complete == 0, "{selection:?}");
+        assert!(
+            selection.scouts.is_some() && selection.units.len() == 2 && selection.sights.is_empty(),
+            "{selection:?}"
+        );
         assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
         let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
         units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);

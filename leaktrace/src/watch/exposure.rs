@@ -1,6 +1,6 @@
-//! For how long each size class was seen whole, and when.
+//! For how long each size class was seen, and when.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use super::classes::LARGE;
 use crate::model::Timeline;
@@ -15,18 +15,29 @@ pub struct Exposure {
     pub seconds: f64,
 }
 
-/// Windows that must have seen a class whole since a block was born, for it to count. What lies in memory of the C allocator may be
+/// A class as a window sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    pub class: u32,
+    /// Units that may serve the class and are not armed, in order: an address that one of them hands out again passes for a block
+    /// of whoever had it before. Where there is none, whose a block is is known.
+    pub left_out: Vec<usize>,
+}
+
+/// Windows that must have seen a class since a block was born, for it to count. What lies in memory of the C allocator may be
 /// written anew each time, and look the same: more of them have to see that its address is not handed out.
 const TESTS: usize = 1;
 const TESTS_OF_LARGE: usize = 2;
+/// Share of a stack's usual number of survivors below which a window does not count as one that has them.
+const FEW: f64 = 1.0 / 3.0;
 
-/// The windows in which all of a class was armed.
+/// The windows that saw a class.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Seen {
-    /// Oldest first, without the last ones.
-    before: Vec<Exposure>,
-    /// The last ones, by which those before are tested.
-    last: VecDeque<Exposure>,
+    /// Oldest first.
+    windows: Vec<(Exposure, Vec<usize>)>,
+    /// How many of them are tested by those after them, which together armed all that may serve the class.
+    tested: usize,
 }
 
 /// The same, by class.
@@ -36,13 +47,16 @@ pub struct Exposures {
 }
 
 impl Exposures {
-    /// Enters a window in which all of the classes with these bits were armed.
-    pub fn enter(&mut self, complete: u64, window: Exposure) {
-        for class in (0..64).filter(|class| complete & 1 << class != 0) {
-            let seen = self.classes.entry(class).or_default();
-            seen.last.push_back(window);
-            if seen.last.len() > tests(class) {
-                seen.before.extend(seen.last.pop_front());
+    /// Enters a window that saw a class.
+    pub fn enter(&mut self, sight: &Sight, window: Exposure) {
+        let seen = self.classes.entry(sight.class).or_default();
+        seen.windows.push((window, sight.left_out.clone()));
+        let mut unseen = None;
+        for (index, (_, left_out)) in seen.windows.iter().enumerate().rev() {
+            let unseen = meet(&mut unseen, left_out);
+            if unseen.is_empty() && seen.windows.len() - index >= tests(sight.class) {
+                seen.tested = index;
+                break;
             }
         }
     }
@@ -52,46 +66,90 @@ impl Exposures {
         self.classes.remove(&class);
     }
 
-    /// Whether the class was seen whole again, often enough, since a block was born at `time_ns`. An address that is handed out again
-    /// and again passes for a survivor until a window sees it handed out.
+    /// Whether all that may serve the class was seen again, often enough, since a block was born at `time_ns`. An address that is
+    /// handed out again and again passes for a survivor until a window sees it handed out.
     pub fn has_tested(&self, class: u32, time_ns: u64) -> bool {
-        let first =
-            |seen: &Seen| seen.last.front().filter(|_| seen.last.len() == tests(class)).map(|first| first.begin_ns);
-        self.classes.get(&class).and_then(first).is_some_and(|begin| begin > time_ns)
+        let Some(seen) = self.classes.get(&class).filter(|seen| seen.tested > 0) else { return false };
+        seen.windows.get(seen.tested).is_some_and(|(first, _)| first.begin_ns > time_ns)
     }
 
-    /// Seconds for which the class was seen, without the last times: what was born then is not tested yet.
-    pub fn seconds(&self, class: u32) -> f64 {
-        self.classes.get(&class).map_or(0.0, |seen| seen.before.iter().map(|exposure| exposure.seconds).sum())
+    /// Whether some windows left out a part of what may serve the class.
+    pub fn is_in_parts(&self, class: u32) -> bool {
+        self.classes.get(&class).is_some_and(|seen| seen.windows.iter().any(|(_, left_out)| !left_out.is_empty()))
+    }
+
+    /// Whether blocks of one stack, handed out by `unit` and born at these times, are its own: for each unit that some windows left
+    /// out, others that armed it have such blocks too. Else they may be that unit's, at addresses that the stack had before.
+    pub fn are_its_own(&self, class: u32, unit: Option<usize>, births: &[u64]) -> bool {
+        let Some(seen) = self.classes.get(&class) else { return false };
+        let mut counts = vec![0_u32; seen.windows.len()];
+        for birth in births {
+            let after = seen.windows.partition_point(|(window, _)| window.begin_ns <= *birth);
+            if let Some(count) = after.checked_sub(1).and_then(|index| counts.get_mut(index)) {
+                *count += 1;
+            }
+        }
+        let rate = births.len() as f64 / self.seconds(class, unit).max(1e-3);
+        let mut suspects = None;
+        for ((window, left_out), count) in seen.windows.iter().zip(counts) {
+            if count > 0 && f64::from(count) >= FEW * rate * window.seconds {
+                meet(&mut suspects, left_out);
+            }
+        }
+        suspects.is_some_and(|suspects| suspects.is_empty())
+    }
+
+    /// Seconds for which the class was seen with a unit armed, without the last times: what was born then is not tested yet.
+    pub fn seconds(&self, class: u32, unit: Option<usize>) -> f64 {
+        self.tested(class, unit).map(|exposure| exposure.seconds).sum()
     }
 
     /// The same by cohort.
-    pub fn by_cohort(&self, class: u32, timeline: &Timeline) -> Vec<f64> {
+    pub fn by_cohort(&self, class: u32, unit: Option<usize>, timeline: &Timeline) -> Vec<f64> {
         let mut cohorts = vec![0.0; timeline.cohorts()];
-        if let (Some(seen), false) = (self.classes.get(&class), cohorts.is_empty()) {
-            for exposure in &seen.before {
+        if !cohorts.is_empty() {
+            for exposure in self.tested(class, unit) {
                 cohorts[timeline.cohort_of(exposure.begin_ns)] += exposure.seconds;
             }
         }
         cohorts
     }
 
-    /// Joins what lies in one cohort: cohorts only ever merge, so this loses nothing, and the lists stay short.
+    fn tested(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
+        let windows = self.classes.get(&class).map_or(&[][..], |seen| &seen.windows[..seen.tested]);
+        let armed = move |left_out: &[usize]| unit.is_none_or(|unit| left_out.binary_search(&unit).is_err());
+        windows.iter().filter(move |(_, left_out)| armed(left_out)).map(|(exposure, _)| exposure)
+    }
+
+    /// Joins windows of one cohort that are alike: cohorts only ever merge, so this loses nothing, and the lists stay short.
     pub fn coalesce(&mut self, timeline: &Timeline) {
         for seen in self.classes.values_mut() {
-            seen.before.dedup_by(|later, earlier| {
-                let same = timeline.cohort_of(later.begin_ns) == timeline.cohort_of(earlier.begin_ns);
+            let last = seen.windows.split_off(seen.tested);
+            seen.windows.dedup_by(|(later, later_out), (earlier, out)| {
+                let same =
+                    timeline.cohort_of(later.begin_ns) == timeline.cohort_of(earlier.begin_ns) && later_out == out;
                 if same {
                     *earlier = Exposure { end_ns: later.end_ns, seconds: earlier.seconds + later.seconds, ..*earlier };
                 }
                 same
             });
+            seen.tested = seen.windows.len();
+            seen.windows.extend(last);
         }
     }
 }
 
 fn tests(class: u32) -> usize {
     if class == LARGE { TESTS_OF_LARGE } else { TESTS }
+}
+
+/// Keeps what is in all of the lists, each in order, that it was called with.
+pub(super) fn meet<'a>(common: &'a mut Option<Vec<usize>>, with: &[usize]) -> &'a [usize] {
+    match common {
+        None => *common = Some(with.to_vec()),
+        Some(common) => common.retain(|unit| with.binary_search(unit).is_ok()),
+    }
+    common.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -102,27 +160,64 @@ mod tests {
         Exposure { begin_ns, end_ns: begin_ns + 1, seconds }
     }
 
+    fn whole(class: u32) -> Sight {
+        without(class, &[])
+    }
+
+    fn without(class: u32, left_out: &[usize]) -> Sight {
+        Sight { class, left_out: left_out.to_vec() }
+    }
+
     #[test]
     fn the_last_window_tests_those_before() {
         let mut exposures = Exposures::default();
-        exposures.enter(0b101, window(6, 0.1));
-        assert!(!exposures.has_tested(0, 6) && exposures.seconds(0) == 0.0);
-        exposures.enter(0b001, window(16, 0.2));
+        exposures.enter(&whole(0), window(6, 0.1));
+        exposures.enter(&whole(2), window(6, 0.1));
+        assert!(!exposures.has_tested(0, 6) && exposures.seconds(0, None) == 0.0);
+        exposures.enter(&whole(0), window(16, 0.2));
         assert!(exposures.has_tested(0, 15) && !exposures.has_tested(0, 17) && !exposures.has_tested(2, 7));
-        assert!((exposures.seconds(0) - 0.1).abs() < 1e-9);
+        assert!((exposures.seconds(0, Some(7)) - 0.1).abs() < 1e-9);
         exposures.forget(0);
-        assert!(!exposures.has_tested(0, 15) && exposures.seconds(0) == 0.0);
+        assert!(!exposures.has_tested(0, 15) && exposures.seconds(0, None) == 0.0);
     }
 
     #[test]
     fn memory_of_the_c_allocator_is_tested_more_often() {
         let mut exposures = Exposures::default();
         for begin in 1..=3 {
-            assert!(!exposures.has_tested(LARGE, 11) && exposures.seconds(LARGE) == 0.0);
-            exposures.enter(1 << LARGE, window(10 * begin, 0.1));
+            assert!(!exposures.has_tested(LARGE, 11) && exposures.seconds(LARGE, None) == 0.0);
+            exposures.enter(&whole(LARGE), window(10 * begin, 0.1));
         }
         assert!(exposures.has_tested(LARGE, 15) && !exposures.has_tested(LARGE, 25));
-        assert!((exposures.seconds(LARGE) - 0.1).abs() < 1e-9);
+        assert!((exposures.seconds(LARGE, None) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn windows_that_leave_out_different_parts_test_together() {
+        let mut exposures = Exposures::default();
+        exposures.enter(&without(0, &[4]), window(10, 0.1));
+        exposures.enter(&without(0, &[4, 5]), window(20, 0.1));
+        assert!(!exposures.has_tested(0, 15), "nobody saw what the fourth handed out");
+        exposures.enter(&without(0, &[5]), window(30, 0.1));
+        assert!(!exposures.has_tested(0, 15), "nor what the fifth did since");
+        exposures.enter(&without(0, &[4]), window(40, 0.1));
+        assert!(exposures.has_tested(0, 25) && !exposures.has_tested(0, 35));
+        assert!(exposures.seconds(0, Some(4)) == 0.0 && (exposures.seconds(0, Some(5)) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_only_shows_while_another_is_left_out_may_be_the_others() {
+        let mut exposures = Exposures::default();
+        for begin in [10, 30, 50] {
+            exposures.enter(&without(0, &[4]), window(begin, 0.1));
+            exposures.enter(&without(0, &[5]), window(begin + 10, 0.1));
+        }
+        assert!(exposures.is_in_parts(0) && !exposures.is_in_parts(1));
+        assert!(!exposures.are_its_own(0, Some(6), &[11, 11, 31, 31, 52]));
+        assert!(exposures.are_its_own(0, Some(6), &[11, 11, 22, 31, 31, 41, 52]));
+        assert!(!exposures.are_its_own(0, Some(6), &[]) && !exposures.are_its_own(1, None, &[11]));
+        let births: Vec<u64> = [vec![11; 20], vec![21], vec![31; 20], vec![51; 20]].concat();
+        assert!(!exposures.are_its_own(0, Some(6), &births), "one is none, beside so many");
     }
 
     #[test]
@@ -131,12 +226,12 @@ mod tests {
         timeline.push(10);
         let mut exposures = Exposures::default();
         for (begin, seconds) in [(6, 0.1), (8, 0.2), (14, 0.4), (16, 0.8)] {
-            exposures.enter(1, window(begin, seconds));
+            exposures.enter(&whole(1), window(begin, seconds));
         }
         timeline.push(20);
         exposures.coalesce(&timeline);
-        assert_eq!(exposures.classes[&0].before.len(), 2);
-        let by_cohort = exposures.by_cohort(0, &timeline);
+        assert_eq!(exposures.classes[&1].windows.len(), 3, "the last one, which tests, stays by itself");
+        let by_cohort = exposures.by_cohort(1, None, &timeline);
         assert!((by_cohort[0] - 0.3).abs() < 1e-9 && (by_cohort[1] - 0.4).abs() < 1e-9, "{by_cohort:?}");
     }
 }

@@ -1,7 +1,8 @@
 //! What can be armed by itself: nearly each site of CPython's allocator; the C allocator as a whole.
 //!
-//! A window arms all that may hand out blocks of some size classes, never a part of that: then no address of theirs changes hands
-//! unseen, and who is charged with a block that survives has asked for it.
+//! A window arms all that may hand out blocks of some size classes: then no address of theirs changes hands unseen, and who is
+//! charged with a block that survives has asked for it. Where all of a class would cost too much, windows leave out some of it in
+//! turn, and a stack is charged only with what it has whichever of them is left out ([`super::exposure`]).
 
 use std::collections::HashMap;
 
@@ -10,7 +11,10 @@ use leaktrace_common::{
     wire::SiteStats,
 };
 
-use super::classes::LARGE;
+use super::{
+    classes::LARGE,
+    exposure::{Sight, meet},
+};
 use crate::plan::{Probe, ProbePlan};
 
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
@@ -24,10 +28,11 @@ const UNKNOWN: f64 = 0.25;
 const ENOUGH_CPU: f64 = 2e-3;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
-/// Blocks that windows should have shown of a class before it is asked whether they did, the share below which they did not, and
-/// how many are remembered.
+/// Blocks that windows should have shown of a class before it is asked whether they did, the share below which they did not (what
+/// leaks may be left out of most windows that leave out some), and how many are remembered.
 const ENOUGH_SHOWN: f64 = 8.0;
 const FAR_FEWER: f64 = 0.25;
+const FAR_FEWER_OF_PARTS: f64 = 0.08;
 const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class that suffice for a verdict on most that ask for it.
 const VERDICT: f64 = 80.0;
@@ -80,6 +85,8 @@ pub(super) struct Shown {
     found: f64,
     /// As `found`, from the start on.
     all_found: f64,
+    /// Units that no window has armed; `None` before the first.
+    unseen: Option<Vec<usize>>,
     /// By unit: for how long it had been armed when it turned out that some other unit serves the class.
     since: Vec<f64>,
 }
@@ -103,10 +110,11 @@ impl Shown {
 }
 
 /// The units of a plan.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Units {
     pub(super) all: Vec<Unit>,
     pub(super) shown: HashMap<u32, Shown>,
+    by_slot: HashMap<u32, usize>,
     /// The C allocator, and the refills of pools.
     pub c: Option<usize>,
     pub refill: Option<usize>,
@@ -138,9 +146,15 @@ pub struct Selection {
     /// The window is to learn what sites cost and which classes they serve, not what survives it: seconds for which it is worth to
     /// be open.
     pub scouts: Option<f64>,
-    /// Classes (bits as in [`SiteStats::classes`]) of which nothing is handed out by a site that is not armed: whose block lies
-    /// at an address is known.
-    pub complete: u64,
+    /// The classes that it sees.
+    pub sights: Vec<Sight>,
+}
+
+impl Selection {
+    /// The classes that it sees, bits as in [`SiteStats::classes`].
+    pub fn classes(&self) -> u64 {
+        self.sights.iter().fold(0, |bits, sight| bits | 1 << sight.class)
+    }
 }
 
 /// See [`Units::unwatched`].
@@ -148,7 +162,7 @@ pub struct Selection {
 pub struct Unwatched {
     /// Units that may serve the classes and were never armed yet.
     pub units: usize,
-    /// Classes that cost more than the limit, as far as is known, and the least that one of them costs.
+    /// Classes that cost too much to be seen even in parts, as far as is known, and the least that one of them costs.
     pub classes: usize,
     pub least_cost: Option<f64>,
 }
@@ -177,8 +191,7 @@ impl Units {
         site_factor: u64,
         class_of: impl Fn(u64) -> Option<usize>,
     ) -> Result<Self, Indivisible> {
-        let mut all =
-            Self { all: Vec::new(), shown: HashMap::new(), c: None, refill: None, scouts: 24, scouts_cost: UNKNOWN };
+        let mut all = Self { scouts: 24, scouts_cost: UNKNOWN, ..Self::default() };
         let (mut c, mut refill) = (Unit::default(), Unit { always: true, ..Unit::default() });
         parts(plan)?;
         for (index, probe) in plan.probes.iter().enumerate() {
@@ -217,12 +230,18 @@ impl Units {
     }
 
     fn add(&mut self, unit: Unit) -> usize {
+        self.by_slot.extend(unit.slots.iter().map(|&slot| (slot, self.all.len())));
         self.all.push(unit);
         self.all.len() - 1
     }
 
     fn add_some(&mut self, unit: Unit) -> Option<usize> {
         (!unit.probes.is_empty() || !unit.returns.is_empty()).then(|| self.add(unit))
+    }
+
+    /// The unit that a block is of, by the slot of its site.
+    pub fn at_slot(&self, slot: u32) -> Option<usize> {
+        self.by_slot.get(&slot).copied()
     }
 
     pub fn get(&self, index: usize) -> &Unit {
@@ -264,19 +283,22 @@ impl Units {
         }
     }
 
-    /// Enters what a window of `seconds` showed of the classes that it saw whole: how many blocks of each outlived it. Where far
-    /// fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun since. Gives the classes
-    /// of which that is so: what was seen of them is not what it seemed.
+    /// Enters what a window of `seconds` showed of the classes that it saw: how many blocks of each outlived it. Where far fewer did
+    /// than the class grows by, others serve it than those that were seen to: a leak may have begun since. Gives the classes of which
+    /// that is so: what was seen of them is not what it seemed.
     pub fn enter_survivors(
         &mut self,
         growing: &[Growing],
-        complete: u64,
+        sights: &[Sight],
         seconds: f64,
         found: impl Fn(u32) -> usize,
     ) -> Vec<u32> {
         let mut mistaken = Vec::new();
-        for of in growing.iter().filter(|of| complete & of.bit() != 0) {
+        for of in growing {
+            let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
             let shown = self.shown.entry(of.class).or_default();
+            let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
+            let far_fewer = if sight.left_out.is_empty() { FAR_FEWER } else { FAR_FEWER_OF_PARTS };
             shown.expected += of.blocks_per_second * seconds;
             shown.found += found(of.class) as f64;
             shown.all_found += found(of.class) as f64;
@@ -284,7 +306,7 @@ impl Units {
                 (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
             }
             // Of the C allocator all is armed: what seems to grow there is not its.
-            if of.class != LARGE && shown.expected > ENOUGH_SHOWN && shown.share() < FAR_FEWER {
+            if of.class != LARGE && in_turn && shown.expected > ENOUGH_SHOWN && shown.share() < far_fewer {
                 *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
                 mistaken.push(of.class);
             }
@@ -309,8 +331,8 @@ impl Units {
     /// What no window shows of the `growing` classes.
     pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> Unwatched {
         let classes: Vec<&Growing> = growing.iter().collect();
-        let costs = growing.iter().map(|of| self.cost(&self.serving(&[of]), hit_seconds));
-        let too_hot: Vec<f64> = costs.filter(|cost| *cost > limit).collect();
+        let hot = growing.iter().filter(|of| self.is_too_hot(of, limit, hit_seconds));
+        let too_hot: Vec<f64> = hot.map(|of| self.cost(&self.serving(&[of]), hit_seconds)).collect();
         Unwatched {
             units: self.serving(&classes).iter().filter(|&&index| self.all[index].rate().is_none()).count(),
             classes: too_hot.len(),
@@ -365,7 +387,7 @@ pub(super) mod tests {
             cpu_seconds: if rate.is_some() { 1.0 } else { 0.0 },
             ..Unit::default()
         });
-        Units { all: units.collect(), shown: HashMap::new(), c: None, refill: None, scouts: 2, scouts_cost: UNKNOWN }
+        Units { all: units.collect(), scouts: 2, scouts_cost: UNKNOWN, ..Units::default() }
     }
 
     pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
@@ -378,9 +400,10 @@ pub(super) mod tests {
         let growing = growing(&[0]);
         let serving = |units: &Units| units.choose(&growing, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
-        assert!(units.enter_survivors(&growing, 1, 0.1, |_| 9).is_empty());
+        let whole = [Sight { class: 0, left_out: vec![] }];
+        assert!(units.enter_survivors(&growing, &whole, 0.1, |_| 9).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
-        assert_eq!(units.enter_survivors(&growing, 1, 0.4, |_| 0), [0], "9 of 50");
+        assert_eq!(units.enter_survivors(&growing, &whole, 0.4, |_| 0), [0], "9 of 50");
         assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
     }
