@@ -47,6 +47,9 @@ pub struct Sampling {
     /// By index of the ledger's sites: the most blocks a second by which the heap grows in the size class of its blocks;
     /// `None` where that is not known.
     pub bounds: Vec<Option<f64>>,
+    /// By index of the ledger's sites: the blocks seen of it may be another's, that was never armed in the same windows.
+    #[serde(default)]
+    pub unproven: Vec<bool>,
     /// The heap has more and more blocks of some size, or it was not looked long enough to say that it has not.
     pub heap_grows: bool,
     pub facts: WatchFacts,
@@ -87,8 +90,16 @@ impl Sampling {
         Some((0..cohorts).map(mean).collect())
     }
 
+    fn are_unproven(&self, sites: &[usize]) -> bool {
+        let unproven = |site: &usize| self.unproven.get(*site).copied().unwrap_or(false);
+        // A site of which nothing is followed proves nothing.
+        let known = |site: &&usize| self.exposure_of.get(**site).is_some_and(Option::is_some);
+        sites.iter().any(unproven) && sites.iter().filter(known).all(unproven)
+    }
+
     /// Makes the judgement on what was seen of some sites (their indices) one on all of it: rates of levels are multiplied
-    /// (those of cohorts are by time of exposure already), and what seems to grow where the heap does not is not called growing.
+    /// (those of cohorts are by time of exposure already), and what seems to grow where the heap does not, or may be another's, is not
+    /// called growing.
     pub fn extend(&self, judgement: &mut Judgement, sites: &[usize]) {
         let by_exposure = judgement.evidence.reason == Reason::CohortsSurvive && self.exposure(sites).is_some();
         let weight = if by_exposure { 1.0 } else { self.mean_weight(sites) };
@@ -102,6 +113,9 @@ impl Sampling {
         if judgement.verdict == Verdict::Growing && refuted {
             judgement.verdict = Verdict::Unknown;
             judgement.evidence.reason = Reason::HeapDoesNotGrow;
+        } else if judgement.verdict == Verdict::Growing && self.are_unproven(sites) {
+            judgement.verdict = Verdict::Unknown;
+            judgement.evidence.reason = Reason::Unproven;
         }
     }
 }
@@ -128,6 +142,26 @@ mod tests {
         let mut judgement = growing(Rate { estimate: 0.5, low: 0.4, high: 0.6 });
         sampling.extend(&mut judgement, &[0]);
         judgement
+    }
+
+    #[test]
+    fn what_may_be_anothers_is_suspected_only() {
+        let sampling = |unproven: &[bool]| Sampling {
+            weights: vec![1.0; 2],
+            bounds: vec![None; 2],
+            exposure_of: vec![Some(0); 2],
+            unproven: unproven.to_vec(),
+            ..Sampling::default()
+        };
+        let judged = |unproven: &[bool], sites: &[usize]| {
+            let mut judgement = growing(Rate { estimate: 0.5, low: 0.4, high: 0.6 });
+            sampling(unproven).extend(&mut judgement, sites);
+            (judgement.verdict, judgement.evidence.reason == Reason::Unproven)
+        };
+        assert_eq!(judged(&[true, false], &[0]), (Verdict::Unknown, true));
+        assert_eq!(judged(&[true, true], &[0, 1]), (Verdict::Unknown, true));
+        assert_eq!(judged(&[true, false], &[0, 1]), (Verdict::Growing, false), "one stack of the line is proven");
+        assert_eq!(judged(&[], &[0]), (Verdict::Growing, false));
     }
 
     #[test]

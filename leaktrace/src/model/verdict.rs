@@ -95,6 +95,8 @@ pub enum Reason {
     /// Unknown: blocks seen in windows seem to survive, but the heap does not grow by as many of their size: addresses were
     /// handed out again unseen.
     HeapDoesNotGrow,
+    /// Unknown: blocks seen in windows survive, but sites that these left out may have handed out their addresses again.
+    Unproven,
     /// Unknown: so many blocks were missed that those seen prove nothing.
     Missed,
 }

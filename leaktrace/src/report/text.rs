@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::units::{bytes, count, percent, span};
 use super::words::{self, fit, place, wrap};
 use super::{Line, Report, SiteReport, SourceReader, Style};
-use crate::model::Verdict;
+use crate::model::{Verdict, verdict::Reason};
 
 const WIDTH: usize = 80;
 /// Frames shown of a stack.
@@ -29,13 +29,21 @@ pub fn write(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     head(report, style, out)?;
-    let growing: Vec<_> = report.lines.iter().filter(|line| line.verdict == Verdict::Growing).collect();
+    let proven = report.lines.iter().any(|line| line.verdict == Verdict::Growing);
+    // Suspects are worth a reader's time while nothing better is known.
+    let named = |line: &&Line| {
+        if proven { line.verdict == Verdict::Growing } else { line.evidence.reason == Reason::Unproven }
+    };
+    let growing: Vec<_> = report.lines.iter().filter(named).collect();
     let quiet = |line: &&Line| {
-        !matches!(line.verdict, Verdict::Growing | Verdict::Churn) && (line.live_blocks > 0 || line.lost_blocks > 0)
+        !matches!(line.verdict, Verdict::Growing | Verdict::Churn)
+            && !named(line)
+            && (line.live_blocks > 0 || line.lost_blocks > 0)
     };
     if !growing.is_empty() {
         let shown = growing.len().min(top);
-        writeln!(out, "\n{}", style.bold(format!("Where it grows, worst first ({shown} of {})", growing.len())))?;
+        let title = if proven { "Where it grows, worst first" } else { "Suspected to grow, not proven, worst first" };
+        writeln!(out, "\n{}", style.bold(format!("{title} ({shown} of {})", growing.len())))?;
     }
     for (index, line) in growing.iter().take(top).enumerate() {
         line_block(index + 1, line, style, out)?;
@@ -127,7 +135,7 @@ fn line_block(number: usize, line: &Line, style: Style, out: &mut dyn Write) -> 
         count(line.live_blocks as f64),
         line.domain
     )];
-    if line.verdict == Verdict::Growing {
+    if line.verdict == Verdict::Growing || line.evidence.reason == Reason::Unproven {
         facts.insert(0, words::growth(&line.growth));
     }
     facts.extend(words::evidence(&line.evidence, line.freed_blocks, line.allocated_blocks));

@@ -90,6 +90,11 @@ fn reason(evidence: &Evidence) -> String {
              their addresses were handed out again between the windows."
                 .to_owned()
         }
+        Reason::Unproven => {
+            "What windows saw survives and grows, but they had to leave out other sites of its size that are too hot: these may \
+             have taken the addresses. Suspected, not proven."
+                .to_owned()
+        }
         Reason::Missed => "Too many of its blocks were missed to tell.".to_owned(),
         Reason::AwaitsCollector => {
             "It rises, but these may be cycles that wait for the garbage collector: watch longer.".to_owned()
@@ -116,6 +121,7 @@ pub(crate) fn headline(report: &Report) -> Vec<String> {
     let mut lines = match outlook {
         Outlook::TooEarly => {
             let mut lines = vec![format!("Too early to tell: watched for {watched}.")];
+            lines.extend(suspects(report));
             lines.extend(report.capture.watch.as_ref().and_then(too_hot));
             lines
         }
@@ -146,6 +152,19 @@ pub(crate) fn headline(report: &Report) -> Vec<String> {
     lines.extend(own_code(report));
     lines.push(memory(&report.memory));
     lines
+}
+
+/// Where it seems to leak, though that is not proven.
+fn suspects(report: &Report) -> Option<String> {
+    let suspects = || report.lines.iter().filter(|line| line.evidence.reason == Reason::Unproven);
+    let first = suspects().next()?;
+    let rate = suspects().map(|line| line.growth.bytes_per_second.estimate.max(0.0)).sum();
+    Some(format!(
+        "Suspected, not proven: {} at {}, first {}.",
+        bytes_rate(rate),
+        number(suspects().count(), "line"),
+        place(first)
+    ))
 }
 
 /// What to do where what grows is too hot for the limit of a watch: waiting alone does not help.

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Session, windows::class_of};
+use super::{Session, windows::Of};
 use crate::{
     model::{
         sampling::{Sampling, WatchFacts},
         trail::seconds,
     },
     tracer::sweep::now_ns,
-    watch::classes::LARGE,
+    watch::{Exposures, classes::LARGE},
 };
 
 impl Session {
@@ -21,8 +21,7 @@ impl Session {
         let mut sums = vec![Sum::default(); sites];
         for block in watch.followers.blocks() {
             let Some(sum) = self.ledger.site(block.stack).and_then(|site| sums.get_mut(site)) else { continue };
-            let of = (class_of(&self.interpreter, block), watch.units.at_slot(block.site()));
-            *sum.of.entry(of).or_default() += 1;
+            sum.births.entry(watch.of(&self.interpreter, block)).or_default().push(block.time_ns);
         }
         let weight = |(class, unit): Of| match watch.exposures.seconds(class, unit) {
             seconds if seconds > 0.0 => wall / seconds,
@@ -36,8 +35,8 @@ impl Session {
             None => Some(f64::INFINITY),
         };
         let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
-        let growing = watch.classes.growing();
-        let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_seconds);
+        let growing = watch.classes.growing((cpu - self.cpu_start.as_secs_f64()).max(0.0) / wall.max(1e-3));
+        let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_cost.seconds());
         let mut exposures = Vec::new();
         let mut numbers: HashMap<Of, u32> = HashMap::new();
         let by_site = sums.iter().map(|sum| {
@@ -53,6 +52,7 @@ impl Session {
             exposure_of,
             weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
             bounds: sums.iter().map(|sum| sum.classes().into_iter().map(bound).sum()).collect(),
+            unproven: sums.iter().map(|sum| sum.is_unproven(&watch.exposures)).collect(),
             heap_grows: !watch.classes.is_known_not_to_grow(),
             facts: WatchFacts {
                 overhead_limit: watch.limits.overhead,
@@ -72,28 +72,31 @@ impl Session {
     }
 }
 
-/// Size class of a block, and the unit that handed it out.
-type Of = (u32, Option<usize>);
-
 /// What the followed blocks of a site say of it.
 #[derive(Debug, Clone, Default)]
 struct Sum {
-    of: HashMap<Of, u32>,
+    births: HashMap<Of, Vec<u64>>,
 }
 
 impl Sum {
     /// Mean of a weight over the blocks; `otherwise` where there is none.
     fn mean(&self, weight: impl Fn(Of) -> f64, otherwise: f64) -> f64 {
-        let blocks: u32 = self.of.values().sum();
-        let sum: f64 = self.of.iter().map(|(&of, &blocks)| weight(of) * f64::from(blocks)).sum();
-        if blocks == 0 { otherwise } else { sum / f64::from(blocks) }
+        let blocks: usize = self.births.values().map(Vec::len).sum();
+        let sum: f64 = self.births.iter().map(|(&of, births)| weight(of) * births.len() as f64).sum();
+        if blocks == 0 { otherwise } else { sum / blocks as f64 }
     }
 
     fn commonest(&self) -> Option<Of> {
-        self.of.iter().max_by_key(|(of, blocks)| (**blocks, **of)).map(|(of, _)| *of)
+        self.births.iter().max_by_key(|(of, births)| (births.len(), **of)).map(|(of, _)| *of)
     }
 
     fn classes(&self) -> BTreeSet<u32> {
-        self.of.keys().map(|(class, _)| *class).collect()
+        self.births.keys().map(|(class, _)| *class).collect()
+    }
+
+    /// Whether nothing shows that the blocks are the site's own.
+    fn is_unproven(&self, exposures: &Exposures) -> bool {
+        let own = |(&(class, unit), births): (&Of, &Vec<u64>)| exposures.are_its_own(class, unit, births);
+        !self.births.is_empty() && !self.births.iter().any(own)
     }
 }

@@ -16,8 +16,8 @@ use crate::{
     target::Memory,
     tracer::{cost::Runs, sweep::now_ns},
     watch::{
-        Budget, Classes, Exposures, Followers, Units,
-        budget::Grant,
+        Budget, Classes, Exposures, Followers, HitCost, Units,
+        budget::{Grant, NOTICED},
         classes::LARGE,
         exposure::Exposure,
         followers::Follower,
@@ -25,12 +25,21 @@ use crate::{
     },
 };
 
-/// How often the hits of an open window are looked at.
+/// How often the hits of an open window are looked at, and of one that is to be short.
 const LOOK: Duration = Duration::from_millis(5);
-/// How long a window is open that is to learn what sites cost and serve.
+const SHORT_LOOK: Duration = Duration::from_millis(1);
+/// How long a window is open that is to learn what sites cost and serve: until the target has done what it usually does in so many
+/// seconds.
 const SCOUTING: Range<f64> = 0.025..0.3;
+/// How long a window is open at least, seconds; and at most, however idle the target.
+const LEAST_OPEN: f64 = 0.06;
+const MOST_OPEN: f64 = 0.6;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
+/// Part of what a request would notice that windows in between may cost: what they cost is an estimate.
+const UNNOTICED: f64 = 0.6;
+/// Who allows that much cost, or more, is in a hurry: the shortest pause.
+const HURRY: f64 = 0.08;
 /// Between two readings of the pools, seconds, and how much longer than the reading took.
 const READING: f64 = 0.9;
 const READING_SHARE: f64 = 100.0;
@@ -44,16 +53,8 @@ const DYING_LOOKS: u32 = 40;
 /// A window that slows the target this much more than it may is closed at once; with so many hits, without a look at what it saw.
 const TOO_MUCH: f64 = 1.5;
 const FEW_HITS: u64 = 5000;
-/// Cores from which on a target has more to do than time for it.
-const SATURATED: f64 = 0.9;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
-/// What a hit costs before any was measured; from how many hits of a window it is learned, and how quickly. It differs: what is hit
-/// seldom finds cold caches.
-const HIT_SECONDS: f64 = 2e-6;
-const FEWEST_HITS: u64 = 50;
-const LEARNING: f64 = 0.3;
-
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -62,6 +63,9 @@ pub struct Limits {
     /// How many times longer the target's work may take while a window is open, 1 or more.
     pub max_slowdown: f64,
 }
+
+/// Size class of a block, and the unit that handed it out.
+pub(super) type Of = (u32, Option<usize>);
 
 /// The state of watching.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ pub struct Watch {
     pub(super) open_seconds: f64,
     /// From the closing of a window until its last breakpoint is gone, seconds.
     closing: f64,
-    pub(super) hit_seconds: f64,
+    pub(super) hit_cost: HitCost,
     pub(super) slowest: f64,
 }
 
@@ -99,13 +103,17 @@ impl Watch {
             windows: 0,
             open_seconds: 0.0,
             closing: 0.03,
-            hit_seconds: HIT_SECONDS,
+            hit_cost: HitCost::default(),
             slowest: 1.0,
         }
     }
 
     pub(super) fn limit(&self) -> f64 {
         self.limits.max_slowdown - 1.0
+    }
+
+    pub(super) fn of(&self, interpreter: &Interpreter, block: &Block) -> Of {
+        (class_of(interpreter, block), self.units.at_slot(block.site()))
     }
 }
 
@@ -115,8 +123,8 @@ struct Opened {
     closing: Duration,
     cpu_seconds: f64,
     runs: Runs,
-    /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
-    /// cut short.
+    /// What it handed out that had outlived its youth when it was closed; its exposure's seconds are the share of its work that was
+    /// done meanwhile. `None` for a window that was cut short.
     survivors: Option<(HashMap<u64, Follower>, Exposure)>,
 }
 
@@ -140,17 +148,23 @@ impl Session {
     fn watch_if_afforded(&mut self) -> Result<(), SessionError> {
         let now = now_ns();
         let Some(watch) = self.watch.as_mut().filter(|watch| now >= watch.next_window_ns) else { return Ok(()) };
-        let limit = watch.limit();
-        let growing = watch.classes.growing();
-        let Some(selection) = watch.units.choose(&growing, limit, watch.hit_seconds, &mut watch.random) else {
-            return Ok(());
-        };
         let cpu = self.target.cpu_clock()?.as_secs_f64();
         let wall = seconds(now - self.start_ns).max(0.1);
-        let used = (cpu - self.cpu_start.as_secs_f64()) / wall;
-        let longest =
-            selection.scouts.map(|seconds| Duration::from_secs_f64(seconds.clamp(SCOUTING.start, SCOUTING.end)));
-        let Some(grant) = watch.budget.grant(selection.expected * used, watch.closing, longest, cpu, wall) else {
+        let pace = ((cpu - self.cpu_start.as_secs_f64()) / wall).max(1e-6);
+        let limit = watch.limit();
+        let growing = watch.classes.growing(pace);
+        let hit = watch.hit_cost.seconds();
+        let grant = |selection: &Selection| {
+            let longest = selection.scouts.map(|work| (work / pace).clamp(SCOUTING.start, SCOUTING.end));
+            watch.budget.grant(selection.expected, watch.closing, longest, cpu, wall)
+        };
+        let chosen = watch.units.choose(&growing, limit, hit, &mut watch.random);
+        let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
+        let Some((grant, selection)) = afforded.or_else(|| {
+            let unnoticed = (UNNOTICED * NOTICED).min(limit);
+            let selection = watch.units.choose_unnoticed(&growing, unnoticed, hit, &mut watch.random)?;
+            Some((grant(&selection)?, selection))
+        }) else {
             return Ok(());
         };
         self.open(&growing, &selection, grant)
@@ -159,7 +173,9 @@ impl Session {
     fn open(&mut self, growing: &[Growing], selection: &Selection, grant: Grant) -> Result<(), SessionError> {
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
         let result = self.open_and_scan(&mut watch, growing, selection, grant);
-        let pause = (PAUSE * (1.0 + watch.random.f64())).max(LOOK_SHARE * self.last.took.as_secs_f64());
+        let hurry = if selection.scouts.is_some() { 0.5 } else { 1.0 };
+        let pause = PAUSE * hurry * (1.0 - watch.limits.overhead / HURRY).max(0.25) * (1.0 + watch.random.f64());
+        let pause = pause.max(LOOK_SHARE * self.last.took.as_secs_f64());
         watch.next_window_ns = now_ns() + (pause * 1e9) as u64;
         self.watch = Some(watch);
         result
@@ -184,43 +200,41 @@ impl Session {
         let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = opened.runs.count as f64 * self.cost.hit().as_secs_f64() + opened.runs.nanos as f64 * 1e-9;
-        if opened.runs.count >= FEWEST_HITS {
-            watch.hit_seconds += LEARNING * (hits / opened.runs.count as f64 - watch.hit_seconds);
-        }
+        watch.hit_cost.enter(opened.runs.count, hits);
         let (open, closing) = (opened.open.as_secs_f64(), opened.closing.as_secs_f64());
         let own = (opened.cpu_seconds - hits).max(LEAST_OWN * opened.cpu_seconds);
         let slowdown = if own > 0.0 { opened.cpu_seconds / own } else { 1.0 };
         if own > 0.005 {
             watch.slowest = watch.slowest.max(slowdown);
         }
-        let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_seconds);
-        // What is done in it, where the target has nothing to wait for, is that much less.
-        let progress = if opened.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
-        watch.units.enter(selection, open * progress, own, limit, hit_seconds, |slot| {
+        let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_cost.seconds());
+        watch.units.enter(selection, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
-        watch.budget.enter(hits, open, closing, slowdown, watch.random.f64());
+        watch.budget.enter(hits, own, open, closing, watch.random.f64());
         watch.open_seconds += open;
         watch.closing = closing;
         log::debug!(
-            "window {}: {} units{}{}, classes {:x}, {:.0} ms open of {:.0}, {:.0} ms to close, {} hits ({:.2} ms) in {:.2} ms of CPU, \
-             {} survivors",
+            "window {}: {} units{}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits ({:.2} ms) in {:.2} ms of CPU of \
+             {:.2}, {} survivors",
             watch.windows,
             selection.units.len(),
             if selection.scouts.is_some() { " (scouts)" } else { "" },
             if selection.sights.iter().any(|sight| !sight.left_out.is_empty()) { " (a part)" } else { "" },
             selection.classes(),
             open * 1e3,
-            grant.open.as_secs_f64() * 1e3,
             closing * 1e3,
             opened.runs.count,
             hits * 1e3,
             opened.cpu_seconds * 1e3,
+            grant.work * 1e3,
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
-        let survivors = opened
-            .survivors
-            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * progress, ..exposure }));
+        log::debug!("growing: {}", watch.units.costs(growing, watch.hit_cost.seconds()));
+        // It counts for as long as it usually takes to do what was done in it.
+        let seconds = |part: f64| own * part / grant.pace;
+        let survivors =
+            opened.survivors.map(|(survivors, part)| (survivors, Exposure { seconds: seconds(part.seconds), ..part }));
         self.take_survivors(watch, growing, selection, survivors)?;
         self.follow(watch)
     }
@@ -272,24 +286,34 @@ impl Session {
         }
         let (begin, begin_ns) = (Instant::now(), now_ns());
         let cpu = self.target.cpu_clock().unwrap_or_default();
+        let (least, look) = if selection.scouts.is_some() { (0.0, SHORT_LOOK) } else { (LEAST_OPEN, LOOK) };
         let mut used;
+        let mut progress = vec![(begin_ns, 0.0)];
         let in_bounds = loop {
-            thread::sleep(LOOK);
+            thread::sleep(look);
             used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
+            progress.push((now_ns(), used));
             let count = self.tracer.run_statistics().since(runs).count;
-            let hits = count as f64 * watch.hit_seconds;
+            let hits = count as f64 * watch.hit_cost.seconds();
             let too_slow = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
             if too_slow || self.target.has_exited() {
                 // A look at little costs little.
                 break count <= FEW_HITS;
             }
-            if begin.elapsed() >= grant.open || hits > grant.seconds {
+            let open = begin.elapsed().as_secs_f64();
+            let has_worked = used - hits >= grant.work && open >= least;
+            if has_worked || open >= MOST_OPEN || hits > grant.hits {
                 break true;
             }
         };
         let look = in_bounds && selection.scouts.is_none();
         let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns) } else { None };
         let open = begin.elapsed();
+        used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
+        progress.push((now_ns(), used));
+        let survivors = survivors.map(|(survivors, end_ns)| {
+            (survivors, Exposure { begin_ns, end_ns, seconds: share_done(&progress, end_ns) })
+        });
         let runs = self.tracer.run_statistics().since(runs);
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
         let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
@@ -303,13 +327,8 @@ impl Session {
     }
 
     /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived
-    /// their youth.
-    fn look_inside(
-        &self,
-        watch: &mut Watch,
-        classes: u64,
-        begin_ns: u64,
-    ) -> Option<(HashMap<u64, Follower>, Exposure)> {
+    /// their youth, and says up to when these were handed out.
+    fn look_inside(&self, watch: &mut Watch, classes: u64, begin_ns: u64) -> Option<(HashMap<u64, Follower>, u64)> {
         let now = now_ns();
         let age = ((now - begin_ns) / 5).max(YOUNG.as_nanos() as u64);
         let end_ns = now.checked_sub(age).filter(|end| *end > begin_ns)?;
@@ -323,7 +342,7 @@ impl Session {
         if self.plan.unseen_dict_keys {
             survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
         }
-        Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
+        Some((survivors, end_ns))
     }
 
     /// Between windows: drops what has died, and reads how the heap grows; unless it was not long ago.
@@ -383,6 +402,7 @@ impl Session {
         let end = super::End { target: &self.target, tracer: &self.tracer, drain: &self.drain, execed: false };
         end.finish(pass, &unnamed, &mut self.totals)?;
         watch.exposures.coalesce(self.ledger.timeline());
+        watch.units.suspects = watch.followers.blocks().filter_map(|block| watch.units.at_slot(block.site())).collect();
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };
@@ -399,21 +419,20 @@ impl Session {
     }
 }
 
-/// The blocks that are followed and count: later windows have tested them, and they are their stack's own.
+/// The blocks that are followed and count: later windows have tested them.
 fn that_count<'a>(interpreter: &Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
-    let mut by_stack: HashMap<(u32, u32), Vec<&Block>> = HashMap::new();
-    for block in watch.followers.blocks() {
-        let class = class_of(interpreter, block);
-        if watch.exposures.has_tested(class, block.time_ns) {
-            by_stack.entry((block.stack, class)).or_default().push(block);
-        }
-    }
-    by_stack.retain(|&(_, class), blocks| {
-        let births = || blocks.iter().map(|block| block.time_ns).collect::<Vec<_>>();
-        let unit = blocks.first().and_then(|block| watch.units.at_slot(block.site()));
-        !watch.exposures.is_in_parts(class) || watch.exposures.are_its_own(class, unit, &births())
-    });
-    by_stack.into_values().flatten()
+    let mut tested_until: HashMap<Of, u64> = HashMap::new();
+    watch.followers.blocks().filter(move |block| {
+        let of @ (class, unit) = watch.of(interpreter, block);
+        block.time_ns < *tested_until.entry(of).or_insert_with(|| watch.exposures.tested_until(class, unit))
+    })
+}
+
+/// Which part of a window's work was done by a time. `progress`: CPU seconds that the target had used at times since it was opened.
+fn share_done(progress: &[(u64, f64)], time_ns: u64) -> f64 {
+    let done = progress.iter().take_while(|(time, _)| *time <= time_ns).last().map_or(0.0, |(_, done)| *done);
+    let all = progress.last().map_or(0.0, |(_, all)| *all);
+    if all > 0.0 { (done / all).clamp(0.0, 1.0) } else { 0.0 }
 }
 
 /// The class of a block, as bits of [`SiteStats::classes`] are numbered.

@@ -9,13 +9,18 @@ use super::{
 const GENTLE: f64 = 0.1;
 /// How often a window is for a class that is drawn without regard to what it costs.
 const ANY: f64 = 0.2;
-/// How often a window is for what is not known yet, while something is.
+/// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
 const CURIOUS: f64 = 0.15;
+const CURIOUS_OF_PARTS: f64 = 0.1;
+/// Share of all growth below which a class has to wait.
+const MINOR: f64 = 0.05;
 /// Seconds from which on scouts are to be gentle, and the slowdown by them that no request notices.
 const LONG: f64 = 0.1;
 const GENTLE_SCOUTS: f64 = 0.04;
-/// Part of the limit that is filled where a class is seen in parts, and most parts that it is worth to see it in.
+/// Part of the limit that is filled where a class is seen in parts, the part of it below which units are cheap together, and most
+/// parts that it is worth to see it in.
 const FULL: f64 = 0.9;
+const CHEAP: f64 = 0.3;
 const MOST_PARTS: f64 = 4.0;
 /// Part of the limit that scouts of known cost may take.
 const SCOUTS_SHARE: f64 = 0.5;
@@ -39,10 +44,38 @@ impl Units {
             .collect();
         let whole: Vec<_> = ready.iter().copied().filter(|(_, cost)| *cost <= limit).collect();
         // What was never armed comes first: a class whose cost is not known has no window at all.
-        let unknown = growing.iter().any(|of| self.known_cost(of, hit_seconds).is_none());
-        let curious = unknown || whole.len() < growing.len() && (whole.is_empty() || random.f64() < CURIOUS);
+        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
+        let unknown =
+            growing.iter().any(|of| of.blocks_per_second >= MINOR * all && self.known_cost(of, hit_seconds).is_none());
+        let chance = if whole.is_empty() { CURIOUS_OF_PARTS } else { CURIOUS };
+        let curious = unknown || whole.len() < growing.len() && (ready.is_empty() || random.f64() < chance);
         let scouts = if curious { self.scouting(growing, &whole, limit, hit_seconds, random) } else { None };
         scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, random))
+    }
+
+    /// A window that no request notices, for a class of which all together costs more than that: of what serves it only so much that
+    /// the target's work takes at most `1 + unnoticed` times as long. What seems to leak in such windows is looked at in those that
+    /// [`Self::choose`] chooses.
+    pub fn choose_unnoticed(
+        &self,
+        growing: &[Growing],
+        unnoticed: f64,
+        hit_seconds: f64,
+        random: &mut fastrand::Rng,
+    ) -> Option<Selection> {
+        let dear = |of: &&Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > unnoticed);
+        let weight = |of: &Growing| self.interest(of.class) * of.blocks_per_second;
+        let candidates: Vec<&Growing> = growing.iter().filter(dear).collect();
+        let mut at = random.f64() * candidates.iter().map(|of| weight(of)).sum::<f64>();
+        let of = candidates.into_iter().find(|of| {
+            at -= weight(of);
+            at <= 0.0
+        })?;
+        let (units, left_out) = self.part_of(of, unnoticed, hit_seconds);
+        let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
+        let expected = self.cost(&units, hit_seconds);
+        let sights = vec![Sight { class: of.class, left_out }];
+        (serves && expected <= unnoticed).then_some(Selection { units, expected, scouts: None, sights })
     }
 
     /// Seconds of hits per second of the target's own work, of all that may serve a class; `None` where a part was never armed.
@@ -51,27 +84,34 @@ impl Units {
         rates.sum::<Option<f64>>().map(|rate| rate * hit_seconds)
     }
 
-    /// Whether a class has a unit that never can be armed, or so hot ones that each would seldom be.
+    /// Whether a class costs too much to be seen even in parts: a unit can never be armed, or so many are hot that each would seldom be.
     pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
         let units = self.serving(&[of]);
-        let alone = |&index: &usize| self.cost(&[index], hit_seconds) > FULL * limit;
-        let cost = self.cost(&units, hit_seconds);
-        cost > limit && (cost > MOST_PARTS * limit || units.iter().any(alone))
+        let all = self.cost(&units, hit_seconds);
+        let alone = |&index: &usize| self.cost(&[index], hit_seconds) > limit;
+        all > limit && (all > MOST_PARTS * limit || units.iter().any(alone))
     }
 
-    /// What to arm of a class of which all together costs too much: what was armed for the shortest time, then what is cheap.
+    /// What to arm of a class of which all together costs too much, and what not. First the unit, among those that are not cheap,
+    /// that was armed for the shortest time; then those that seem to leak, to see whether they do with that one armed; then the cheap
+    /// ones; then the others in their turn.
     fn part_of(&self, of: &Growing, limit: f64, hit_seconds: f64) -> (Vec<usize>, Vec<usize>) {
         let mut units = self.serving(&[of]);
         let cost = |index: usize| self.cost(&[index], hit_seconds);
         units.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
-        // The cheap ones are in every window.
-        let waiting = |&(_, &a): &(usize, &usize), &(_, &b): &(usize, &usize)| {
-            self.get(a).seconds.total_cmp(&self.get(b).seconds)
+        let mut sum = 0.0;
+        let is_cheap = |&&index: &&usize| {
+            sum += cost(index);
+            sum <= CHEAP * limit
         };
-        if let Some((first, _)) = units.iter().enumerate().min_by(waiting) {
-            units[..=first].rotate_right(1);
-        }
-        let mut left = FULL * limit;
+        let cheap = units.iter().take_while(is_cheap).count();
+        let mut hot = units.split_off(cheap);
+        hot.sort_by(|&a, &b| self.get(a).cpu_seconds.total_cmp(&self.get(b).cpu_seconds));
+        let turn = hot.iter().copied().find(|&index| cost(index) <= limit);
+        units.extend(hot);
+        let rank = |index: &usize| (Some(*index) != turn, !self.suspects.contains(index));
+        units.sort_by_key(rank);
+        let mut left = turn.map_or(0.0, cost).max(FULL * limit);
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
             let fits = cost(index) <= left;
             left -= if fits { cost(index) } else { 0.0 };
@@ -137,15 +177,17 @@ impl Units {
     ) -> Option<Selection> {
         let waiting = growing.iter().filter(|of| ready.iter().all(|(other, _)| other.class != of.class));
         let mut waiting: Vec<&Growing> = waiting.collect();
+        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         waiting.sort_by(|a, b| {
-            let known = |of: &Growing| self.known_cost(of, hit_seconds).is_some();
-            known(a).cmp(&known(b)).then(b.blocks_per_second.total_cmp(&a.blocks_per_second))
+            let later = |of: &Growing| (of.blocks_per_second < MINOR * all, self.known_cost(of, hit_seconds).is_some());
+            later(a).cmp(&later(b)).then(b.blocks_per_second.total_cmp(&a.blocks_per_second))
         });
         waiting.into_iter().find_map(|of| self.scouts_for(of, limit, hit_seconds, random))
     }
 
     fn scouts_for(&self, of: &Growing, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Option<Selection> {
-        let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
+        let seconds = ENOUGH_SIGHTINGS / of.blocks_per_cpu_second;
+        let takes_long = ENOUGH_SIGHTINGS / of.blocks_per_second > LONG;
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), sights: Vec::new() };
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
         for index in self.serving(&[of]) {
@@ -167,10 +209,10 @@ impl Units {
                 sum
             });
             let gentle = sums.take_while(|sum| *sum <= GENTLE_SCOUTS).count();
-            if gentle > 0 && seconds > LONG {
+            if gentle > 0 && takes_long {
                 unsure.truncate(gentle);
             } else {
-                unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
+                unsure.sort_by(|&a, &b| self.get(a).cpu_seconds.total_cmp(&self.get(b).cpu_seconds));
             }
             let mut some = false;
             for index in unsure {
@@ -185,6 +227,10 @@ impl Units {
         }
         random.shuffle(&mut unknown);
         unknown.truncate(self.scouts);
+        if unknown.iter().all(|&index| self.get(index).fixed) {
+            // What they serve is known, and what they cost soon is.
+            selection.scouts = Some(0.0);
+        }
         selection.units.extend(unknown);
         selection.expected = self.scouts_cost * limit;
         Some(selection)
@@ -246,10 +292,21 @@ mod tests {
             assert_eq!(selection.units.len() + sight.left_out.len(), 4);
             selection.units.iter().for_each(|&unit| windows[unit] += 1);
             meet(&mut common, &sight.left_out);
-            units.enter(&selection, 0.1, 0.0, 1.0, HIT, |_| Default::default());
+            units.enter(&selection, 1e-6, 1.0, HIT, |_| Default::default());
         }
         assert!(windows.iter().all(|&windows| windows >= 8) && common.unwrap().is_empty(), "{windows:?}");
         assert_eq!(units.unwatched(&growing(&[0]), 1.0, HIT).classes, 0);
+    }
+
+    #[test]
+    fn what_no_request_notices_leaves_out_what_is_hot() {
+        let units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(2e4), 1, true), (Some(1e3), 1, true)]);
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, 0.04, HIT, &mut random);
+        let selection = gentle(&growing(&[0])).unwrap();
+        assert!(selection.expected <= 0.04 && selection.units.contains(&3), "{selection:?}");
+        assert!(selection.sights[0].left_out.contains(&0), "{selection:?}");
+        assert_eq!(gentle(&growing(&[1])), None, "nothing is known to serve it");
     }
 
     #[test]
@@ -264,7 +321,7 @@ mod tests {
         );
         assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
         let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
+        units.enter(&selection, 0.1, 1.0, HIT, hits);
         let known = |&unit: &usize| units.get(unit).rate() == Some(100.0) && units.get(unit).classes & 4 != 0;
         assert!(selection.units.iter().all(known));
         // They cost nothing, so the next time there may be more.
@@ -276,9 +333,10 @@ mod tests {
     #[test]
     fn what_is_not_sure_is_learned_gently_first() {
         // None was armed for long enough, and all of them cost too much.
-        let slow = [Growing { class: 0, blocks_per_second: 0.5 }];
+        let slow = [Growing { class: 0, blocks_per_second: 0.5, blocks_per_cpu_second: 0.5 }];
         let units = units(&[(Some(1e4), 2, false), (Some(2e4), 4, false), (Some(9e5), 8, false), (Some(8e5), 1, true)]);
-        let selection = units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap();
+        let choices = (0..20).filter_map(|seed| units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(seed)));
+        let selection = choices.into_iter().find(|selection| selection.scouts.is_some()).unwrap();
         assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
     }
 

@@ -58,20 +58,25 @@ impl Classes {
         Some(Rate::of_series(&later.iter().filter_map(point).collect::<Vec<_>>()))
     }
 
-    /// The classes that grow; none before enough is known.
-    pub fn growing(&self) -> Vec<Growing> {
-        let small = self.readings.last().map_or(0, |last| last.used.len() as u32);
-        let growing = (0..small.min(LARGE)).chain([LARGE]).filter_map(|class| {
-            let rate = self.growth(class).filter(Rate::is_positive)?.estimate;
-            Some(Growing { class, blocks_per_second: if class == LARGE { rate / LARGE_BLOCK } else { rate } })
+    /// The classes that grow; none before enough is known. The target uses `pace` CPU seconds in a second.
+    pub fn growing(&self, pace: f64) -> Vec<Growing> {
+        let growing = self.rates().map(|(class, rate)| {
+            let blocks_per_second = if class == LARGE { rate / LARGE_BLOCK } else { rate };
+            Growing { class, blocks_per_second, blocks_per_cpu_second: blocks_per_second / pace.max(1e-6) }
         });
         growing.collect()
+    }
+
+    fn rates(&self) -> impl Iterator<Item = (u32, f64)> {
+        let small = self.readings.last().map_or(0, |last| last.used.len() as u32);
+        let classes = (0..small.min(LARGE)).chain([LARGE]);
+        classes.filter_map(|class| Some((class, self.growth(class).filter(Rate::is_positive)?.estimate)))
     }
 
     /// Whether it was looked long enough to say that nothing grows.
     pub fn is_known_not_to_grow(&self) -> bool {
         let (Some(first), Some(last)) = (self.readings.first(), self.readings.last()) else { return false };
-        last.seconds - first.seconds >= ENOUGH && self.growing().is_empty()
+        last.seconds - first.seconds >= ENOUGH && self.rates().next().is_none()
     }
 }
 
@@ -90,7 +95,7 @@ mod tests {
     #[test]
     fn a_class_that_rises_grows_and_one_that_sways_does_not() {
         let classes = series(|step| vec![1000 + 250 * step as u64, 5000 + (step as u64 * 7919) % 400, 100]);
-        let numbers: Vec<u32> = classes.growing().iter().map(|of| of.class).collect();
+        let numbers: Vec<u32> = classes.growing(0.1).iter().map(|of| of.class).collect();
         assert_eq!(numbers, [0]);
         let rate = classes.growth(0).unwrap();
         assert!((rate.estimate - 50.0).abs() < 1.0, "{rate:?}");
@@ -99,7 +104,7 @@ mod tests {
     #[test]
     fn what_filled_up_at_first_does_not_grow() {
         let classes = series(|step| vec![(1000 * step as u64).min(6000)]);
-        assert!(classes.growing().is_empty() && classes.is_known_not_to_grow());
+        assert!(classes.growing(0.1).is_empty() && classes.is_known_not_to_grow());
     }
 
     #[test]
@@ -108,9 +113,10 @@ mod tests {
         for step in 0..20_u32 {
             classes.enter(f64::from(step), vec![7 + 10 * u64::from(step)], 5000 + 10240 * u64::from(step));
         }
-        let growing = classes.growing();
+        let growing = classes.growing(0.1);
         assert_eq!((growing[0].class, growing[1].class), (0, LARGE));
         assert!(growing.iter().all(|of| (of.blocks_per_second - 10.0).abs() < 0.1), "{growing:?}");
+        assert!(growing.iter().all(|of| (of.blocks_per_cpu_second - 100.0).abs() < 1.0), "{growing:?}");
     }
 
     #[test]
@@ -119,7 +125,7 @@ mod tests {
         for step in 0..20_u32 {
             classes.enter(f64::from(step) * 0.2, vec![u64::from(step) * 100], 0);
         }
-        assert!(classes.growing().is_empty() && !classes.is_known_not_to_grow());
+        assert!(classes.growing(0.1).is_empty() && !classes.is_known_not_to_grow());
     }
 
     #[test]

@@ -27,18 +27,16 @@ pub struct Sight {
 /// Windows that must have seen a class since a block was born, for it to count. What lies in memory of the C allocator may be
 /// written anew each time, and look the same: more of them have to see that its address is not handed out.
 const TESTS: usize = 1;
+/// Windows that are kept apart.
+const LAST: usize = 4;
 const TESTS_OF_LARGE: usize = 2;
 /// Share of a stack's usual number of survivors below which a window does not count as one that has them.
 const FEW: f64 = 1.0 / 3.0;
+/// So many it has to have in a window that left out a part: one may have been in the middle of a request.
+const FEWEST: u32 = 2;
 
-/// The windows that saw a class.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Seen {
-    /// Oldest first.
-    windows: Vec<(Exposure, Vec<usize>)>,
-    /// How many of them are tested by those after them, which together armed all that may serve the class.
-    tested: usize,
-}
+/// Windows that saw a class, oldest first, each with what it left out.
+type Seen = Vec<(Exposure, Vec<usize>)>;
 
 /// The same, by class.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,16 +47,7 @@ pub struct Exposures {
 impl Exposures {
     /// Enters a window that saw a class.
     pub fn enter(&mut self, sight: &Sight, window: Exposure) {
-        let seen = self.classes.entry(sight.class).or_default();
-        seen.windows.push((window, sight.left_out.clone()));
-        let mut unseen = None;
-        for (index, (_, left_out)) in seen.windows.iter().enumerate().rev() {
-            let unseen = meet(&mut unseen, left_out);
-            if unseen.is_empty() && seen.windows.len() - index >= tests(sight.class) {
-                seen.tested = index;
-                break;
-            }
-        }
+        self.classes.entry(sight.class).or_default().push((window, sight.left_out.clone()));
     }
 
     /// Forgets that a class was seen: not all of it was armed.
@@ -66,33 +55,32 @@ impl Exposures {
         self.classes.remove(&class);
     }
 
-    /// Whether all that may serve the class was seen again, often enough, since a block was born at `time_ns`. An address that is
-    /// handed out again and again passes for a survivor until a window sees it handed out.
-    pub fn has_tested(&self, class: u32, time_ns: u64) -> bool {
-        let Some(seen) = self.classes.get(&class).filter(|seen| seen.tested > 0) else { return false };
-        seen.windows.get(seen.tested).is_some_and(|(first, _)| first.begin_ns > time_ns)
-    }
-
-    /// Whether some windows left out a part of what may serve the class.
-    pub fn is_in_parts(&self, class: u32) -> bool {
-        self.classes.get(&class).is_some_and(|seen| seen.windows.iter().any(|(_, left_out)| !left_out.is_empty()))
+    /// What a unit handed out of a class before this time, in the clock of the wire, was seen again, often enough: later windows had
+    /// the unit armed. An address that it hands out again and again passes for a survivor until then.
+    pub fn tested_until(&self, class: u32, unit: Option<usize>) -> u64 {
+        let windows: Vec<&Exposure> = self.armed(class, unit).collect();
+        windows.len().checked_sub(tests(class)).and_then(|first| windows.get(first)).map_or(0, |first| first.begin_ns)
     }
 
     /// Whether blocks of one stack, handed out by `unit` and born at these times, are its own: for each unit that some windows left
     /// out, others that armed it have such blocks too. Else they may be that unit's, at addresses that the stack had before.
     pub fn are_its_own(&self, class: u32, unit: Option<usize>, births: &[u64]) -> bool {
         let Some(seen) = self.classes.get(&class) else { return false };
-        let mut counts = vec![0_u32; seen.windows.len()];
+        if seen.iter().all(|(_, left_out)| left_out.is_empty()) {
+            return true;
+        }
+        let mut counts = vec![0_u32; seen.len()];
         for birth in births {
-            let after = seen.windows.partition_point(|(window, _)| window.begin_ns <= *birth);
+            let after = seen.partition_point(|(window, _)| window.begin_ns <= *birth);
             if let Some(count) = after.checked_sub(1).and_then(|index| counts.get_mut(index)) {
                 *count += 1;
             }
         }
         let rate = births.len() as f64 / self.seconds(class, unit).max(1e-3);
         let mut suspects = None;
-        for ((window, left_out), count) in seen.windows.iter().zip(counts) {
-            if count > 0 && f64::from(count) >= FEW * rate * window.seconds {
+        for ((window, left_out), count) in seen.iter().zip(counts) {
+            let fewest = if left_out.is_empty() { 1 } else { FEWEST };
+            if count >= fewest && f64::from(count) >= FEW * rate * window.seconds {
                 meet(&mut suspects, left_out);
             }
         }
@@ -116,16 +104,22 @@ impl Exposures {
     }
 
     fn tested(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
-        let windows = self.classes.get(&class).map_or(&[][..], |seen| &seen.windows[..seen.tested]);
-        let armed = move |left_out: &[usize]| unit.is_none_or(|unit| left_out.binary_search(&unit).is_err());
-        windows.iter().filter(move |(_, left_out)| armed(left_out)).map(|(exposure, _)| exposure)
+        let tested = self.armed(class, unit).count().saturating_sub(tests(class));
+        self.armed(class, unit).take(tested)
     }
 
-    /// Joins windows of one cohort that are alike: cohorts only ever merge, so this loses nothing, and the lists stay short.
+    fn armed(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
+        let armed = move |left_out: &[usize]| unit.is_none_or(|unit| left_out.binary_search(&unit).is_err());
+        let windows = self.classes.get(&class).into_iter().flatten();
+        windows.filter(move |(_, left_out)| armed(left_out)).map(|(exposure, _)| exposure)
+    }
+
+    /// Joins windows of one cohort that are alike, but for the last ones: cohorts only ever merge, so this loses nothing, and the
+    /// lists stay short.
     pub fn coalesce(&mut self, timeline: &Timeline) {
         for seen in self.classes.values_mut() {
-            let last = seen.windows.split_off(seen.tested);
-            seen.windows.dedup_by(|(later, later_out), (earlier, out)| {
+            let last = seen.split_off(seen.len().saturating_sub(LAST));
+            seen.dedup_by(|(later, later_out), (earlier, out)| {
                 let same =
                     timeline.cohort_of(later.begin_ns) == timeline.cohort_of(earlier.begin_ns) && later_out == out;
                 if same {
@@ -133,8 +127,7 @@ impl Exposures {
                 }
                 same
             });
-            seen.tested = seen.windows.len();
-            seen.windows.extend(last);
+            seen.extend(last);
         }
     }
 }
@@ -173,36 +166,36 @@ mod tests {
         let mut exposures = Exposures::default();
         exposures.enter(&whole(0), window(6, 0.1));
         exposures.enter(&whole(2), window(6, 0.1));
-        assert!(!exposures.has_tested(0, 6) && exposures.seconds(0, None) == 0.0);
+        assert!(exposures.tested_until(0, None) == 6 && exposures.seconds(0, None) == 0.0);
         exposures.enter(&whole(0), window(16, 0.2));
-        assert!(exposures.has_tested(0, 15) && !exposures.has_tested(0, 17) && !exposures.has_tested(2, 7));
+        assert_eq!((exposures.tested_until(0, Some(7)), exposures.tested_until(2, Some(7))), (16, 6));
         assert!((exposures.seconds(0, Some(7)) - 0.1).abs() < 1e-9);
         exposures.forget(0);
-        assert!(!exposures.has_tested(0, 15) && exposures.seconds(0, None) == 0.0);
+        assert!(exposures.tested_until(0, None) == 0 && exposures.seconds(0, None) == 0.0);
     }
 
     #[test]
     fn memory_of_the_c_allocator_is_tested_more_often() {
         let mut exposures = Exposures::default();
-        for begin in 1..=3 {
-            assert!(!exposures.has_tested(LARGE, 11) && exposures.seconds(LARGE, None) == 0.0);
+        exposures.enter(&whole(LARGE), window(10, 0.1));
+        assert!(exposures.tested_until(LARGE, None) == 0);
+        for begin in 2..=3 {
             exposures.enter(&whole(LARGE), window(10 * begin, 0.1));
         }
-        assert!(exposures.has_tested(LARGE, 15) && !exposures.has_tested(LARGE, 25));
+        assert_eq!(exposures.tested_until(LARGE, None), 20);
         assert!((exposures.seconds(LARGE, None) - 0.1).abs() < 1e-9);
     }
 
     #[test]
-    fn windows_that_leave_out_different_parts_test_together() {
+    fn what_a_unit_handed_out_is_tested_by_windows_that_armed_it() {
         let mut exposures = Exposures::default();
         exposures.enter(&without(0, &[4]), window(10, 0.1));
-        exposures.enter(&without(0, &[4, 5]), window(20, 0.1));
-        assert!(!exposures.has_tested(0, 15), "nobody saw what the fourth handed out");
-        exposures.enter(&without(0, &[5]), window(30, 0.1));
-        assert!(!exposures.has_tested(0, 15), "nor what the fifth did since");
-        exposures.enter(&without(0, &[4]), window(40, 0.1));
-        assert!(exposures.has_tested(0, 25) && !exposures.has_tested(0, 35));
-        assert!(exposures.seconds(0, Some(4)) == 0.0 && (exposures.seconds(0, Some(5)) - 0.1).abs() < 1e-9);
+        exposures.enter(&without(0, &[5]), window(20, 0.2));
+        exposures.enter(&without(0, &[4]), window(30, 0.4));
+        let tested = |unit| exposures.tested_until(0, Some(unit));
+        assert_eq!((tested(4), tested(5), tested(6)), (20, 30, 30));
+        let seconds = |unit| exposures.seconds(0, Some(unit));
+        assert!(seconds(4) == 0.0 && (seconds(5) - 0.1).abs() < 1e-9 && (seconds(6) - 0.3).abs() < 1e-9);
     }
 
     #[test]
@@ -212,9 +205,8 @@ mod tests {
             exposures.enter(&without(0, &[4]), window(begin, 0.1));
             exposures.enter(&without(0, &[5]), window(begin + 10, 0.1));
         }
-        assert!(exposures.is_in_parts(0) && !exposures.is_in_parts(1));
         assert!(!exposures.are_its_own(0, Some(6), &[11, 11, 31, 31, 52]));
-        assert!(exposures.are_its_own(0, Some(6), &[11, 11, 22, 31, 31, 41, 52]));
+        assert!(exposures.are_its_own(0, Some(6), &[11, 11, 22, 22, 31, 31, 41, 52]));
         assert!(!exposures.are_its_own(0, Some(6), &[]) && !exposures.are_its_own(1, None, &[11]));
         let births: Vec<u64> = [vec![11; 20], vec![21], vec![31; 20], vec![51; 20]].concat();
         assert!(!exposures.are_its_own(0, Some(6), &births), "one is none, beside so many");
@@ -225,13 +217,13 @@ mod tests {
         let mut timeline = Timeline::new(0);
         timeline.push(10);
         let mut exposures = Exposures::default();
-        for (begin, seconds) in [(6, 0.1), (8, 0.2), (14, 0.4), (16, 0.8)] {
+        for (begin, seconds) in [(6, 0.1), (8, 0.2), (14, 0.4), (15, 0.8), (16, 1.6), (17, 3.2)] {
             exposures.enter(&whole(1), window(begin, seconds));
         }
         timeline.push(20);
         exposures.coalesce(&timeline);
-        assert_eq!(exposures.classes[&1].windows.len(), 3, "the last one, which tests, stays by itself");
+        assert_eq!(exposures.classes[&1].len(), 1 + LAST);
         let by_cohort = exposures.by_cohort(1, None, &timeline);
-        assert!((by_cohort[0] - 0.3).abs() < 1e-9 && (by_cohort[1] - 0.4).abs() < 1e-9, "{by_cohort:?}");
+        assert!((by_cohort[0] - 0.3).abs() < 1e-9 && (by_cohort[1] - 2.8).abs() < 1e-9, "{by_cohort:?}");
     }
 }

@@ -16,7 +16,7 @@ pub mod exposure;
 pub mod followers;
 pub mod units;
 
-pub use budget::Budget;
+pub use budget::{Budget, HitCost};
 pub use classes::Classes;
 pub use exposure::Exposures;
 pub use followers::Followers;

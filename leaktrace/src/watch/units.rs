@@ -4,7 +4,7 @@
 //! charged with a block that survives has asked for it. Where all of a class would cost too much, windows leave out some of it in
 //! turn, and a stack is charged only with what it has whichever of them is left out ([`super::exposure`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use leaktrace_common::{
     site::{Operand, domain, op, reg, slot},
@@ -24,6 +24,8 @@ const FEWEST_SITES: usize = 16;
 pub(super) const ENOUGH_SIGHTINGS: f64 = 3.0;
 /// Slowdown expected of the first units of unknown cost, as a share of the limit.
 const UNKNOWN: f64 = 0.25;
+/// Slowdown by scouts, as a share of the limit, above which the next ones are fewer.
+const SCOUTS_SLOWDOWN: f64 = 0.7;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
 const ENOUGH_CPU: f64 = 2e-3;
 /// Least slowdown expected of units of unknown cost.
@@ -53,9 +55,8 @@ pub struct Unit {
     pub(super) fixed: bool,
     /// The C allocator itself.
     pub(super) is_c: bool,
-    /// Hits so far; for how long the unit was armed, and CPU seconds of the target meanwhile.
+    /// Hits so far, and for how long the unit was armed: CPU seconds of the target's own work.
     pub(super) hits: u64,
-    pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
 }
 
@@ -68,11 +69,11 @@ impl Unit {
         (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.cpu_seconds.max(ENOUGH_CPU))
     }
 
-    /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` seconds counts.
+    /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` CPU seconds counts.
     fn may_serve(&self, of: &Growing, since: f64) -> bool {
         // All that CPython asks the C allocator for passes that.
         let asks = of.class != LARGE || self.is_c;
-        let sightings = (self.seconds - since) * of.blocks_per_second;
+        let sightings = (self.cpu_seconds - since) * of.blocks_per_cpu_second;
         self.always || asks && (self.classes & of.bit() != 0 || !self.fixed && sightings < ENOUGH_SIGHTINGS)
     }
 }
@@ -115,6 +116,8 @@ pub struct Units {
     pub(super) all: Vec<Unit>,
     pub(super) shown: HashMap<u32, Shown>,
     by_slot: HashMap<u32, usize>,
+    /// Units of blocks that outlived their window and are followed.
+    pub suspects: BTreeSet<usize>,
     /// The C allocator, and the refills of pools.
     pub c: Option<usize>,
     pub refill: Option<usize>,
@@ -129,6 +132,8 @@ pub struct Units {
 pub struct Growing {
     pub class: u32,
     pub blocks_per_second: f64,
+    /// The same by CPU seconds of the target: it does not grow while that is idle.
+    pub blocks_per_cpu_second: f64,
 }
 
 impl Growing {
@@ -143,8 +148,8 @@ pub struct Selection {
     pub units: Vec<usize>,
     /// Slowdown that is expected of them: seconds of hits per second of the target's own work.
     pub expected: f64,
-    /// The window is to learn what sites cost and which classes they serve, not what survives it: seconds for which it is worth to
-    /// be open.
+    /// The window is to learn what sites cost and which classes they serve, not what survives it: CPU seconds of the target's work for
+    /// which it is worth to be open.
     pub scouts: Option<f64>,
     /// The classes that it sees.
     pub sights: Vec<Sight>,
@@ -248,12 +253,11 @@ impl Units {
         &self.all[index]
     }
 
-    /// Enters what a window showed: its units were armed for `open` seconds, in which the target worked for `cpu_seconds` without
-    /// the hits; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
+    /// Enters what a window showed: while its units were armed the target worked for `cpu_seconds` without the hits; `stats` gives a
+    /// slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
         &mut self,
         selection: &Selection,
-        open: f64,
         cpu_seconds: f64,
         limit: f64,
         hit_seconds: f64,
@@ -269,16 +273,15 @@ impl Units {
                 window_hits += hits;
                 unit.classes |= after.classes;
             }
-            unit.seconds += open;
-            // An idle target tells nothing of what a unit costs.
+            // An idle target tells nothing of what a unit costs and serves.
             unit.cpu_seconds += cpu_seconds;
         }
         if selection.scouts.is_some() && window_hits > 0 && cpu_seconds > 0.0 {
             let slowdown = window_hits as f64 * hit_seconds / cpu_seconds.max(ENOUGH_CPU);
             let before = self.scouts;
-            self.scouts = if slowdown > limit / 2.0 { (before / 2).max(4) } else { (before * 2).min(256) };
+            self.scouts = if slowdown > SCOUTS_SLOWDOWN * limit { (before / 2).max(4) } else { (before * 2).min(256) };
             // Others may be hotter than these were.
-            let expected = 2.0 * slowdown / limit * self.scouts as f64 / before as f64;
+            let expected = 1.5 * slowdown / limit * self.scouts as f64 / before as f64;
             self.scouts_cost = expected.clamp(LEAST, 1.0);
         }
     }
@@ -307,7 +310,7 @@ impl Units {
             }
             // Of the C allocator all is armed: what seems to grow there is not its.
             if of.class != LARGE && in_turn && shown.expected > ENOUGH_SHOWN && shown.share() < far_fewer {
-                *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
+                *shown = Shown { since: self.all.iter().map(|unit| unit.cpu_seconds).collect(), ..Shown::default() };
                 mistaken.push(of.class);
             }
         }
@@ -338,6 +341,19 @@ impl Units {
             classes: too_hot.len(),
             least_cost: too_hot.into_iter().min_by(f64::total_cmp),
         }
+    }
+
+    /// What each of the `growing` classes costs, for diagnostics: all of it, and its dearest units.
+    pub fn costs(&self, growing: &[Growing], hit_seconds: f64) -> String {
+        let of = |of: &Growing| {
+            let units = self.serving(&[of]);
+            let mut costs: Vec<f64> = units.iter().map(|&index| self.cost(&[index], hit_seconds)).collect();
+            costs.sort_by(|a, b| b.total_cmp(a));
+            let dearest: Vec<String> = costs.iter().take(5).map(|cost| format!("{cost:.2}")).collect();
+            let (all, rate) = (costs.iter().sum::<f64>(), of.blocks_per_second);
+            format!("{}: {rate:.1}/s, {} units cost {all:.2} ({})", of.class, units.len(), dearest.join(" "))
+        };
+        growing.iter().map(of).collect::<Vec<_>>().join("; ")
     }
 
     /// What has to be armed so that no block by which these classes grow is missed.
@@ -382,16 +398,15 @@ pub(super) mod tests {
             slots: vec![index as u32],
             classes,
             fixed,
-            hits: rate.unwrap_or(0.0) as u64,
-            seconds: if rate.is_some_and(|rate| rate > 10.0) { 1.0 } else { 1e-3 },
-            cpu_seconds: if rate.is_some() { 1.0 } else { 0.0 },
+            hits: if rate.is_some_and(|rate| rate > 10.0) { rate.unwrap_or(0.0) as u64 } else { 0 },
+            cpu_seconds: rate.map_or(0.0, |rate| if rate > 10.0 { 1.0 } else { 1e-3 }),
             ..Unit::default()
         });
         Units { all: units.collect(), scouts: 2, scouts_cost: UNKNOWN, ..Units::default() }
     }
 
     pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
-        classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0 }).collect()
+        classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0, blocks_per_cpu_second: 100.0 }).collect()
     }
 
     #[test]
