@@ -143,6 +143,11 @@ impl Report {
         .collect()
     }
 
+    /// Lines that seem to grow, where that is not proven.
+    pub fn suspects(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.evidence.reason == Reason::Unproven)
+    }
+
     /// Whether any site grows.
     pub fn is_growing(&self) -> bool {
         self.headline.outlook == Outlook::Leaking

@@ -15,16 +15,40 @@ pub fn line(report: &Report) -> String {
             number(report.headline.growing_lines, "line"),
             place(worst),
         ),
-        (Outlook::TooEarly, _) => "too early to tell".to_owned(),
+        (Outlook::TooEarly, _) => match report.suspects().next() {
+            Some(suspect) => format!("suspected, not proven: {}", place(suspect)),
+            None => "too early to tell".to_owned(),
+        },
         (Outlook::Incomplete, _) => "cannot tell, too much was missed".to_owned(),
         _ => "nothing grows".to_owned(),
     };
     format!(
         "{:>8}  {} live in {} blocks, RSS {}, {} allocations{lost}; {state}",
-        span(report.capture.duration_seconds),
+        elapsed(report.capture.duration_seconds),
         bytes(report.totals.live_bytes as f64),
         count(report.totals.live_blocks as f64),
         bytes(report.target.rss_bytes.end as f64),
         count(report.capture.events.alloc as f64),
     )
+}
+
+/// Of one interval after the other: no two are the same.
+fn elapsed(seconds: f64) -> String {
+    if seconds < 100.0 {
+        return span(seconds);
+    }
+    let seconds = seconds as u64;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let hours = if hours > 0 { format!("{hours}h") } else { String::new() };
+    format!("{hours}{minutes}m{:02}s", seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elapsed;
+
+    #[test]
+    fn intervals_are_told_apart() {
+        assert_eq!([4.04, 99.0, 105.0, 3725.0].map(elapsed), ["4.04 s", "99 s", "1m45s", "1h2m05s"].map(str::to_owned));
+    }
 }

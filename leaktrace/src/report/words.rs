@@ -156,13 +156,12 @@ pub(crate) fn headline(report: &Report) -> Vec<String> {
 
 /// Where it seems to leak, though that is not proven.
 fn suspects(report: &Report) -> Option<String> {
-    let suspects = || report.lines.iter().filter(|line| line.evidence.reason == Reason::Unproven);
-    let first = suspects().next()?;
-    let rate = suspects().map(|line| line.growth.bytes_per_second.estimate.max(0.0)).sum();
+    let first = report.suspects().next()?;
+    let rate = report.suspects().map(|line| line.growth.bytes_per_second.estimate.max(0.0)).sum();
     Some(format!(
         "Suspected, not proven: {} at {}, first {}.",
         bytes_rate(rate),
-        number(suspects().count(), "line"),
+        number(report.suspects().count(), "line"),
         place(first)
     ))
 }

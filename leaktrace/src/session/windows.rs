@@ -31,8 +31,7 @@ const SHORT_LOOK: Duration = Duration::from_millis(1);
 /// How long a window is open that is to learn what sites cost and serve: until the target has done what it usually does in so many
 /// seconds.
 const SCOUTING: Range<f64> = 0.025..0.3;
-/// How long a window is open at least, seconds; and at most, however idle the target.
-const LEAST_OPEN: f64 = 0.06;
+/// How long a window is open at most, seconds, however idle the target.
 const MOST_OPEN: f64 = 0.6;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
@@ -53,6 +52,10 @@ const DYING_LOOKS: u32 = 40;
 /// A window that slows the target this much more than it may is closed at once; with so many hits, without a look at what it saw.
 const TOO_MUCH: f64 = 1.5;
 const FEW_HITS: u64 = 5000;
+/// Cores from which on a target has more to do than time for it.
+const SATURATED: f64 = 0.9;
+/// Part of its usual work below which a window stays open for longer.
+const IDLE: f64 = 0.5;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
 /// What the user allows.
@@ -84,7 +87,9 @@ pub struct Watch {
     pub(super) open_seconds: f64,
     /// From the closing of a window until its last breakpoint is gone, seconds.
     closing: f64,
+    /// In windows that requests can notice, and in those that they cannot.
     pub(super) hit_cost: HitCost,
+    cold_hit_cost: HitCost,
     pub(super) slowest: f64,
 }
 
@@ -104,6 +109,7 @@ impl Watch {
             open_seconds: 0.0,
             closing: 0.03,
             hit_cost: HitCost::default(),
+            cold_hit_cost: HitCost::cold(),
             slowest: 1.0,
         }
     }
@@ -123,8 +129,8 @@ struct Opened {
     closing: Duration,
     cpu_seconds: f64,
     runs: Runs,
-    /// What it handed out that had outlived its youth when it was closed; its exposure's seconds are the share of its work that was
-    /// done meanwhile. `None` for a window that was cut short.
+    /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
+    /// cut short.
     survivors: Option<(HashMap<u64, Follower>, Exposure)>,
 }
 
@@ -162,6 +168,7 @@ impl Session {
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
         let Some((grant, selection)) = afforded.or_else(|| {
             let unnoticed = (UNNOTICED * NOTICED).min(limit);
+            let hit = watch.cold_hit_cost.seconds();
             let selection = watch.units.choose_unnoticed(&growing, unnoticed, hit, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
@@ -200,7 +207,11 @@ impl Session {
         let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = opened.runs.count as f64 * self.cost.hit().as_secs_f64() + opened.runs.nanos as f64 * 1e-9;
-        watch.hit_cost.enter(opened.runs.count, hits);
+        if is_unnoticed(selection) {
+            watch.cold_hit_cost.enter(opened.runs.count, hits);
+        } else {
+            watch.hit_cost.enter(opened.runs.count, hits);
+        }
         let (open, closing) = (opened.open.as_secs_f64(), opened.closing.as_secs_f64());
         let own = (opened.cpu_seconds - hits).max(LEAST_OWN * opened.cpu_seconds);
         let slowdown = if own > 0.0 { opened.cpu_seconds / own } else { 1.0 };
@@ -211,7 +222,8 @@ impl Session {
         watch.units.enter(selection, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
-        watch.budget.enter(hits, own, open, closing, watch.random.f64());
+        let usual = own * grant.open / grant.work;
+        watch.budget.enter(hits, own, usual, open, closing, watch.random.f64());
         watch.open_seconds += open;
         watch.closing = closing;
         log::debug!(
@@ -231,10 +243,11 @@ impl Session {
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
         log::debug!("growing: {}", watch.units.costs(growing, watch.hit_cost.seconds()));
-        // It counts for as long as it usually takes to do what was done in it.
-        let seconds = |part: f64| own * part / grant.pace;
-        let survivors =
-            opened.survivors.map(|(survivors, part)| (survivors, Exposure { seconds: seconds(part.seconds), ..part }));
+        // What is done in it, where the target has nothing to wait for, is that much less.
+        let progress = if opened.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
+        let survivors = opened
+            .survivors
+            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * progress, ..exposure }));
         self.take_survivors(watch, growing, selection, survivors)?;
         self.follow(watch)
     }
@@ -286,23 +299,29 @@ impl Session {
         }
         let (begin, begin_ns) = (Instant::now(), now_ns());
         let cpu = self.target.cpu_clock().unwrap_or_default();
-        let (least, look) = if selection.scouts.is_some() { (0.0, SHORT_LOOK) } else { (LEAST_OPEN, LOOK) };
+        let look = if selection.scouts.is_some() { SHORT_LOOK } else { LOOK };
+        let is_unnoticed = is_unnoticed(selection);
+        let hit_cost = if is_unnoticed { &watch.cold_hit_cost } else { &watch.hit_cost }.seconds();
         let mut used;
-        let mut progress = vec![(begin_ns, 0.0)];
         let in_bounds = loop {
             thread::sleep(look);
             used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
-            progress.push((now_ns(), used));
             let count = self.tracer.run_statistics().since(runs).count;
-            let hits = count as f64 * watch.hit_cost.seconds();
+            let hits = count as f64 * hit_cost;
             let too_slow = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
+            // It costs more than was expected: not to be noticed, it ends here.
+            let noticed = is_unnoticed && hits > NOTICED * (used - hits).max(0.002);
             if too_slow || self.target.has_exited() {
                 // A look at little costs little.
                 break count <= FEW_HITS;
             }
-            let open = begin.elapsed().as_secs_f64();
-            let has_worked = used - hits >= grant.work && open >= least;
-            if has_worked || open >= MOST_OPEN || hits > grant.hits {
+            let (open, work) = (begin.elapsed().as_secs_f64(), used - hits);
+            let has_worked = if selection.scouts.is_some() {
+                work >= grant.work
+            } else {
+                open >= grant.open && work >= IDLE * grant.work
+            };
+            if has_worked || noticed || open >= MOST_OPEN || hits > grant.hits {
                 break true;
             }
         };
@@ -310,10 +329,6 @@ impl Session {
         let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns) } else { None };
         let open = begin.elapsed();
         used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
-        progress.push((now_ns(), used));
-        let survivors = survivors.map(|(survivors, end_ns)| {
-            (survivors, Exposure { begin_ns, end_ns, seconds: share_done(&progress, end_ns) })
-        });
         let runs = self.tracer.run_statistics().since(runs);
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
         let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
@@ -327,8 +342,13 @@ impl Session {
     }
 
     /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived
-    /// their youth, and says up to when these were handed out.
-    fn look_inside(&self, watch: &mut Watch, classes: u64, begin_ns: u64) -> Option<(HashMap<u64, Follower>, u64)> {
+    /// their youth, and says when these were handed out.
+    fn look_inside(
+        &self,
+        watch: &mut Watch,
+        classes: u64,
+        begin_ns: u64,
+    ) -> Option<(HashMap<u64, Follower>, Exposure)> {
         let now = now_ns();
         let age = ((now - begin_ns) / 5).max(YOUNG.as_nanos() as u64);
         let end_ns = now.checked_sub(age).filter(|end| *end > begin_ns)?;
@@ -342,7 +362,7 @@ impl Session {
         if self.plan.unseen_dict_keys {
             survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
         }
-        Some((survivors, end_ns))
+        Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
     }
 
     /// Between windows: drops what has died, and reads how the heap grows; unless it was not long ago.
@@ -428,11 +448,8 @@ fn that_count<'a>(interpreter: &Interpreter, watch: &'a Watch) -> impl Iterator<
     })
 }
 
-/// Which part of a window's work was done by a time. `progress`: CPU seconds that the target had used at times since it was opened.
-fn share_done(progress: &[(u64, f64)], time_ns: u64) -> f64 {
-    let done = progress.iter().take_while(|(time, _)| *time <= time_ns).last().map_or(0.0, |(_, done)| *done);
-    let all = progress.last().map_or(0.0, |(_, all)| *all);
-    if all > 0.0 { (done / all).clamp(0.0, 1.0) } else { 0.0 }
+fn is_unnoticed(selection: &Selection) -> bool {
+    selection.scouts.is_none() && selection.expected <= UNNOTICED * NOTICED
 }
 
 /// The class of a block, as bits of [`SiteStats::classes`] are numbered.

@@ -4,25 +4,26 @@
 const TRAP_SHARE: f64 = 0.5;
 /// CPU seconds of the target for which the account is good at the start, so that the first window does not have to wait.
 const ADVANCE: f64 = 0.05;
-/// A window is open until the target has done what it usually does in so many seconds: below, arming and disarming is most of it.
+/// A window is open for so many seconds: below, arming and disarming is most of it.
 const SHORTEST: f64 = 0.06;
 const LONGEST: f64 = 0.3;
 /// Slowdown from which on a request that meets a window notices, and the shortest such window.
 pub const NOTICED: f64 = 0.05;
 const SHORTEST_NOTICED: f64 = 0.1;
-/// Share of the target's work that may be done in such windows, as a part of the share that tracing may cost: so that of a
-/// hundred requests less than one meets one.
+/// Share of the time in which such windows may be open, as a part of the share that tracing may cost: so that of a hundred
+/// requests less than one meets one.
 const NOTICED_SHARE: f64 = 0.7;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
-const NOTICED_ADVANCE: f64 = 1.2;
+const NOTICED_ADVANCE: f64 = 1.0;
 
-/// What a hit costs before any was measured, seconds, and how many hits that counts for; how much less each window counts
-/// than the next.
+/// What a hit costs before any was measured, seconds, among many and among few; how many hits that counts for; how much less each
+/// window counts than the next.
 const HIT_SECONDS: f64 = 2e-6;
+const COLD_HIT_SECONDS: f64 = 6e-6;
 const FIRST_HITS: f64 = 500.0;
 const MEMORY: f64 = 0.85;
 
-/// What a hit costs. What is hit seldom finds cold caches, and new stacks: most is learned where most is hit.
+/// What a hit costs: three times as much where there are few, which find cold caches. Most is learned where most is hit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HitCost {
     hits: f64,
@@ -36,6 +37,11 @@ impl Default for HitCost {
 }
 
 impl HitCost {
+    /// Of windows that have few.
+    pub fn cold() -> Self {
+        Self { hits: FIRST_HITS, seconds: FIRST_HITS * COLD_HIT_SECONDS }
+    }
+
     /// Enters a window with so many hits, and what they cost together.
     pub fn enter(&mut self, hits: u64, seconds: f64) {
         self.hits = MEMORY * self.hits + hits as f64;
@@ -56,22 +62,22 @@ pub struct Budget {
     /// CPU time of the target when the account was opened.
     opened_at: f64,
     spent: f64,
-    /// The target's own work in windows that a request could notice.
+    /// Seconds for which windows were open that a request could notice.
     noticed: f64,
     /// What the next window waits for, as a multiple of its expected cost: random, so that windows do not keep step with
     /// what the target does at regular times.
     patience: f64,
 }
 
-/// What a window may take, in CPU seconds.
+/// What a window may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grant {
-    /// Of the target's own work: while that is idle, a window costs nothing and shows nothing.
+    /// Seconds for which it may be open.
+    pub open: f64,
+    /// CPU seconds of the target's own work that are usual in that time: while it is idle, a window costs nothing and shows nothing.
     pub work: f64,
-    /// Of hits.
+    /// CPU seconds of hits.
     pub hits: f64,
-    /// That the target uses in a second, the mean since the account was opened.
-    pub pace: f64,
 }
 
 impl Budget {
@@ -81,8 +87,8 @@ impl Budget {
     }
 
     /// What a window may take that is expected to cost `slowdown` CPU seconds of hits in each of the target's own work, and to take
-    /// `closing` seconds to close; as long as the account affords, but not more than what the target usually does in `longest`
-    /// seconds. `None`: not yet. `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
+    /// `closing` seconds to close; as long as the account affords, but not longer than `longest` seconds. `None`: not yet.
+    /// `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
     pub fn grant(
         &self,
         slowdown: f64,
@@ -99,19 +105,21 @@ impl Budget {
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
         if slowdown > NOTICED {
             shortest = SHORTEST_NOTICED;
-            let left = NOTICED_SHARE * self.share * used - self.noticed;
-            open = open.min(NOTICED_ADVANCE + left / pace - TRAP_SHARE * closing);
+            let left = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall - self.noticed;
+            open = open.min(left - TRAP_SHARE * closing);
         }
-        (open >= shortest.min(longest)).then_some(Grant { work: open * pace, hits: saved, pace })
+        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits: saved })
     }
 
-    /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own while it was open for `open` seconds, and
-    /// `closing` seconds until the last breakpoint was gone. `patience` is a random number from 0 to 1.
-    pub fn enter(&mut self, hit_seconds: f64, work: f64, open: f64, closing: f64, patience: f64) {
+    /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,
+    /// while it was open for `open` seconds, and `closing` seconds until the last breakpoint was gone. `patience` is a random number
+    /// from 0 to 1.
+    pub fn enter(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, closing: f64, patience: f64) {
         let tail = if open > 0.0 { closing / open } else { 0.0 };
         self.spent += hit_seconds * (1.0 + TRAP_SHARE * tail);
         if hit_seconds > NOTICED * work {
-            self.noticed += work * (1.0 + TRAP_SHARE * tail);
+            // While it was idle, no request was there to notice.
+            self.noticed += open.min(usual) * (1.0 + TRAP_SHARE * tail);
         }
         self.patience = 1.0 + patience / 2.0;
     }
@@ -141,8 +149,8 @@ mod tests {
         let mut budget = Budget::new(0.01, 100.0);
         let grant = |budget: &Budget, cpu: f64| budget.grant(0.04, 0.0, None, cpu, 10.0 * (cpu - 100.0));
         let first = grant(&budget, 101.0).unwrap();
-        assert!((first.work - 0.03).abs() < 1e-9 && (first.pace - 0.1).abs() < 1e-9, "the longest: {first:?}");
-        budget.enter(0.0105, 0.2625, 0.2625, 0.0, 1.0);
+        assert!((first.work - 0.03).abs() < 1e-9 && (first.open - 0.3).abs() < 1e-9, "the longest: {first:?}");
+        budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 0.0, 1.0);
         assert_eq!(grant(&budget, 101.001), None);
         assert!(grant(&budget, 101.04).is_some());
     }
@@ -153,7 +161,7 @@ mod tests {
         for step in 1..2000 {
             let cpu = f64::from(step) * 0.2;
             if let Some(grant) = budget.grant(0.03, 0.03, None, cpu, cpu) {
-                budget.enter(0.03 * grant.work, grant.work, grant.work, 0.03, f64::from(step % 10) / 10.0);
+                budget.enter(0.03 * grant.work, grant.work, grant.open, grant.open, 0.03, f64::from(step % 10) / 10.0);
             }
         }
         let share = budget.spent_share(400.0);
@@ -161,18 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_requests_notice_see_less_of_the_work() {
+    fn windows_that_requests_notice_are_open_for_less_of_the_time() {
         let mut budget = Budget::new(0.01, 0.0);
-        let mut work = 0.0;
+        let mut open = 0.0;
         for step in 1..2000 {
             let wall = f64::from(step) * 0.2;
             // At a tenth of a core.
             if let Some(grant) = budget.grant(0.06, 0.03, None, wall / 10.0, wall) {
-                work += grant.work;
-                budget.enter(0.06 * grant.work, grant.work, grant.work * 10.0, 0.03, 0.5);
+                open += grant.open;
+                budget.enter(0.06 * grant.work, grant.work, grant.open, grant.open, 0.03, 0.5);
             }
         }
-        assert!((0.02..=0.1 * NOTICED_ADVANCE + 0.28).contains(&work), "{work}");
+        assert!((0.2..=NOTICED_ADVANCE + 2.8).contains(&open), "{open}");
     }
 
     #[test]
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn an_idle_target_earns_nothing() {
         let mut budget = Budget::new(0.01, 5.0);
-        budget.enter(0.01 * ADVANCE, 0.1, 0.1, 0.0, 0.0);
+        budget.enter(0.01 * ADVANCE, 0.1, 0.1, 0.1, 0.0, 0.0);
         assert_eq!(budget.grant(0.001, 0.0, None, 5.0, 1000.0), None);
     }
 }

@@ -187,7 +187,7 @@ impl Units {
 
     fn scouts_for(&self, of: &Growing, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Option<Selection> {
         let seconds = ENOUGH_SIGHTINGS / of.blocks_per_cpu_second;
-        let takes_long = ENOUGH_SIGHTINGS / of.blocks_per_second > LONG;
+        let takes_long = ENOUGH_SIGHTINGS / of.blocks_per_second > 2.0 * LONG;
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), sights: Vec::new() };
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
         for index in self.serving(&[of]) {
@@ -337,7 +337,7 @@ mod tests {
         let units = units(&[(Some(1e4), 2, false), (Some(2e4), 4, false), (Some(9e5), 8, false), (Some(8e5), 1, true)]);
         let choices = (0..20).filter_map(|seed| units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(seed)));
         let selection = choices.into_iter().find(|selection| selection.scouts.is_some()).unwrap();
-        assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
+        assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(12.0)));
     }
 
     #[test]

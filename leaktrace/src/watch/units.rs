@@ -20,20 +20,22 @@ use crate::plan::{Probe, ProbePlan};
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
 const FEWEST_SITES: usize = 16;
 /// So often a site would have been seen to ask for a class, if all growth of the class came from it, before it is believed not
-/// to: chance then hides that once in 20 times, and what windows show of the growth tells.
-pub(super) const ENOUGH_SIGHTINGS: f64 = 3.0;
+/// to. CPU time counts, of which the work in a window takes up to twice as much as usual (cold caches): chance hides what is seen
+/// three times once in 20 times, and what windows show of the growth tells.
+pub(super) const ENOUGH_SIGHTINGS: f64 = 6.0;
 /// Slowdown expected of the first units of unknown cost, as a share of the limit.
 const UNKNOWN: f64 = 0.25;
 /// Slowdown by scouts, as a share of the limit, above which the next ones are fewer.
 const SCOUTS_SLOWDOWN: f64 = 0.7;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
-const ENOUGH_CPU: f64 = 2e-3;
+const ENOUGH_CPU: f64 = 4e-4;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
-/// Blocks that windows should have shown of a class before it is asked whether they did, the share below which they did not (what
-/// leaks may be left out of most windows that leave out some), and how many are remembered.
+/// Blocks that windows should have shown of a class before it is asked whether they did, and the share below which they did not; of
+/// windows that leave out a part (what leaks may be left out of most of them); and how many blocks are remembered.
 const ENOUGH_SHOWN: f64 = 8.0;
 const FAR_FEWER: f64 = 0.25;
+const ENOUGH_SHOWN_OF_PARTS: f64 = 150.0;
 const FAR_FEWER_OF_PARTS: f64 = 0.08;
 const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class that suffice for a verdict on most that ask for it.
@@ -86,6 +88,8 @@ pub(super) struct Shown {
     found: f64,
     /// As `found`, from the start on.
     all_found: f64,
+    /// Some windows left out nothing: only these count.
+    whole: bool,
     /// Units that no window has armed; `None` before the first.
     unseen: Option<Vec<usize>>,
     /// By unit: for how long it had been armed when it turned out that some other unit serves the class.
@@ -300,16 +304,25 @@ impl Units {
         for of in growing {
             let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
             let shown = self.shown.entry(of.class).or_default();
+            shown.all_found += found(of.class) as f64;
             let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
-            let far_fewer = if sight.left_out.is_empty() { FAR_FEWER } else { FAR_FEWER_OF_PARTS };
+            let is_whole = sight.left_out.is_empty();
+            if is_whole && !shown.whole {
+                (shown.whole, shown.expected, shown.found) = (true, 0.0, 0.0);
+            }
+            // A part shows nothing that the whole does not show better.
+            if shown.whole && !is_whole {
+                continue;
+            }
+            let (enough, far_fewer) =
+                if is_whole { (ENOUGH_SHOWN, FAR_FEWER) } else { (ENOUGH_SHOWN_OF_PARTS, FAR_FEWER_OF_PARTS) };
             shown.expected += of.blocks_per_second * seconds;
             shown.found += found(of.class) as f64;
-            shown.all_found += found(of.class) as f64;
             if shown.expected > MOST_SHOWN {
                 (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
             }
             // Of the C allocator all is armed: what seems to grow there is not its.
-            if of.class != LARGE && in_turn && shown.expected > ENOUGH_SHOWN && shown.share() < far_fewer {
+            if of.class != LARGE && in_turn && shown.expected > enough && shown.share() < far_fewer {
                 *shown = Shown { since: self.all.iter().map(|unit| unit.cpu_seconds).collect(), ..Shown::default() };
                 mistaken.push(of.class);
             }
@@ -421,5 +434,18 @@ pub(super) mod tests {
         assert_eq!(units.enter_survivors(&growing, &whole, 0.4, |_| 0), [0], "9 of 50");
         assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
+    }
+
+    #[test]
+    fn parts_show_little_by_nature_and_the_whole_shows_it_better() {
+        let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 1, true)]);
+        let growing = growing(&[0]);
+        let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
+        assert!(units.enter_survivors(&growing, &sight(&[0]), 1.0, |_| 0).is_empty(), "it may be the first's");
+        assert!(units.enter_survivors(&growing, &sight(&[1]), 0.4, |_| 40).is_empty());
+        assert!((units.explained(&growing) - 40.0 / 140.0).abs() < 1e-9);
+        units.enter_survivors(&growing, &sight(&[]), 0.1, |_| 9);
+        units.enter_survivors(&growing, &sight(&[1]), 0.4, |_| 0);
+        assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
     }
 }

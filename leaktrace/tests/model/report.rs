@@ -342,6 +342,38 @@ fn a_watch_that_may_not_see_what_grows_says_what_would_do() {
 }
 
 #[test]
+fn what_seems_to_leak_in_parts_is_suspected() {
+    let mut world = World::new(1);
+    world.ledger.gc_mut().set_state(Some(true), Some(700));
+    world.run(60, 5, &mut service, &mut |_| ());
+    let sites = world.ledger.sites().len();
+    let watched = |unproven: bool| {
+        let exposures = vec![vec![0.1; world.ledger.timeline().cohorts()]];
+        let sampling = Sampling {
+            weights: vec![1.0; sites],
+            bounds: vec![None; sites],
+            unproven: vec![unproven; sites],
+            exposure_of: vec![Some(0); sites],
+            exposures,
+            heap_grows: true,
+            ..Sampling::default()
+        };
+        Report::build(&world.ledger, &Facts { sampling: Some(sampling), ..facts() }, &Criteria::default())
+    };
+    let (proven, suspected) = (watched(false), watched(true));
+    assert_eq!((proven.headline.outlook, proven.suspects().count()), (Outlook::Leaking, 0));
+    assert_eq!((suspected.headline.outlook, suspected.headline.growing_lines), (Outlook::TooEarly, 0));
+    let leaking = proven.headline.growing_lines;
+    assert_eq!(suspected.suspects().count(), leaking);
+    let first = suspected.suspects().next().unwrap();
+    assert_eq!(first.verdict, Verdict::Unknown);
+    let text = text_of(&suspected);
+    assert!(text.contains("Suspected, not proven: ") && text.contains("Suspected to grow, not proven"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(line::line(&suspected).contains("suspected, not proven: "), "{}", line::line(&suspected));
+}
+
+#[test]
 fn a_line_that_functions_share_names_them_all_the_worst_first() {
     let mut ledger = Ledger::new(0, 0);
     for (dense, function) in [(1, "make.<locals>.<lambda>"), (2, "make")] {
