@@ -35,7 +35,7 @@ impl Session {
             None => Some(f64::INFINITY),
         };
         let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
-        let growing = watch.classes.growing((cpu - self.cpu_start.as_secs_f64()).max(0.0) / wall.max(1e-3));
+        let growing = watch.classes.growing();
         let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_cost.seconds());
         let mut exposures = Vec::new();
         let mut numbers: HashMap<Of, u32> = HashMap::new();

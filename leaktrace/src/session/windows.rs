@@ -25,18 +25,16 @@ use crate::{
     },
 };
 
-/// How often the hits of an open window are looked at, and of one that is to be short.
+/// How often the hits of an open window are looked at.
 const LOOK: Duration = Duration::from_millis(5);
-const SHORT_LOOK: Duration = Duration::from_millis(1);
-/// How long a window is open that is to learn what sites cost and serve: until the target has done what it usually does in so many
-/// seconds.
+/// How long a window is open that is to learn what sites cost and serve, seconds.
 const SCOUTING: Range<f64> = 0.025..0.3;
 /// How long a window is open at most, seconds, however idle the target.
 const MOST_OPEN: f64 = 0.6;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
 /// Part of what a request would notice that windows in between may cost: what they cost is an estimate.
-const UNNOTICED: f64 = 0.6;
+const UNNOTICED: f64 = 0.5;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two readings of the pools, seconds, and how much longer than the reading took.
@@ -156,12 +154,11 @@ impl Session {
         let Some(watch) = self.watch.as_mut().filter(|watch| now >= watch.next_window_ns) else { return Ok(()) };
         let cpu = self.target.cpu_clock()?.as_secs_f64();
         let wall = seconds(now - self.start_ns).max(0.1);
-        let pace = ((cpu - self.cpu_start.as_secs_f64()) / wall).max(1e-6);
         let limit = watch.limit();
-        let growing = watch.classes.growing(pace);
+        let growing = watch.classes.growing();
         let hit = watch.hit_cost.seconds();
         let grant = |selection: &Selection| {
-            let longest = selection.scouts.map(|work| (work / pace).clamp(SCOUTING.start, SCOUTING.end));
+            let longest = selection.scouts.map(|seconds| seconds.clamp(SCOUTING.start, SCOUTING.end));
             watch.budget.grant(selection.expected, watch.closing, longest, cpu, wall)
         };
         let chosen = watch.units.choose(&growing, limit, hit, &mut watch.random);
@@ -169,7 +166,7 @@ impl Session {
         let Some((grant, selection)) = afforded.or_else(|| {
             let unnoticed = (UNNOTICED * NOTICED).min(limit);
             let hit = watch.cold_hit_cost.seconds();
-            let selection = watch.units.choose_unnoticed(&growing, unnoticed, hit, &mut watch.random)?;
+            let selection = watch.units.choose_unnoticed(&growing, (limit, unnoticed), hit, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
             return Ok(());
@@ -219,10 +216,12 @@ impl Session {
             watch.slowest = watch.slowest.max(slowdown);
         }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_cost.seconds());
-        watch.units.enter(selection, own, limit, hit_seconds, |slot| {
+        // What is done in it, where the target has nothing to wait for, is that much less.
+        let progress = if opened.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
+        let usual = own * grant.open / grant.work;
+        watch.units.enter(selection, open.min(usual) * progress, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
-        let usual = own * grant.open / grant.work;
         watch.budget.enter(hits, own, usual, open, closing, watch.random.f64());
         watch.open_seconds += open;
         watch.closing = closing;
@@ -243,8 +242,6 @@ impl Session {
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
         log::debug!("growing: {}", watch.units.costs(growing, watch.hit_cost.seconds()));
-        // What is done in it, where the target has nothing to wait for, is that much less.
-        let progress = if opened.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
         let survivors = opened
             .survivors
             .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * progress, ..exposure }));
@@ -299,28 +296,23 @@ impl Session {
         }
         let (begin, begin_ns) = (Instant::now(), now_ns());
         let cpu = self.target.cpu_clock().unwrap_or_default();
-        let look = if selection.scouts.is_some() { SHORT_LOOK } else { LOOK };
         let is_unnoticed = is_unnoticed(selection);
         let hit_cost = if is_unnoticed { &watch.cold_hit_cost } else { &watch.hit_cost }.seconds();
         let mut used;
         let in_bounds = loop {
-            thread::sleep(look);
+            thread::sleep(LOOK);
             used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
             let count = self.tracer.run_statistics().since(runs).count;
             let hits = count as f64 * hit_cost;
             let too_slow = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
             // It costs more than was expected: not to be noticed, it ends here.
-            let noticed = is_unnoticed && hits > NOTICED * (used - hits).max(0.002);
+            let noticed = is_unnoticed && hits > 0.8 * NOTICED * (used - hits).max(0.002);
             if too_slow || self.target.has_exited() {
                 // A look at little costs little.
                 break count <= FEW_HITS;
             }
             let (open, work) = (begin.elapsed().as_secs_f64(), used - hits);
-            let has_worked = if selection.scouts.is_some() {
-                work >= grant.work
-            } else {
-                open >= grant.open && work >= IDLE * grant.work
-            };
+            let has_worked = open >= grant.open && work >= IDLE * grant.work;
             if has_worked || noticed || open >= MOST_OPEN || hits > grant.hits {
                 break true;
             }

@@ -7,14 +7,13 @@ const ADVANCE: f64 = 0.05;
 /// A window is open for so many seconds: below, arming and disarming is most of it.
 const SHORTEST: f64 = 0.06;
 const LONGEST: f64 = 0.3;
-/// Slowdown from which on a request that meets a window notices, and the shortest such window.
+/// Slowdown from which on a request that meets a window notices.
 pub const NOTICED: f64 = 0.05;
-const SHORTEST_NOTICED: f64 = 0.1;
 /// Share of the time in which such windows may be open, as a part of the share that tracing may cost: so that of a hundred
 /// requests less than one meets one.
 const NOTICED_SHARE: f64 = 0.7;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
-const NOTICED_ADVANCE: f64 = 1.0;
+const NOTICED_ADVANCE: f64 = 0.6;
 
 /// What a hit costs before any was measured, seconds, among many and among few; how many hits that counts for; how much less each
 /// window counts than the next.
@@ -101,14 +100,12 @@ impl Budget {
         let saved = (self.share * (used + ADVANCE) - self.spent) / self.patience;
         let pace = (used / wall.max(1e-3)).max(1e-6);
         let longest = longest.unwrap_or(LONGEST);
-        let mut shortest = SHORTEST;
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
         if slowdown > NOTICED {
-            shortest = SHORTEST_NOTICED;
             let left = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall - self.noticed;
             open = open.min(left - TRAP_SHARE * closing);
         }
-        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits: saved })
+        (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved })
     }
 
     /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,

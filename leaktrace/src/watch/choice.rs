@@ -1,6 +1,7 @@
 //! What the next window arms: all that serves a class that grows, or sites of which too little is known.
 
 use super::{
+    classes::LARGE,
     exposure::Sight,
     units::{ENOUGH_SIGHTINGS, Growing, LEAST, Selection, Units},
 };
@@ -37,13 +38,12 @@ impl Units {
         hit_seconds: f64,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
-        let ready: Vec<(&Growing, f64)> = growing
-            .iter()
-            .filter_map(|of| Some((of, self.known_cost(of, hit_seconds).filter(|cost| *cost <= MOST_PARTS * limit)?)))
-            .filter(|(of, _)| !self.is_too_hot(of, limit, hit_seconds))
-            .collect();
-        let whole: Vec<_> = ready.iter().copied().filter(|(_, cost)| *cost <= limit).collect();
-        // What was never armed comes first: a class whose cost is not known has no window at all.
+        let known = |of| Some((of, self.known_cost(of, hit_seconds)?));
+        let whole: Vec<(&Growing, f64)> = growing.iter().filter_map(known).filter(|(_, cost)| *cost <= limit).collect();
+        let in_parts = self.is_only_in_parts(growing, limit, hit_seconds);
+        let seen_in_parts = |of: &&Growing| in_parts && !self.is_too_hot(of, limit, hit_seconds);
+        let mut ready = whole.clone();
+        ready.extend(growing.iter().filter(seen_in_parts).filter_map(known).filter(|(_, cost)| *cost > limit));
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         let unknown =
             growing.iter().any(|of| of.blocks_per_second >= MINOR * all && self.known_cost(of, hit_seconds).is_none());
@@ -53,17 +53,28 @@ impl Units {
         scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, random))
     }
 
-    /// A window that no request notices, for a class of which all together costs more than that: of what serves it only so much that
-    /// the target's work takes at most `1 + unnoticed` times as long. What seems to leak in such windows is looked at in those that
+    /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
+    /// more than what parts of the others do.
+    fn is_only_in_parts(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> bool {
+        let too_dear = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > limit);
+        let mut in_pools = growing.iter().filter(|of| of.class != LARGE).peekable();
+        in_pools.peek().is_some() && in_pools.all(too_dear)
+    }
+
+    /// A window that no request notices, for a class of which all together costs more than the `limit`: of what serves it only so much
+    /// that the target's work takes at most `1 + unnoticed` times as long. What seems to leak in such windows is looked at in those that
     /// [`Self::choose`] chooses.
     pub fn choose_unnoticed(
         &self,
         growing: &[Growing],
-        unnoticed: f64,
+        (limit, unnoticed): (f64, f64),
         hit_seconds: f64,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
-        let dear = |of: &&Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > unnoticed);
+        if !self.is_only_in_parts(growing, limit, hit_seconds) {
+            return None;
+        }
+        let dear = |of: &&Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > limit);
         let weight = |of: &Growing| self.interest(of.class) * of.blocks_per_second;
         let candidates: Vec<&Growing> = growing.iter().filter(dear).collect();
         let mut at = random.f64() * candidates.iter().map(|of| weight(of)).sum::<f64>();
@@ -106,7 +117,7 @@ impl Units {
         };
         let cheap = units.iter().take_while(is_cheap).count();
         let mut hot = units.split_off(cheap);
-        hot.sort_by(|&a, &b| self.get(a).cpu_seconds.total_cmp(&self.get(b).cpu_seconds));
+        hot.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
         let turn = hot.iter().copied().find(|&index| cost(index) <= limit);
         units.extend(hot);
         let rank = |index: &usize| (Some(*index) != turn, !self.suspects.contains(index));
@@ -186,8 +197,7 @@ impl Units {
     }
 
     fn scouts_for(&self, of: &Growing, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Option<Selection> {
-        let seconds = ENOUGH_SIGHTINGS / of.blocks_per_cpu_second;
-        let takes_long = ENOUGH_SIGHTINGS / of.blocks_per_second > 2.0 * LONG;
+        let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), sights: Vec::new() };
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
         for index in self.serving(&[of]) {
@@ -209,10 +219,10 @@ impl Units {
                 sum
             });
             let gentle = sums.take_while(|sum| *sum <= GENTLE_SCOUTS).count();
-            if gentle > 0 && takes_long {
+            if gentle > 0 && seconds > LONG {
                 unsure.truncate(gentle);
             } else {
-                unsure.sort_by(|&a, &b| self.get(a).cpu_seconds.total_cmp(&self.get(b).cpu_seconds));
+                unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
             }
             let mut some = false;
             for index in unsure {
@@ -292,7 +302,7 @@ mod tests {
             assert_eq!(selection.units.len() + sight.left_out.len(), 4);
             selection.units.iter().for_each(|&unit| windows[unit] += 1);
             meet(&mut common, &sight.left_out);
-            units.enter(&selection, 1e-6, 1.0, HIT, |_| Default::default());
+            units.enter(&selection, 0.1, 0.0, 1.0, HIT, |_| Default::default());
         }
         assert!(windows.iter().all(|&windows| windows >= 8) && common.unwrap().is_empty(), "{windows:?}");
         assert_eq!(units.unwatched(&growing(&[0]), 1.0, HIT).classes, 0);
@@ -302,11 +312,12 @@ mod tests {
     fn what_no_request_notices_leaves_out_what_is_hot() {
         let units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(2e4), 1, true), (Some(1e3), 1, true)]);
         let mut random = fastrand::Rng::with_seed(3);
-        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, 0.04, HIT, &mut random);
+        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, (0.5, 0.04), HIT, &mut random);
         let selection = gentle(&growing(&[0])).unwrap();
         assert!(selection.expected <= 0.04 && selection.units.contains(&3), "{selection:?}");
         assert!(selection.sights[0].left_out.contains(&0), "{selection:?}");
         assert_eq!(gentle(&growing(&[1])), None, "nothing is known to serve it");
+        assert_eq!(gentle(&growing(&[0, 1])), None, "the other can be seen whole");
     }
 
     #[test]
@@ -321,7 +332,7 @@ mod tests {
         );
         assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
         let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, 0.1, 1.0, HIT, hits);
+        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
         let known = |&unit: &usize| units.get(unit).rate() == Some(100.0) && units.get(unit).classes & 4 != 0;
         assert!(selection.units.iter().all(known));
         // They cost nothing, so the next time there may be more.
@@ -333,11 +344,11 @@ mod tests {
     #[test]
     fn what_is_not_sure_is_learned_gently_first() {
         // None was armed for long enough, and all of them cost too much.
-        let slow = [Growing { class: 0, blocks_per_second: 0.5, blocks_per_cpu_second: 0.5 }];
+        let slow = [Growing { class: 0, blocks_per_second: 0.5 }];
         let units = units(&[(Some(1e4), 2, false), (Some(2e4), 4, false), (Some(9e5), 8, false), (Some(8e5), 1, true)]);
         let choices = (0..20).filter_map(|seed| units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(seed)));
         let selection = choices.into_iter().find(|selection| selection.scouts.is_some()).unwrap();
-        assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(12.0)));
+        assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
     }
 
     #[test]

@@ -58,13 +58,10 @@ impl Classes {
         Some(Rate::of_series(&later.iter().filter_map(point).collect::<Vec<_>>()))
     }
 
-    /// The classes that grow; none before enough is known. The target uses `pace` CPU seconds in a second.
-    pub fn growing(&self, pace: f64) -> Vec<Growing> {
-        let growing = self.rates().map(|(class, rate)| {
-            let blocks_per_second = if class == LARGE { rate / LARGE_BLOCK } else { rate };
-            Growing { class, blocks_per_second, blocks_per_cpu_second: blocks_per_second / pace.max(1e-6) }
-        });
-        growing.collect()
+    /// The classes that grow; none before enough is known.
+    pub fn growing(&self) -> Vec<Growing> {
+        let blocks = |class, rate| if class == LARGE { rate / LARGE_BLOCK } else { rate };
+        self.rates().map(|(class, rate)| Growing { class, blocks_per_second: blocks(class, rate) }).collect()
     }
 
     fn rates(&self) -> impl Iterator<Item = (u32, f64)> {
@@ -95,7 +92,7 @@ mod tests {
     #[test]
     fn a_class_that_rises_grows_and_one_that_sways_does_not() {
         let classes = series(|step| vec![1000 + 250 * step as u64, 5000 + (step as u64 * 7919) % 400, 100]);
-        let numbers: Vec<u32> = classes.growing(0.1).iter().map(|of| of.class).collect();
+        let numbers: Vec<u32> = classes.growing().iter().map(|of| of.class).collect();
         assert_eq!(numbers, [0]);
         let rate = classes.growth(0).unwrap();
         assert!((rate.estimate - 50.0).abs() < 1.0, "{rate:?}");
@@ -104,7 +101,7 @@ mod tests {
     #[test]
     fn what_filled_up_at_first_does_not_grow() {
         let classes = series(|step| vec![(1000 * step as u64).min(6000)]);
-        assert!(classes.growing(0.1).is_empty() && classes.is_known_not_to_grow());
+        assert!(classes.growing().is_empty() && classes.is_known_not_to_grow());
     }
 
     #[test]
@@ -113,10 +110,9 @@ mod tests {
         for step in 0..20_u32 {
             classes.enter(f64::from(step), vec![7 + 10 * u64::from(step)], 5000 + 10240 * u64::from(step));
         }
-        let growing = classes.growing(0.1);
+        let growing = classes.growing();
         assert_eq!((growing[0].class, growing[1].class), (0, LARGE));
         assert!(growing.iter().all(|of| (of.blocks_per_second - 10.0).abs() < 0.1), "{growing:?}");
-        assert!(growing.iter().all(|of| (of.blocks_per_cpu_second - 100.0).abs() < 1.0), "{growing:?}");
     }
 
     #[test]
@@ -125,7 +121,7 @@ mod tests {
         for step in 0..20_u32 {
             classes.enter(f64::from(step) * 0.2, vec![u64::from(step) * 100], 0);
         }
-        assert!(classes.growing(0.1).is_empty() && !classes.is_known_not_to_grow());
+        assert!(classes.growing().is_empty() && !classes.is_known_not_to_grow());
     }
 
     #[test]

@@ -20,15 +20,14 @@ use crate::plan::{Probe, ProbePlan};
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
 const FEWEST_SITES: usize = 16;
 /// So often a site would have been seen to ask for a class, if all growth of the class came from it, before it is believed not
-/// to. CPU time counts, of which the work in a window takes up to twice as much as usual (cold caches): chance hides what is seen
-/// three times once in 20 times, and what windows show of the growth tells.
-pub(super) const ENOUGH_SIGHTINGS: f64 = 6.0;
+/// to: chance then hides that once in 20 times, and what windows show of the growth tells.
+pub(super) const ENOUGH_SIGHTINGS: f64 = 3.0;
 /// Slowdown expected of the first units of unknown cost, as a share of the limit.
 const UNKNOWN: f64 = 0.25;
 /// Slowdown by scouts, as a share of the limit, above which the next ones are fewer.
 const SCOUTS_SLOWDOWN: f64 = 0.7;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
-const ENOUGH_CPU: f64 = 4e-4;
+const ENOUGH_CPU: f64 = 2e-3;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
 /// Blocks that windows should have shown of a class before it is asked whether they did, and the share below which they did not; of
@@ -57,8 +56,9 @@ pub struct Unit {
     pub(super) fixed: bool,
     /// The C allocator itself.
     pub(super) is_c: bool,
-    /// Hits so far, and for how long the unit was armed: CPU seconds of the target's own work.
+    /// Hits so far; for how long the unit was armed, and CPU seconds of the target's own work meanwhile.
     pub(super) hits: u64,
+    pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
 }
 
@@ -71,11 +71,11 @@ impl Unit {
         (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.cpu_seconds.max(ENOUGH_CPU))
     }
 
-    /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` CPU seconds counts.
+    /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` seconds counts.
     fn may_serve(&self, of: &Growing, since: f64) -> bool {
         // All that CPython asks the C allocator for passes that.
         let asks = of.class != LARGE || self.is_c;
-        let sightings = (self.cpu_seconds - since) * of.blocks_per_cpu_second;
+        let sightings = (self.seconds - since) * of.blocks_per_second;
         self.always || asks && (self.classes & of.bit() != 0 || !self.fixed && sightings < ENOUGH_SIGHTINGS)
     }
 }
@@ -136,8 +136,6 @@ pub struct Units {
 pub struct Growing {
     pub class: u32,
     pub blocks_per_second: f64,
-    /// The same by CPU seconds of the target: it does not grow while that is idle.
-    pub blocks_per_cpu_second: f64,
 }
 
 impl Growing {
@@ -152,8 +150,8 @@ pub struct Selection {
     pub units: Vec<usize>,
     /// Slowdown that is expected of them: seconds of hits per second of the target's own work.
     pub expected: f64,
-    /// The window is to learn what sites cost and which classes they serve, not what survives it: CPU seconds of the target's work for
-    /// which it is worth to be open.
+    /// The window is to learn what sites cost and which classes they serve, not what survives it: seconds for which it is worth to
+    /// be open.
     pub scouts: Option<f64>,
     /// The classes that it sees.
     pub sights: Vec<Sight>,
@@ -257,11 +255,12 @@ impl Units {
         &self.all[index]
     }
 
-    /// Enters what a window showed: while its units were armed the target worked for `cpu_seconds` without the hits; `stats` gives a
-    /// slot's numbers before and after. `limit` as in [`Self::choose`].
+    /// Enters what a window showed: its units were armed for `seconds`, in which the target worked for `cpu_seconds` without the hits;
+    /// `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
         &mut self,
         selection: &Selection,
+        seconds: f64,
         cpu_seconds: f64,
         limit: f64,
         hit_seconds: f64,
@@ -277,7 +276,8 @@ impl Units {
                 window_hits += hits;
                 unit.classes |= after.classes;
             }
-            // An idle target tells nothing of what a unit costs and serves.
+            unit.seconds += seconds;
+            // An idle target tells nothing of what a unit costs.
             unit.cpu_seconds += cpu_seconds;
         }
         if selection.scouts.is_some() && window_hits > 0 && cpu_seconds > 0.0 {
@@ -323,7 +323,7 @@ impl Units {
             }
             // Of the C allocator all is armed: what seems to grow there is not its.
             if of.class != LARGE && in_turn && shown.expected > enough && shown.share() < far_fewer {
-                *shown = Shown { since: self.all.iter().map(|unit| unit.cpu_seconds).collect(), ..Shown::default() };
+                *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
                 mistaken.push(of.class);
             }
         }
@@ -411,15 +411,16 @@ pub(super) mod tests {
             slots: vec![index as u32],
             classes,
             fixed,
-            hits: if rate.is_some_and(|rate| rate > 10.0) { rate.unwrap_or(0.0) as u64 } else { 0 },
-            cpu_seconds: rate.map_or(0.0, |rate| if rate > 10.0 { 1.0 } else { 1e-3 }),
+            hits: rate.unwrap_or(0.0) as u64,
+            seconds: if rate.is_some_and(|rate| rate > 10.0) { 1.0 } else { 1e-3 },
+            cpu_seconds: if rate.is_some() { 1.0 } else { 0.0 },
             ..Unit::default()
         });
         Units { all: units.collect(), scouts: 2, scouts_cost: UNKNOWN, ..Units::default() }
     }
 
     pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
-        classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0, blocks_per_cpu_second: 100.0 }).collect()
+        classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0 }).collect()
     }
 
     #[test]
