@@ -4,6 +4,7 @@ pub mod cost;
 pub mod coverage;
 pub mod drain;
 mod estimates;
+mod followed;
 pub mod named;
 pub mod native;
 pub mod pauses;

@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leaktrace_common::wire::{Block, SiteStats, TICK_NS, window};
+use leaktrace_common::wire::{Block, SiteStats, window};
 
-use super::{ScanStats, Session, SessionError};
+use super::{Session, SessionError};
 use crate::{
-    cpython::{Interpreter, pools::Pools},
+    cpython::Interpreter,
     model::trail::seconds,
     target::Memory,
     tracer::{cost::Runs, sweep::now_ns},
@@ -37,11 +37,8 @@ const PAUSE: f64 = 2.0;
 const UNNOTICED: f64 = 0.5;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
-/// Between two readings of the pools, seconds, and how much longer than the reading took.
-const READING: f64 = 0.9;
-const READING_SHARE: f64 = 100.0;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
-const LOOK_SHARE: f64 = 60.0;
+pub(super) const LOOK_SHARE: f64 = 60.0;
 /// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
 /// a request.
 const YOUNG: Duration = Duration::from_millis(20);
@@ -79,7 +76,7 @@ pub struct Watch {
     pub(super) followers: Followers,
     random: fastrand::Rng,
     /// When the pools may be read again, and when the next window may open; in the clock of the wire.
-    next_reading_ns: u64,
+    pub(super) next_reading_ns: u64,
     next_window_ns: u64,
     pub(super) windows: u64,
     pub(super) open_seconds: f64,
@@ -165,8 +162,8 @@ impl Session {
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
         let Some((grant, selection)) = afforded.or_else(|| {
             let unnoticed = (UNNOTICED * NOTICED).min(limit);
-            let hit = watch.cold_hit_cost.seconds();
-            let selection = watch.units.choose_unnoticed(&growing, (limit, unnoticed), hit, &mut watch.random)?;
+            let hits = (hit, watch.cold_hit_cost.seconds());
+            let selection = watch.units.choose_unnoticed(&growing, (limit, unnoticed), hits, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
             return Ok(());
@@ -356,88 +353,6 @@ impl Session {
         }
         Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
     }
-
-    /// Between windows: drops what has died, and reads how the heap grows; unless it was not long ago.
-    pub fn settle(&mut self) {
-        let due = |watch: &mut Watch| now_ns() >= watch.next_reading_ns;
-        let Some(mut watch) = self.watch.take_if(due) else { return };
-        self.read_heap(&mut watch);
-        self.watch = Some(watch);
-    }
-
-    fn read_heap(&self, watch: &mut Watch) -> bool {
-        let begin = now_ns();
-        let pools = self.pools();
-        watch.followers.settle(&self.target.memory(), pools.as_ref());
-        let pool_size = self.interpreter.facts.pymalloc.map_or(0, |state| state.pool_size);
-        if let (Some(pools), Ok(resident)) = (&pools, self.target.rss_bytes()) {
-            let totals = pools.totals();
-            let used = totals.classes.iter().map(|class| class.used_blocks).collect();
-            let other = resident.saturating_sub(totals.pools * pool_size);
-            watch.classes.enter(seconds(begin - self.start_ns), used, other);
-        }
-        let took = seconds(now_ns() - begin);
-        watch.next_reading_ns = begin + ((READING + READING_SHARE * took) * 1e9) as u64;
-        pools.is_some()
-    }
-
-    /// Brings the ledger up to date with the blocks that live, between windows; unless it was not long ago, for what that takes,
-    /// and it is not the `last` time.
-    pub fn scan_watch(&mut self, last: bool) -> Result<(), SessionError> {
-        let since = seconds(now_ns().saturating_sub(self.ledger.timeline().now_ns()));
-        if !last && since < LOOK_SHARE * self.last.took.as_secs_f64() {
-            return Ok(());
-        }
-        let Some(mut watch) = self.watch.take() else { return Ok(()) };
-        let result = self.follow(&mut watch);
-        self.watch = Some(watch);
-        result
-    }
-
-    fn follow(&mut self, watch: &mut Watch) -> Result<(), SessionError> {
-        let begin_ns = now_ns();
-        thread::sleep(Duration::from_nanos(TICK_NS));
-        let pools_read = self.read_heap(watch);
-        if self.ended().is_some() {
-            return Ok(());
-        }
-        self.learn();
-        let mut pass = self.ledger.scan(begin_ns);
-        let mut unnamed: Vec<Block> = Vec::new();
-        for block in that_count(&self.interpreter, watch) {
-            if block.stack == 0 || pass.knows(block.stack) {
-                pass.observe(block);
-            } else {
-                unnamed.push(*block);
-            }
-        }
-        let end = super::End { target: &self.target, tracer: &self.tracer, drain: &self.drain, execed: false };
-        end.finish(pass, &unnamed, &mut self.totals)?;
-        watch.exposures.coalesce(self.ledger.timeline());
-        watch.units.suspects = watch.followers.blocks().filter_map(|block| watch.units.at_slot(block.site())).collect();
-        self.log_collections(false);
-        let took = Duration::from_nanos(now_ns() - begin_ns);
-        self.last = ScanStats { pools_read, took, ..ScanStats::default() };
-        Ok(())
-    }
-
-    /// Whether only windows are traced.
-    pub fn is_watching(&self) -> bool {
-        self.watch.is_some()
-    }
-
-    fn pools(&self) -> Option<Pools> {
-        self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&self.target.memory()).ok())
-    }
-}
-
-/// The blocks that are followed and count: later windows have tested them.
-fn that_count<'a>(interpreter: &Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
-    let mut tested_until: HashMap<Of, u64> = HashMap::new();
-    watch.followers.blocks().filter(move |block| {
-        let of @ (class, unit) = watch.of(interpreter, block);
-        block.time_ns < *tested_until.entry(of).or_insert_with(|| watch.exposures.tested_until(class, unit))
-    })
 }
 
 fn is_unnoticed(selection: &Selection) -> bool {

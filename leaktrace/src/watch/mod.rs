@@ -2,8 +2,8 @@
 //! followed by reading memory. Pure but for the reading of [`followers`].
 //!
 //! * [`units`]: what can be armed by itself, what it costs and serves.
-//! * [`choice`]: what the next window arms.
-//! * [`exposure`]: for how long each size class was seen whole.
+//! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much.
+//! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was.
 //! * [`budget`]: what has been spent, and when the next window may open.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
 //! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides what is
@@ -14,6 +14,8 @@ pub mod choice;
 pub mod classes;
 pub mod exposure;
 pub mod followers;
+mod parts;
+mod shown;
 pub mod units;
 
 pub use budget::{Budget, HitCost};

@@ -1,0 +1,103 @@
+//! Between windows: how the heap grows, and which of the survivors live.
+
+use std::{collections::HashMap, thread, time::Duration};
+
+use leaktrace_common::wire::{Block, TICK_NS};
+
+use super::{
+    ScanStats, Session, SessionError,
+    windows::{LOOK_SHARE, Of, Watch},
+};
+use crate::{
+    cpython::{Interpreter, pools::Pools},
+    model::trail::seconds,
+    tracer::sweep::now_ns,
+};
+
+/// Between two readings of the pools, seconds, and how much longer than the reading took.
+const READING: f64 = 0.9;
+const READING_SHARE: f64 = 100.0;
+
+impl Session {
+    /// Between windows: drops what has died, and reads how the heap grows; unless it was not long ago.
+    pub fn settle(&mut self) {
+        let due = |watch: &mut Watch| now_ns() >= watch.next_reading_ns;
+        let Some(mut watch) = self.watch.take_if(due) else { return };
+        self.read_heap(&mut watch);
+        self.watch = Some(watch);
+    }
+
+    fn read_heap(&self, watch: &mut Watch) -> bool {
+        let begin = now_ns();
+        let pools = self.pools();
+        watch.followers.settle(&self.target.memory(), pools.as_ref());
+        let pool_size = self.interpreter.facts.pymalloc.map_or(0, |state| state.pool_size);
+        if let (Some(pools), Ok(resident)) = (&pools, self.target.rss_bytes()) {
+            let totals = pools.totals();
+            let used = totals.classes.iter().map(|class| class.used_blocks).collect();
+            let other = resident.saturating_sub(totals.pools * pool_size);
+            watch.classes.enter(seconds(begin - self.start_ns), used, other);
+        }
+        let took = seconds(now_ns() - begin);
+        watch.next_reading_ns = begin + ((READING + READING_SHARE * took) * 1e9) as u64;
+        pools.is_some()
+    }
+
+    /// Brings the ledger up to date with the blocks that live, between windows; unless it was not long ago, for what that takes,
+    /// and it is not the `last` time.
+    pub fn scan_watch(&mut self, last: bool) -> Result<(), SessionError> {
+        let since = seconds(now_ns().saturating_sub(self.ledger.timeline().now_ns()));
+        if !last && since < LOOK_SHARE * self.last.took.as_secs_f64() {
+            return Ok(());
+        }
+        let Some(mut watch) = self.watch.take() else { return Ok(()) };
+        let result = self.follow(&mut watch);
+        self.watch = Some(watch);
+        result
+    }
+
+    pub(super) fn follow(&mut self, watch: &mut Watch) -> Result<(), SessionError> {
+        let begin_ns = now_ns();
+        thread::sleep(Duration::from_nanos(TICK_NS));
+        let pools_read = self.read_heap(watch);
+        if self.ended().is_some() {
+            return Ok(());
+        }
+        self.learn();
+        let mut pass = self.ledger.scan(begin_ns);
+        let mut unnamed: Vec<Block> = Vec::new();
+        for block in that_count(&self.interpreter, watch) {
+            if block.stack == 0 || pass.knows(block.stack) {
+                pass.observe(block);
+            } else {
+                unnamed.push(*block);
+            }
+        }
+        let end = super::End { target: &self.target, tracer: &self.tracer, drain: &self.drain, execed: false };
+        end.finish(pass, &unnamed, &mut self.totals)?;
+        watch.exposures.coalesce(self.ledger.timeline());
+        watch.units.suspects = watch.followers.blocks().filter_map(|block| watch.units.at_slot(block.site())).collect();
+        self.log_collections(false);
+        let took = Duration::from_nanos(now_ns() - begin_ns);
+        self.last = ScanStats { pools_read, took, ..ScanStats::default() };
+        Ok(())
+    }
+
+    /// Whether only windows are traced.
+    pub fn is_watching(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    fn pools(&self) -> Option<Pools> {
+        self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&self.target.memory()).ok())
+    }
+}
+
+/// The blocks that are followed and count: later windows have tested them.
+fn that_count<'a>(interpreter: &Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
+    let mut tested_until: HashMap<Of, u64> = HashMap::new();
+    watch.followers.blocks().filter(move |block| {
+        let of @ (class, unit) = watch.of(interpreter, block);
+        block.time_ns < *tested_until.entry(of).or_insert_with(|| watch.exposures.tested_until(class, unit))
+    })
+}

@@ -1,0 +1,140 @@
+//! What windows have shown of the growth of each class.
+
+use super::{
+    classes::LARGE,
+    exposure::{Sight, meet},
+    units::{Growing, Units},
+};
+
+/// Blocks that windows should have shown of a class before it is asked whether they did, and the share below which they did not; of
+/// windows that leave out a part (what leaks may be left out of most of them); and how many blocks are remembered.
+const ENOUGH_SHOWN: f64 = 8.0;
+const FAR_FEWER: f64 = 0.25;
+const ENOUGH_SHOWN_OF_PARTS: f64 = 150.0;
+const FAR_FEWER_OF_PARTS: f64 = 0.08;
+const MOST_SHOWN: f64 = 200.0;
+/// Survivors of a class that suffice for a verdict on most that ask for it.
+const VERDICT: f64 = 80.0;
+
+/// What windows in which all of a class was armed have shown of its growth.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Shown {
+    /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
+    expected: f64,
+    found: f64,
+    /// As `found`, from the start on.
+    all_found: f64,
+    /// Some windows left out nothing: only these count.
+    whole: bool,
+    /// Units that no window has armed; `None` before the first.
+    unseen: Option<Vec<usize>>,
+    /// By unit: for how long it had been armed when it turned out that some other unit serves the class.
+    pub(super) since: Vec<f64>,
+}
+
+impl Shown {
+    /// Which part of the growth was seen; all of it, as long as little is known.
+    fn share(&self) -> f64 {
+        ((self.found + 1.0) / (self.expected + 1.0)).min(1.0)
+    }
+
+    /// How much more of it is worth: first enough of one class for a verdict, then the others.
+    fn interest(&self) -> f64 {
+        let turn = match self.all_found {
+            0.0 => 1.0,
+            found if found < VERDICT => 4.0,
+            found if found < 3.0 * VERDICT => 0.05,
+            _ => 0.005,
+        };
+        turn * self.share()
+    }
+}
+
+impl Units {
+    /// Enters what a window of `seconds` showed of the classes that it saw: how many blocks of each outlived it. Where far fewer did
+    /// than the class grows by, others serve it than those that were seen to: a leak may have begun since. Gives the classes of which
+    /// that is so: what was seen of them is not what it seemed.
+    pub fn enter_survivors(
+        &mut self,
+        growing: &[Growing],
+        sights: &[Sight],
+        seconds: f64,
+        found: impl Fn(u32) -> usize,
+    ) -> Vec<u32> {
+        let mut mistaken = Vec::new();
+        for of in growing {
+            let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
+            let shown = self.shown.entry(of.class).or_default();
+            shown.all_found += found(of.class) as f64;
+            let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
+            let is_whole = sight.left_out.is_empty();
+            if is_whole && !shown.whole {
+                (shown.whole, shown.expected, shown.found) = (true, 0.0, 0.0);
+            }
+            // A part shows nothing that the whole does not show better.
+            if shown.whole && !is_whole {
+                continue;
+            }
+            let (enough, far_fewer) =
+                if is_whole { (ENOUGH_SHOWN, FAR_FEWER) } else { (ENOUGH_SHOWN_OF_PARTS, FAR_FEWER_OF_PARTS) };
+            shown.expected += of.blocks_per_second * seconds;
+            shown.found += found(of.class) as f64;
+            if shown.expected > MOST_SHOWN {
+                (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
+            }
+            // Of the C allocator all is armed: what seems to grow there is not its.
+            if of.class != LARGE && in_turn && shown.expected > enough && shown.share() < far_fewer {
+                *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
+                mistaken.push(of.class);
+            }
+        }
+        mistaken
+    }
+
+    /// Which part of the growth of the `growing` classes windows have shown, 0 to 1.
+    pub fn explained(&self, growing: &[Growing]) -> f64 {
+        let seen = |of: &Growing| {
+            let shown = self.shown.get(&of.class).filter(|shown| shown.expected > 0.0);
+            of.blocks_per_second * shown.map_or(0.0, |shown| (shown.found / shown.expected).min(1.0))
+        };
+        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
+        if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
+    }
+
+    pub(super) fn interest(&self, class: u32) -> f64 {
+        self.shown.get(&class).map_or(1.0, Shown::interest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::units::tests::{HIT, growing, units};
+    use super::*;
+
+    #[test]
+    fn where_little_survives_of_what_grows_others_are_asked() {
+        let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, false)]);
+        let growing = growing(&[0]);
+        let serving = |units: &Units| units.choose(&growing, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap().units;
+        assert_eq!(serving(&units), [0]);
+        let whole = [Sight { class: 0, left_out: vec![] }];
+        assert!(units.enter_survivors(&growing, &whole, 0.1, |_| 9).is_empty());
+        assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
+        assert_eq!(units.enter_survivors(&growing, &whole, 0.4, |_| 0), [0], "9 of 50");
+        assert_eq!(serving(&units), [0, 1]);
+        assert!(units.explained(&growing) < 1e-9);
+    }
+
+    #[test]
+    fn parts_show_little_by_nature_and_the_whole_shows_it_better() {
+        let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 1, true)]);
+        let growing = growing(&[0]);
+        let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
+        assert!(units.enter_survivors(&growing, &sight(&[0]), 1.0, |_| 0).is_empty(), "it may be the first's");
+        assert!(units.enter_survivors(&growing, &sight(&[1]), 0.4, |_| 40).is_empty());
+        assert!((units.explained(&growing) - 40.0 / 140.0).abs() < 1e-9);
+        units.enter_survivors(&growing, &sight(&[]), 0.1, |_| 9);
+        units.enter_survivors(&growing, &sight(&[1]), 0.4, |_| 0);
+        assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
+    }
+}
