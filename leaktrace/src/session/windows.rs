@@ -34,7 +34,7 @@ const MOST_OPEN: f64 = 0.6;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
 /// Part of what a request would notice that windows in between may cost: what they cost is an estimate.
-const UNNOTICED: f64 = 0.5;
+const UNNOTICED: f64 = 0.8;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
@@ -45,7 +45,7 @@ const YOUNG: Duration = Duration::from_millis(20);
 /// Looks at a target that cannot be armed, until it is said to be there still.
 const DYING_LOOKS: u32 = 40;
 /// A window that slows the target this much more than it may is closed at once; with so many hits, without a look at what it saw.
-const TOO_MUCH: f64 = 1.5;
+const TOO_MUCH: f64 = 1.2;
 const FEW_HITS: u64 = 5000;
 /// Cores from which on a target has more to do than time for it.
 const SATURATED: f64 = 0.9;
@@ -303,7 +303,7 @@ impl Session {
             let hits = count as f64 * hit_cost;
             let too_slow = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
             // It costs more than was expected: not to be noticed, it ends here.
-            let noticed = is_unnoticed && hits > 0.8 * NOTICED * (used - hits).max(0.002);
+            let noticed = is_unnoticed && hits > NOTICED * (used - hits).max(0.002);
             if too_slow || self.target.has_exited() {
                 // A look at little costs little.
                 break count <= FEW_HITS;

@@ -17,6 +17,9 @@ const MINOR: f64 = 0.05;
 /// Seconds from which on scouts are to be gentle, and the slowdown by them that no request notices.
 const LONG: f64 = 0.1;
 const GENTLE_SCOUTS: f64 = 0.04;
+/// Part of the limit up to which a class is seen whole: scouts look on while the target works, and what windows then find costs two
+/// thirds of what they expect (measured on services that are mostly idle). What costs more is cut short.
+pub(super) const WHOLE: f64 = 1.4;
 /// Part of the limit that scouts of known cost may take.
 const SCOUTS_SHARE: f64 = 0.5;
 
@@ -33,11 +36,12 @@ impl Units {
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         let known = |of| Some((of, self.known_cost(of, hit_seconds)?));
-        let whole: Vec<(&Growing, f64)> = growing.iter().filter_map(known).filter(|(_, cost)| *cost <= limit).collect();
+        let whole: Vec<(&Growing, f64)> =
+            growing.iter().filter_map(known).filter(|(_, cost)| *cost <= WHOLE * limit).collect();
         let in_parts = self.is_only_in_parts(growing, limit, hit_seconds);
         let seen_in_parts = |of: &&Growing| in_parts && !self.is_too_hot(of, limit, hit_seconds);
         let mut ready = whole.clone();
-        ready.extend(growing.iter().filter(seen_in_parts).filter_map(known).filter(|(_, cost)| *cost > limit));
+        ready.extend(growing.iter().filter(seen_in_parts).filter_map(known).filter(|(_, cost)| *cost > WHOLE * limit));
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         let unknown =
             growing.iter().any(|of| of.blocks_per_second >= MINOR * all && self.known_cost(of, hit_seconds).is_none());
@@ -72,7 +76,8 @@ impl Units {
         }
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: None, sights: Vec::new() };
-        if let Some((of, _)) = order.first().filter(|(of, _)| self.cost(&self.serving(&[of]), hit_seconds) > limit) {
+        let dear = |of: &Growing| self.cost(&self.serving(&[of]), hit_seconds) > WHOLE * limit;
+        if let Some((of, _)) = order.first().filter(|(of, _)| dear(of)) {
             let (units, left_out) = self.part_of(of, limit, hit_seconds);
             selection.expected = self.cost(&units, hit_seconds);
             selection.units = units;

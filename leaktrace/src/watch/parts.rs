@@ -1,6 +1,7 @@
 //! Classes of which all together costs too much: windows leave out a part of what serves them, in turns.
 
 use super::{
+    choice::WHOLE,
     classes::LARGE,
     exposure::Sight,
     units::{Growing, Selection, Units},
@@ -16,7 +17,7 @@ impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
     /// more than what parts of the others do.
     pub(super) fn is_only_in_parts(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> bool {
-        let too_dear = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > limit);
+        let too_dear = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > WHOLE * limit);
         let mut in_pools = growing.iter().filter(|of| of.class != LARGE).peekable();
         in_pools.peek().is_some() && in_pools.all(too_dear)
     }
@@ -34,7 +35,7 @@ impl Units {
         if !self.is_only_in_parts(growing, limit, hit_seconds) {
             return None;
         }
-        let dear = |of: &&Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > limit);
+        let dear = |of: &&Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > WHOLE * limit);
         let weight = |of: &Growing| self.interest(of.class) * of.blocks_per_second;
         let candidates: Vec<&Growing> = growing.iter().filter(dear).collect();
         let mut at = random.f64() * candidates.iter().map(|of| weight(of)).sum::<f64>();
@@ -54,7 +55,7 @@ impl Units {
         let units = self.serving(&[of]);
         let all = self.cost(&units, hit_seconds);
         let alone = |&index: &usize| self.cost(&[index], hit_seconds) > limit;
-        all > limit && (all > MOST_PARTS * limit || units.iter().any(alone))
+        all > WHOLE * limit && (all > MOST_PARTS * limit || units.iter().any(alone))
     }
 
     /// What to arm of a class of which all together costs too much, and what not. First the unit, among those that are not cheap,
