@@ -181,8 +181,12 @@ fn judge_line(
 ) -> LineDraft {
     let judged = |trail: &Trail, sites: &[usize]| {
         let Some(sampling) = sampling else { return judge(trail, ledger.timeline(), ledger.gc(), criteria) };
-        let criteria =
-            Criteria { weight: sampling.mean_weight(sites), exposure: sampling.exposure(sites), ..criteria.clone() };
+        let criteria = Criteria {
+            weight: sampling.mean_weight(sites),
+            exposure: sampling.exposure(sites),
+            min_observed_ns: criteria.min_observed_ns.saturating_mul(3) / 2,
+            ..criteria.clone()
+        };
         let mut judgement = judge(trail, ledger.timeline(), ledger.gc(), &criteria);
         sampling.extend(&mut judgement, sites);
         judgement

@@ -28,8 +28,9 @@ impl Session {
             _ => 0.0,
         };
         // At most so many blocks a second become more of what a site hands out; of the C allocator's only bytes are known.
+        let has_stopped = |class| watch.classes.recent_growth(class).is_some_and(|rate| !rate.is_positive());
         let bound = |class: u32| match watch.classes.growth(class) {
-            Some(rate) if !rate.is_positive() => Some(0.0),
+            Some(rate) if !rate.is_positive() || has_stopped(class) => Some(0.0),
             Some(rate) if class != LARGE => Some(rate.high),
             Some(_) => None,
             None => Some(f64::INFINITY),

@@ -45,11 +45,20 @@ impl Classes {
     /// Blocks a second by which a class grows, of [`LARGE`] bytes a second; from its later half: what filled up at first is past.
     /// `None` before enough is known.
     pub fn growth(&self, class: u32) -> Option<Rate> {
+        self.growth_of_last(self.readings.len().div_ceil(2) + 1, class)
+    }
+
+    /// The same of its last third: of what filled up a moment ago this says so first.
+    pub fn recent_growth(&self, class: u32) -> Option<Rate> {
+        self.growth_of_last((self.readings.len() / 3).max(FEWEST), class)
+    }
+
+    fn growth_of_last(&self, readings: usize, class: u32) -> Option<Rate> {
         let (first, last) = (self.readings.first()?, self.readings.last()?);
         if self.readings.len() < FEWEST || last.seconds - first.seconds < SHORTEST {
             return None;
         }
-        let later = &self.readings[self.readings.len() / 2 - 1..];
+        let later = &self.readings[self.readings.len().saturating_sub(readings)..];
         let value = |reading: &Reading| match class {
             LARGE => Some(reading.other_bytes),
             _ => reading.used.get(class as usize).copied(),
@@ -102,6 +111,14 @@ mod tests {
     fn what_filled_up_at_first_does_not_grow() {
         let classes = series(|step| vec![(1000 * step as u64).min(6000)]);
         assert!(classes.growing().is_empty() && classes.is_known_not_to_grow());
+    }
+
+    #[test]
+    fn what_has_just_filled_up_does_not_grow_any_more() {
+        // It was full after 62 % of the time.
+        let classes = series(|step| vec![(1000 * step as u64).min(12_000), 50 * step as u64]);
+        assert!(classes.growth(0).unwrap().is_positive() && !classes.recent_growth(0).unwrap().is_positive());
+        assert!(classes.recent_growth(1).unwrap().is_positive());
     }
 
     #[test]
