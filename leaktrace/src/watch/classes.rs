@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn what_has_just_filled_up_does_not_grow_any_more() {
-        // It was full after two thirds of the time.
-        let classes = series(|step| vec![(1000 * step as u64).min(14_000), 50 * step as u64]);
+        // It was full after four fifths of the time.
+        let classes = series(|step| vec![(1000 * step as u64).min(16_000), 50 * step as u64]);
         assert!(classes.growth(0).unwrap().is_positive() && !classes.recent_growth(0).unwrap().is_positive());
         assert!(classes.recent_growth(1).unwrap().is_positive());
     }
