@@ -8,7 +8,7 @@ use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered};
 use leaktrace_tests::trace::{Outcome, Trace, run};
 use rustix::process::Signal;
 
-/// A tenth of the CPU time: what one per cent needs minutes for, on a machine that does nothing else, is told in the half of it.
+/// More than the default: the tests wait for what is seen, not for the budget.
 const BUDGET: [&str; 4] = ["--mode", "watch", "--overhead", "10%"];
 
 /// Builds whose allocator is inlined at many places: only there a part can be armed.

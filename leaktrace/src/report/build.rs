@@ -154,6 +154,10 @@ impl Report {
     }
 }
 
+/// How many times longer a site is observed before a verdict where only windows show it: a cache that has just filled up is told
+/// later by them.
+const WATCHED: (u64, u64) = (3, 2);
+
 /// Sites that allocated something, by line and domain, each line judged as a whole.
 fn lines(ledger: &Ledger, chosen: &Chosen<'_>, sampling: Option<&Sampling>, criteria: &Criteria) -> Vec<LineDraft> {
     let mut index: HashMap<(Option<LineId>, bool, u8), usize> = HashMap::new();
@@ -184,7 +188,7 @@ fn judge_line(
         let criteria = Criteria {
             weight: sampling.mean_weight(sites),
             exposure: sampling.exposure(sites),
-            min_observed_ns: criteria.min_observed_ns.saturating_mul(3) / 2,
+            min_observed_ns: criteria.min_observed_ns.saturating_mul(WATCHED.0) / WATCHED.1,
             ..criteria.clone()
         };
         let mut judgement = judge(trail, ledger.timeline(), ledger.gc(), &criteria);

@@ -35,6 +35,8 @@ impl Session {
             Some(_) => None,
             None => Some(f64::INFINITY),
         };
+        let classes: BTreeSet<u32> = sums.iter().flat_map(Sum::classes).collect();
+        let bounds: HashMap<u32, Option<f64>> = classes.into_iter().map(|class| (class, bound(class))).collect();
         let cpu = self.target.cpu_clock().map_or(0.0, |cpu| cpu.as_secs_f64());
         let growing = watch.classes.growing();
         let unwatched = watch.units.unwatched(&growing, watch.limit(), watch.hit_cost.seconds());
@@ -52,7 +54,7 @@ impl Session {
             exposures,
             exposure_of,
             weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
-            bounds: sums.iter().map(|sum| sum.classes().into_iter().map(bound).sum()).collect(),
+            bounds: sums.iter().map(|sum| sum.classes().iter().map(|class| bounds[class]).sum()).collect(),
             unproven: sums.iter().map(|sum| sum.is_unproven(&watch.exposures)).collect(),
             heap_grows: !watch.classes.is_known_not_to_grow(),
             facts: WatchFacts {

@@ -44,8 +44,7 @@ pub(super) const LOOK_SHARE: f64 = 60.0;
 const YOUNG: Duration = Duration::from_millis(20);
 /// Looks at a target that cannot be armed, until it is said to be there still.
 const DYING_LOOKS: u32 = 40;
-/// A window that slows the target this much more than it may is closed at once; with so many hits, without a look at what it saw.
-const TOO_MUCH: f64 = 1.2;
+/// A window that slows the target more than it may is closed at once; with so many hits, without a look at what it saw.
 const FEW_HITS: u64 = 5000;
 /// Cores from which on a target has more to do than time for it.
 const SATURATED: f64 = 0.9;
@@ -53,6 +52,7 @@ const SATURATED: f64 = 0.9;
 const IDLE: f64 = 0.5;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
+
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -301,7 +301,7 @@ impl Session {
             used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
             let count = self.tracer.run_statistics().since(runs).count;
             let hits = count as f64 * hit_cost;
-            let too_slow = hits > TOO_MUCH * watch.limit() * (used - hits).max(0.005);
+            let too_slow = hits > watch.limit() * (used - hits).max(0.005);
             // It costs more than was expected: not to be noticed, it ends here.
             let noticed = is_unnoticed && hits > NOTICED * (used - hits).max(0.002);
             if too_slow || self.target.has_exited() {

@@ -27,6 +27,7 @@ const SCOUTS_SLOWDOWN: f64 = 0.7;
 const ENOUGH_CPU: f64 = 2e-3;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
+
 /// Sites that are armed together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Unit {
