@@ -32,11 +32,11 @@ impl Session {
         let pools = self.pools();
         watch.followers.settle(&self.target.memory(), pools.as_ref());
         let pool_size = self.interpreter.facts.pymalloc.map_or(0, |state| state.pool_size);
-        if let (Some(pools), Ok(resident)) = (&pools, self.target.rss_bytes()) {
+        if let (Some(pools), Ok(resident), Ok(cpu)) = (&pools, self.target.rss_bytes(), self.target.cpu_clock()) {
             let totals = pools.totals();
             let used = totals.classes.iter().map(|class| class.used_blocks).collect();
             let other = resident.saturating_sub(totals.pools * pool_size);
-            watch.classes.enter(seconds(begin - self.start_ns), used, other);
+            watch.classes.enter(seconds(begin - self.start_ns), cpu.as_secs_f64(), used, other);
         }
         let took = seconds(now_ns() - begin);
         watch.next_reading_ns = begin + ((READING + READING_SHARE * took) * 1e9) as u64;

@@ -11,6 +11,8 @@ const FEWEST: usize = 6;
 const SHORTEST: f64 = 5.0;
 /// Seconds of readings from which on what does not grow is believed not to.
 const ENOUGH: f64 = 60.0;
+/// Share of its mean pace above which a target works as it did.
+const STILL_WORKS: f64 = 0.5;
 /// The class of the C allocator's blocks: the highest bit of [`leaktrace_common::wire::SiteStats::classes`].
 pub const LARGE: u32 = 63;
 /// Bytes that a block of the C allocator is reckoned at, to compare its growth with that of others.
@@ -25,13 +27,15 @@ pub struct Classes {
 #[derive(Debug, Clone)]
 struct Reading {
     seconds: f64,
+    cpu_seconds: f64,
     used: Vec<u64>,
     other_bytes: u64,
 }
 
 impl Classes {
-    /// Enters a reading at `seconds` of the trace: used blocks by class, and bytes of resident memory that are not in these.
-    pub fn enter(&mut self, seconds: f64, used: Vec<u64>, other_bytes: u64) {
+    /// Enters a reading at `seconds` of the trace, when the target had used `cpu_seconds`: used blocks by class, and bytes of resident
+    /// memory that are not in these.
+    pub fn enter(&mut self, seconds: f64, cpu_seconds: f64, used: Vec<u64>, other_bytes: u64) {
         if self.readings.len() == MOST {
             let mut index = 0;
             self.readings.retain(|_| {
@@ -39,7 +43,7 @@ impl Classes {
                 index % 2 == 1
             });
         }
-        self.readings.push(Reading { seconds, used, other_bytes });
+        self.readings.push(Reading { seconds, cpu_seconds, used, other_bytes });
     }
 
     /// Blocks a second by which a class grows, of [`LARGE`] bytes a second; from its later half: what filled up at first is past.
@@ -79,10 +83,14 @@ impl Classes {
         classes.filter_map(|class| Some((class, self.growth(class).filter(Rate::is_positive)?.estimate)))
     }
 
-    /// Whether it was looked long enough to say that nothing grows.
+    /// Whether it was looked long enough, at a target that works as it did, to say that nothing grows: a service without requests
+    /// leaks nothing.
     pub fn is_known_not_to_grow(&self) -> bool {
         let (Some(first), Some(last)) = (self.readings.first(), self.readings.last()) else { return false };
-        last.seconds - first.seconds >= ENOUGH && self.rates().next().is_none()
+        let Some(late) = self.readings.get(self.readings.len() / 3 * 2) else { return false };
+        let pace = |since: &Reading| (last.cpu_seconds - since.cpu_seconds) / (last.seconds - since.seconds).max(1e-3);
+        let works = pace(late) >= STILL_WORKS * pace(first);
+        last.seconds - first.seconds >= ENOUGH && works && self.rates().next().is_none()
     }
 }
 
@@ -93,7 +101,7 @@ mod tests {
     fn series(counts: impl Fn(usize) -> Vec<u64>) -> Classes {
         let mut classes = Classes::default();
         for step in 0..20 {
-            classes.enter(step as f64 * 5.0, counts(step), 1 << 20);
+            classes.enter(step as f64 * 5.0, step as f64, counts(step), 1 << 20);
         }
         classes
     }
@@ -114,6 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_work_is_not_known_not_to_grow() {
+        let of = |cpu: fn(u32) -> f64| {
+            let mut classes = Classes::default();
+            for step in 0..100 {
+                classes.enter(f64::from(step), cpu(step), vec![100 * u64::from(step.min(40))], 0);
+            }
+            assert!(classes.growing().is_empty());
+            classes.is_known_not_to_grow()
+        };
+        assert!(!of(|step| 0.1 * f64::from(step.min(40))), "its load has stopped");
+        assert!(of(|step| 0.1 * f64::from(step)), "it works on");
+        assert!(of(|_| 5.0), "it never worked");
+    }
+
+    #[test]
     fn what_has_just_filled_up_does_not_grow_any_more() {
         // It was full after four fifths of the time.
         let classes = series(|step| vec![(1000 * step as u64).min(16_000), 50 * step as u64]);
@@ -125,7 +148,7 @@ mod tests {
     fn other_memory_is_a_class_of_its_own() {
         let mut classes = Classes::default();
         for step in 0..20_u32 {
-            classes.enter(f64::from(step), vec![7 + 10 * u64::from(step)], 5000 + 10240 * u64::from(step));
+            classes.enter(f64::from(step), 0.0, vec![7 + 10 * u64::from(step)], 5000 + 10240 * u64::from(step));
         }
         let growing = classes.growing();
         assert_eq!((growing[0].class, growing[1].class), (0, LARGE));
@@ -136,7 +159,7 @@ mod tests {
     fn at_first_nothing_is_known() {
         let mut classes = Classes::default();
         for step in 0..20_u32 {
-            classes.enter(f64::from(step) * 0.2, vec![u64::from(step) * 100], 0);
+            classes.enter(f64::from(step) * 0.2, 0.0, vec![u64::from(step) * 100], 0);
         }
         assert!(classes.growing().is_empty() && !classes.is_known_not_to_grow());
     }
@@ -145,7 +168,7 @@ mod tests {
     fn readings_stay_bounded() {
         let mut classes = Classes::default();
         for step in 0..10_000 {
-            classes.enter(f64::from(step), vec![7], 0);
+            classes.enter(f64::from(step), 0.0, vec![7], 0);
         }
         assert!(classes.readings.len() <= MOST);
     }
