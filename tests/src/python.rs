@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::cache_folder;
 
@@ -46,16 +46,6 @@ impl Python {
     /// When the version has no minor number.
     pub fn minor(&self) -> u32 {
         self.version.split('.').nth(1).and_then(|minor| minor.parse().ok()).expect("versions have a minor number")
-    }
-
-    /// Whether the module that makes interpreters is there; some wheels lack it or what it needs.
-    ///
-    /// # Panics
-    /// When it cannot be run.
-    pub fn makes_interpreters(&self) -> bool {
-        let code = "try: import _interpreters\nexcept ImportError: import _xxsubinterpreters";
-        let mut command = Command::new(&self.executable);
-        command.args(["-c", code]).stderr(Stdio::null()).status().expect("an interpreter runs").success()
     }
 
     /// A name for folders: `3.11.2-usr-bin-python3.11`.

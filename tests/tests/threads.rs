@@ -5,7 +5,7 @@ use std::process::Command;
 
 use leaktrace_tests::census::leaktrace;
 use leaktrace_tests::process::Service;
-use leaktrace_tests::python::{Python, each_minor, supported};
+use leaktrace_tests::python::{each_minor, supported};
 use leaktrace_tests::report::Site;
 use leaktrace_tests::trace::{Trace, require_privileges};
 use serde::Deserialize;
@@ -95,7 +95,7 @@ const OF_INTERPRETER: u64 = 5000;
 #[test]
 fn interpreters_at_once_lose_nothing() {
     require_privileges();
-    for python in each_minor().into_iter().filter(Python::makes_interpreters) {
+    for python in each_minor() {
         let mut service = Service::start(&python, "truth/interpreters.py", &[&OF_INTERPRETER.to_string()]);
         let trace = Trace::attach(service.pid(), &[]);
         service.go();

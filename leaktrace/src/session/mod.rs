@@ -169,9 +169,7 @@ impl Session {
         let gc_start = GcState::read(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter).ok();
         let rss_start = target.rss_bytes()?;
         let cpu_start = target.cpu_time()?;
-        if !target.still_same() {
-            return Err(TargetError::Gone { pid: target.pid() }.into());
-        }
+        target.still_runs()?;
         // The very last thing before arming: the bytes must still be those that the plan was made from.
         plan::assemble::verify(&plan, &memory)?;
         let start_ns = now_ns();
@@ -182,6 +180,8 @@ impl Session {
             tracer.arm(&spec)?;
             None
         };
+        // Another run of the same file may have the same bytes at the same addresses, but not the same objects.
+        target.still_runs()?;
         let pools = interpreter.facts.pymalloc.and_then(|p| p.snapshot(&memory).ok());
         // The analysis of machine code and type information took tens of megabytes that are not needed any more.
         // SAFETY: malloc_trim has no precondition.

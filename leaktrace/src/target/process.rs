@@ -192,6 +192,12 @@ impl Target {
         self.still_same() && Image::read(self.pid).is_ok_and(|image| image != self.image)
     }
 
+    /// # Errors
+    /// [`TargetError::Gone`] when the process has ended or runs another program image than when it was opened.
+    pub fn still_runs(&self) -> Result<(), TargetError> {
+        if self.still_same() && !self.has_execed() { Ok(()) } else { Err(TargetError::Gone { pid: self.pid }) }
+    }
+
     /// Whether the process has exited, without waiting.
     pub fn has_exited(&self) -> bool {
         self.wait_exit(Duration::ZERO)

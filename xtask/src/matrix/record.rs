@@ -1,7 +1,7 @@
 //! What the runs of the matrix found: `docs/pythons.json`, and the table that `docs/pythons.md` shows of it.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -20,13 +20,16 @@ struct Finding {
     version: String,
     build: String,
     check: String,
-    /// "ok", "wrong", or what there is to say instead.
+    /// "ok" (and what was left out, if anything was), or "wrong".
     result: String,
     date: String,
 }
 
-/// Replaces what was known of a check on an interpreter.
-pub(super) fn add(version: &str, build: &str, check: &str, passed: bool) -> Result<()> {
+/// Replaces what was known of a check on an interpreter. Several runs of the matrix may do so at once.
+pub(super) fn add(version: &str, build: &str, check: &str, result: &str) -> Result<()> {
+    // A file of its own: the record is replaced while it is held. Let go when it is closed.
+    let lock = File::create(workspace::root().join("target/pythons.lock")).context("target/ is not writable")?;
+    lock.lock().context("the record of the matrix cannot be locked")?;
     let json = workspace::root().join("docs/pythons.json");
     let page = workspace::root().join("docs/pythons.md");
     let read = |path| fs::read_to_string(path).with_context(|| "the record of the matrix cannot be read");
@@ -37,7 +40,7 @@ pub(super) fn add(version: &str, build: &str, check: &str, passed: bool) -> Resu
         version: version.to_owned(),
         build: build.to_owned(),
         check: check.to_owned(),
-        result: if passed { "ok" } else { "wrong" }.to_owned(),
+        result: result.to_owned(),
         date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
     });
     findings.sort_by_cached_key(|of| (numbers(&of.version), of.clone()));
