@@ -1,5 +1,6 @@
 //! One traced process from start to end: the place where target, plan, tracer and model meet.
 
+mod collections;
 pub mod cost;
 pub mod coverage;
 pub mod drain;
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use collections::Collections;
 use cost::CostMeter;
 use coverage::{Coverage, Older};
 use drain::Drain;
@@ -35,10 +37,7 @@ use crate::{
         threads,
         used_set::UsedSet,
     },
-    model::{
-        gc::Collection,
-        ledger::{Ledger, Pass, ScanEnd},
-    },
+    model::ledger::{Ledger, Pass, ScanEnd},
     plan::{self, PlanError, ProbePlan},
     target::{Target, TargetError},
     tracer::{
@@ -48,9 +47,6 @@ use crate::{
     },
     watch::{Units, units::Indivisible},
 };
-
-/// Generations of CPython's collector that are logged.
-const OLDEST_GENERATION: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -113,8 +109,7 @@ pub struct Session {
     ledger: Ledger,
     /// Address of the main interpreter's state.
     main_interpreter: u64,
-    gc_start: Option<GcState>,
-    gc_logged: [u64; 3],
+    collector: Collections,
     older: Older,
     totals: Vec<StackTotals>,
     start_ns: u64,
@@ -189,14 +184,13 @@ impl Session {
         let mut session = Self {
             older: pools.as_ref().map(Older::new).unwrap_or_default(),
             ledger: Ledger::new(start_ns, rss_start),
-            gc_logged: gc_start.as_ref().map(collections).unwrap_or_default(),
+            collector: Collections::since(gc_start),
             target: Arc::clone(target),
             interpreter,
             plan,
             tracer,
             drain,
             main_interpreter,
-            gc_start,
             totals: Vec::new(),
             start_ns,
             rss_start,
@@ -289,38 +283,7 @@ impl Session {
         let read = || GcState::read(&self.target.memory(), offsets, runtime, self.main_interpreter).ok();
         let state = if execed { None } else { read() };
         let timed = self.drain.settle().take_collections();
-        let log = self.ledger.gc_mut();
-        for record in &timed {
-            let pause_ns = record.end_ns.saturating_sub(record.start_ns);
-            if record.other != 0 {
-                log.record_other(pause_ns);
-                continue;
-            }
-            let generation = record.generation.min(OLDEST_GENERATION);
-            log.record(Collection {
-                generation: generation as u8,
-                full: generation == OLDEST_GENERATION,
-                start_ns: record.start_ns,
-                pause_ns: Some(pause_ns),
-            });
-            self.gc_logged[generation as usize] += 1;
-        }
-        let (Some(state), Some(start)) = (state, &self.gc_start) else { return };
-        for (generation, (now, start)) in state.generations.iter().zip(&start.generations).enumerate() {
-            // What no probe told (it cannot be set, or the collection began before the attach). One that is under way may
-            // be counted and not be told yet.
-            let untold = now.collections.saturating_sub(self.gc_logged[generation]);
-            if untold > 0 && !state.collecting {
-                log.record_untimed(generation as u8, generation as u32 == OLDEST_GENERATION, self.start_ns, untold);
-                self.gc_logged[generation] = now.collections;
-            }
-            log.set_collected(
-                generation as u8,
-                now.collected.saturating_sub(start.collected),
-                now.uncollectable.saturating_sub(start.uncollectable),
-            );
-        }
-        log.set_state(Some(state.enabled), Some(state.patience));
+        self.collector.log(&timed, state.as_ref(), self.start_ns, self.ledger.gc_mut());
     }
 
     /// Disarms everything. The target is back at full speed when this returns.
@@ -431,8 +394,4 @@ impl End<'_> {
         pass.finish(&ScanEnd { totals, rss_bytes });
         Ok(())
     }
-}
-
-fn collections(state: &GcState) -> [u64; 3] {
-    state.generations.map(|g| g.collections)
 }
