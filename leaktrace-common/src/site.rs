@@ -124,7 +124,7 @@ pub struct Site {
 }
 
 /// log2 of the number of slots in the table of sites.
-pub const SITE_BITS: u32 = 14;
+pub const SITE_BITS: u32 = 16;
 /// Slots in the table of sites.
 pub const SITE_SLOTS: u32 = 1 << SITE_BITS;
 

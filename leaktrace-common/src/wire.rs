@@ -85,7 +85,7 @@ pub const TICK_NS: u64 = 10_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
 pub struct Block {
-    /// Requested bytes in the low 40 bits; slot of the site in bits 40 to 53; domain in bits 56 to 58; bit 63: lies in a
+    /// Requested bytes in the low 40 bits; slot of the site in bits 40 to 55; domain in bits 56 to 58; bit 63: lies in a
     /// pymalloc pool.
     pub size_and_kind: u64,
     /// CLOCK_MONOTONIC, nanoseconds, up to [`TICK_NS`] behind: exact for the first block that a thread was handed out in a

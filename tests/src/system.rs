@@ -113,3 +113,13 @@ impl Bpf {
         }
     }
 }
+
+/// CPU time that a process has used, in ticks of a hundredth of a second (`utime` and `stime` of proc(5)).
+///
+/// # Panics
+/// When it is not there.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let (_, after_name) = stat.rsplit_once(") ").expect("a name in brackets");
+    after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}

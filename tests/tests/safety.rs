@@ -7,7 +7,7 @@ use std::time::Duration;
 use leaktrace_tests::oracle::digest;
 use leaktrace_tests::process::{Service, Stats, signal};
 use leaktrace_tests::python::{Python, supported};
-use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered};
+use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered, cpu_ticks};
 use leaktrace_tests::trace::{Trace, require_privileges};
 use rustix::process::Signal;
 
@@ -26,14 +26,16 @@ fn storm(python: &Python, options: &[&str]) -> Service {
     storm
 }
 
-/// Steps that the storm does in a while: the best of three, because the machine has other work.
-fn pace(storm: &mut Service) -> u64 {
-    let mut one = || {
-        let before = storm.stats().steps;
-        storm.work_for(Duration::from_millis(300));
-        storm.stats().steps - before
-    };
-    one().max(one()).max(one())
+/// Steps that the storm does in a second of its own CPU time: the machine has other work.
+fn pace(storm: &mut Service) -> f64 {
+    /// Ticks of a hundredth of a second.
+    const ENOUGH: u64 = 50;
+    let (steps, begin) = (storm.stats().steps, cpu_ticks(storm.pid()));
+    while cpu_ticks(storm.pid()) < begin + ENOUGH {
+        storm.work_for(Duration::from_millis(100));
+    }
+    let (steps, ticks) = (storm.stats().steps - steps, cpu_ticks(storm.pid()) - begin);
+    100.0 * steps as f64 / ticks as f64
 }
 
 fn assert_computes_right(python: &Python, storm: &mut Service) {
@@ -86,7 +88,7 @@ fn sigkill_in_a_storm_leaves_nothing_armed() {
         }
         // Traced, it does a tenth of this or less: a generous bound tells the two apart.
         let after = pace(&mut storm);
-        assert!(after > before / 3, "{python:?}: {after} steps after, {before} before");
+        assert!(after > before / 3.0, "{python:?}: {after:.0} steps a second after, {before:.0} before");
         assert_computes_right(&python, &mut storm);
     }
 }

@@ -1,7 +1,9 @@
 //! `--mode watch`: windows of tracing within a budget.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use leaktrace_tests::asset;
 use leaktrace_tests::process::{Service, signal, wait_for_end};
 use leaktrace_tests::python::{Python, supported};
 use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered};
@@ -11,49 +13,49 @@ use rustix::process::Signal;
 /// More than the default: the tests wait for what is seen, not for the budget.
 const BUDGET: [&str; 4] = ["--mode", "watch", "--overhead", "10%"];
 
-/// Builds whose allocator is inlined at many places: only there a part can be armed.
-fn divisible() -> Vec<Python> {
-    let guarded: Vec<_> = supported().into_iter().filter(|python| python.executable.starts_with("/usr/bin")).collect();
-    assert!(!guarded.is_empty(), "no distribution build among the interpreters");
-    guarded
-}
+/// What the builds that are not the distribution's are watched at: they have no guards, and the calls of the allocator are armed instead.
+const FEW: [&str; 3] = ["leak_callbacks.py", "leak_global_list.py", "calm_lru.py"];
+const SERVICES: [&str; 5] =
+    ["leak_dict_cache.py", "leak_callbacks.py", "leak_global_list.py", "calm_lru.py", "calm_queue.py"];
 
 #[test]
 fn leaks_are_named_and_the_innocent_left_in_peace() {
-    for python in divisible() {
-        let scripts =
-            ["leak_dict_cache.py", "leak_callbacks.py", "leak_global_list.py", "calm_lru.py", "calm_queue.py"];
-        let running: Vec<_> = scripts
-            .iter()
-            .map(|script| {
-                let mut service = Service::start(&python, &format!("services/{script}"), &[]);
-                let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["--duration", "170s"]].concat());
-                service.go();
-                (service, trace)
-            })
-            .collect();
-        for (service, trace) in running {
-            let report = trace.report().0;
-            report.assert_nothing_lost();
-            let growing = report.growing();
-            match service.leaks().first() {
-                None => assert!(growing.is_empty(), "{}: {growing:#?}", service.name()),
-                Some(leak) => {
-                    let places: Vec<_> = growing.iter().filter_map(|site| site.places().first().cloned()).collect();
-                    assert!(places.contains(leak), "{}: the leak is at {leak:?}, not {places:?}", service.name());
-                    // It lets go of all that it asks for.
-                    let innocent = growing.iter().find(|site| site.stack.iter().any(|frame| frame.function == "churn"));
-                    assert!(innocent.is_none(), "{}: {innocent:#?}", service.name());
-                }
+    let of = |python: &Python| if is_of_distribution(python) { &SERVICES[..] } else { &FEW };
+    let pythons = supported();
+    let scripts = pythons.iter().flat_map(|python| of(python).iter().map(move |script| (python, script)));
+    let running: Vec<_> = scripts
+        .map(|(python, script)| {
+            let mut service = Service::start(python, &format!("services/{script}"), &[]);
+            let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["--duration", "170s"]].concat());
+            service.go();
+            (python, service, trace)
+        })
+        .collect();
+    for (python, service, trace) in running {
+        let (report, name) = (trace.report().0, format!("{} on {}", service.name(), python.version));
+        report.assert_nothing_lost();
+        let growing = report.growing();
+        match service.leaks().first() {
+            None => assert!(growing.is_empty(), "{name}: {growing:#?}"),
+            Some(leak) => {
+                let places: Vec<_> = growing.iter().filter_map(|site| site.places().first().cloned()).collect();
+                assert!(places.contains(leak), "{name}: the leak is at {leak:?}, not {places:?}");
+                // It lets go of all that it asks for.
+                let innocent = growing.iter().find(|site| site.stack.iter().any(|frame| frame.function == "churn"));
+                assert!(innocent.is_none(), "{name}: {innocent:#?}");
             }
-            assert_unaltered(service.pid());
         }
+        assert_unaltered(service.pid());
     }
+}
+
+fn is_of_distribution(python: &Python) -> bool {
+    python.executable.starts_with("/usr/bin")
 }
 
 #[test]
 fn a_killed_watch_leaves_nothing_armed() {
-    for python in divisible() {
+    for python in supported() {
         let mut service = Service::start(&python, "services/leak_global_list.py", &[]);
         service.go();
         for _ in 0..5 {
@@ -73,7 +75,7 @@ fn a_killed_watch_leaves_nothing_armed() {
 /// A child that is forked in a window has copies of its breakpoints.
 #[test]
 fn a_child_of_a_window_is_let_go_with_it() {
-    for python in divisible() {
+    for python in supported() {
         let mut service = Service::start(&python, "services/forking.py", &[]);
         let trace = Trace::attach(service.pid(), &BUDGET);
         service.go();
@@ -111,11 +113,13 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
 }
 
+/// Without guards, and with the C allocator in pymalloc's place: whose block it is, only the returns of that tell.
 #[test]
-fn a_build_that_has_no_parts_is_refused() {
-    let python = supported().into_iter().find(|python| !python.executable.starts_with("/usr/bin"));
+fn what_has_no_parts_is_refused() {
+    let python = supported().into_iter().find(|python| !is_of_distribution(python));
     let python = python.expect("no build without guards among the interpreters");
-    let service = Service::start(&python, "services/calm_lru.py", &[]);
+    let mut command = Command::new(&python.executable);
+    let service = Service::spawn(command.arg(asset("services/calm_lru.py")).env("PYTHONMALLOC", "malloc"));
     let outcome = run(&["run", "--pid", &service.pid().to_string(), "--mode", "watch"]);
     assert_eq!(outcome.code, Some(5), "{outcome:?}");
     assert!(outcome.stderr.iter().any(|line| line.contains("--mode exact")), "{outcome:?}");
@@ -124,7 +128,7 @@ fn a_build_that_has_no_parts_is_refused() {
 
 #[test]
 fn a_target_that_ends_while_it_is_watched_is_reported() {
-    for python in divisible() {
+    for python in supported() {
         let mut service = Service::start(&python, "services/leak_global_list.py", &[]);
         let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["-v"]].concat());
         service.go();

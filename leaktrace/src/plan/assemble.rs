@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use leaktrace_common::site::{Operand, domain, op, reg};
 
 use super::builder::{Builder, Module};
+use super::callers;
 use super::code::{Code, Sweep};
 use super::dict_keys::Loads;
 use super::foreign::Foreign;
@@ -34,6 +35,9 @@ pub struct Inputs<'a> {
     /// Probe the frees of mem and obj too. Small blocks are settled without (their address is handed out again, or the
     /// sweep finds it on a free list); only the moment of the free is lost.
     pub trace_small_frees: bool,
+    /// Parts of the plan are to be armed by themselves: where all requests pass the same instructions, the places that make them are
+    /// probed instead.
+    pub in_parts: bool,
 }
 
 impl<'a> Inputs<'a> {
@@ -53,6 +57,7 @@ impl<'a> Inputs<'a> {
             free_threaded: interpreter.offsets.free_threaded,
             dict_keys_free_list: interpreter.offsets.dict_keys_free_list(),
             trace_small_frees: false,
+            in_parts: false,
         }
     }
 }
@@ -75,7 +80,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     let foreign = Foreign::of(&python, &slots, inputs.free_threaded);
     let interpreter = Interpreter { inputs, module, slots: &slots, foreign };
     interpreter.guards(&mut builder, &found);
-    interpreter.entries(&mut builder);
+    let by_callers = interpreter.callers(&mut builder, &found);
+    interpreter.entries(&mut builder, by_callers);
     interpreter.wrappers(&mut builder, &found);
     interpreter.refills(&mut builder, &found);
     interpreter.reuses(&mut builder);
@@ -215,10 +221,21 @@ impl Interpreter<'_> {
         }
     }
 
-    /// The build's own functions: unguarded calls, calls from hooks, and calls among themselves arrive there.
-    fn entries(&self, builder: &mut Builder) {
+    /// Where a plan in parts needs it, and nothing but pymalloc serves mem and obj: the calls of these. Whether they are probed.
+    fn callers(&self, builder: &mut Builder, found: &Found) -> bool {
+        let is_plain = |domain| !self.slots.get(domain).replaced() && !self.foreign.serves(domain);
+        let of_pymalloc = self.inputs.pymalloc.is_some() && [domain::MEM, domain::OBJ].into_iter().all(is_plain);
+        let is_wanted = self.inputs.in_parts && found.guards.is_empty() && of_pymalloc;
+        is_wanted && callers::probes(self.inputs, &self.module, builder)
+    }
+
+    /// The build's own functions: unguarded calls, calls from hooks, and calls among themselves arrive there. `by_callers`: those of
+    /// mem and obj are told by who calls them.
+    fn entries(&self, builder: &mut Builder, by_callers: bool) {
         let mut domains: BTreeMap<(u64, u8), BTreeSet<u8>> = BTreeMap::new();
-        for domain in DOMAINS.into_iter().filter(|&d| self.reaches_default(d) && !self.foreign.serves(d)) {
+        let is_told = |domain| by_callers && domain != domain::RAW;
+        let of_default = |&domain: &u8| self.reaches_default(domain) && !self.foreign.serves(domain);
+        for domain in DOMAINS.into_iter().filter(of_default).filter(|&domain| !is_told(domain)) {
             for (index, &address) in self.slots.get(domain).default.iter().enumerate() {
                 if self.traced(SlotFunction { domain, function: index as u8 }) {
                     domains.entry((address, index as u8)).or_default().insert(domain);

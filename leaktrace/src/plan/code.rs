@@ -206,15 +206,24 @@ impl Sweep {
         select(&self.jumps, target)
     }
 
+    /// What direct jumps lead to, each once.
+    pub fn jumped_to(&self) -> impl Iterator<Item = u64> {
+        keys(&self.jumps)
+    }
+
     /// What direct calls lead to, each once.
     pub fn callees(&self) -> impl Iterator<Item = u64> {
-        self.calls.chunk_by(|one, other| one.0 == other.0).map(|calls| calls[0].0)
+        keys(&self.calls)
     }
 
     /// Addresses of the direct calls of `callee`.
     pub fn calls_of(&self, callee: u64) -> impl Iterator<Item = u64> {
         select(&self.calls, callee)
     }
+}
+
+fn keys(pairs: &[(u64, u64)]) -> impl Iterator<Item = u64> {
+    pairs.chunk_by(|one, other| one.0 == other.0).map(|pairs| pairs[0].0)
 }
 
 fn select(pairs: &[(u64, u64)], key: u64) -> impl Iterator<Item = u64> {

@@ -10,6 +10,7 @@ use crate::target::MemoryError;
 
 pub mod assemble;
 mod builder;
+mod callers;
 pub mod code;
 pub mod dict_keys;
 mod foreign;

@@ -21,23 +21,30 @@ const BOOKWORM: &str = "571d98e01096d5c1c32420d229a6731a0a50d2a0";
 const WAIT: &str = "print('ready', flush=True); input()";
 
 /// A waiting interpreter and the plan for it.
-struct Planned {
+pub(super) struct Planned {
     _script: Script,
     target: Target,
-    interpreter: Interpreter,
-    plan: ProbePlan,
+    pub(super) interpreter: Interpreter,
+    pub(super) plan: ProbePlan,
 }
 
 impl Planned {
     fn new(python: &Path, environment: &[(&str, &str)], trace_small_frees: bool) -> Self {
+        Self::with(python, environment, |inputs| Inputs { trace_small_frees, ..inputs })
+    }
+
+    pub(super) fn with(
+        python: &Path,
+        environment: &[(&str, &str)],
+        change: impl FnOnce(Inputs<'_>) -> Inputs<'_>,
+    ) -> Self {
         let mut command = Command::new(python);
         let mut script =
             Script::start_with(command.args(["-c", WAIT]).envs(environment.iter().copied()), Stdio::inherit());
         assert_eq!(script.line(), "ready");
         let (target, interpreter) = script.interpreter();
         let (maps, memory) = (target.maps().unwrap(), target.memory());
-        let inputs = Inputs { trace_small_frees, ..Inputs::of(&target, &interpreter, &maps, &memory) };
-        let plan = plan(&inputs).unwrap();
+        let plan = plan(&change(Inputs::of(&target, &interpreter, &maps, &memory))).unwrap();
         Self { _script: script, target, interpreter, plan }
     }
 
@@ -55,7 +62,7 @@ fn build_id(file: &ElfFile) -> String {
 }
 
 /// Address and mnemonic of every instruction in the file's code, by objdump; `None` where it is not installed.
-fn objdump(path: &Path) -> Option<BTreeMap<u64, String>> {
+pub(super) fn objdump(path: &Path) -> Option<BTreeMap<u64, String>> {
     let output = Command::new("objdump").args(["-d", "-w", "--no-show-raw-insn"]).arg(path).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines = text.lines().filter_map(|line| {

@@ -142,7 +142,8 @@ impl Session {
         let memory = target.memory();
         let interpreter = Interpreter::find(target)?;
         let maps = target.maps()?;
-        let mut plan = plan::assemble::plan(&plan::assemble::Inputs::of(target, &interpreter, &maps, &memory))?;
+        let inputs = plan::Inputs::of(target, &interpreter, &maps, &memory);
+        let mut plan = plan::plan(&plan::Inputs { in_parts: options.limits.is_some(), ..inputs })?;
         if !options.return_probes {
             plan.without_returns();
         }
@@ -166,7 +167,7 @@ impl Session {
         let cpu_start = target.cpu_time()?;
         target.still_runs()?;
         // The very last thing before arming: the bytes must still be those that the plan was made from.
-        plan::assemble::verify(&plan, &memory)?;
+        plan::verify(&plan, &memory)?;
         let start_ns = now_ns();
         let watch = if let Some(limits) = options.limits {
             let units = Units::of(&plan, tracer.site_factor(), |size| windows::size_class(&interpreter, size))?;

@@ -244,7 +244,8 @@ impl Tracer {
         let begin = Instant::now();
         // Each waits for itself: so they wait at the same time.
         thread::scope(|scope| {
-            let closing: Vec<_> = self.armed.drain(..).map(|armed| scope.spawn(move || drop(armed))).collect();
+            let parts = self.armed.drain(..).flat_map(Armed::into_parts);
+            let closing: Vec<_> = parts.map(|armed| scope.spawn(move || drop(armed))).collect();
             while !gone() && !closing.iter().all(thread::ScopedJoinHandle::is_finished) {
                 thread::sleep(LOOK);
             }

@@ -36,6 +36,16 @@ pub enum Armed {
     Links(Vec<Link>),
 }
 
+impl Armed {
+    /// The parts that can be let go of at the same time: the kernel has one for each file, and waits with each for its threads.
+    pub fn into_parts(self) -> Vec<Self> {
+        match self {
+            Self::Group(_) => vec![self],
+            Self::Links(links) => links.into_iter().map(|link| Self::Links(vec![link])).collect(),
+        }
+    }
+}
+
 /// Loaded programs.
 #[derive(Debug)]
 pub struct Uprobes {

@@ -131,7 +131,7 @@ pub struct Unwatched {
 /// A plan whose allocations all pass one instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "every allocation of this interpreter passes the same instruction, so there is no part of it to watch at a bounded cost; \
+    "every allocation of this interpreter passes the same few instructions, so there is no part of it to watch at a bounded cost; \
      use --mode exact, for a short while"
 )]
 pub struct Indivisible;

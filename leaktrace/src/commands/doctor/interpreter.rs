@@ -17,9 +17,11 @@ pub(super) fn checks(target: &Target) -> (Vec<Check>, Option<ProbePlan>) {
     };
     let mut checks = vec![found(&interpreter), pymalloc(&interpreter)];
     checks.extend(subinterpreters(&interpreter, target));
-    match make_plan(target, &interpreter) {
+    match make_plan(target, &interpreter, false) {
         Ok(plan) => {
             checks.extend(of_plan(&plan));
+            checks.push(watch(&plan, || make_plan(target, &interpreter, true)));
+            checks.extend(plan.gaps.iter().map(|gap| Check::warn("note", gap.as_str(), "")));
             (checks, Some(plan))
         }
         Err(error) => {
@@ -54,18 +56,18 @@ fn pymalloc(interpreter: &Interpreter) -> Check {
     }
 }
 
-fn make_plan(target: &Target, interpreter: &Interpreter) -> anyhow::Result<ProbePlan> {
+fn make_plan(target: &Target, interpreter: &Interpreter, in_parts: bool) -> anyhow::Result<ProbePlan> {
     let maps = target.maps()?;
     let memory = target.memory();
-    let plan = plan::plan(&Inputs::of(target, interpreter, &maps, &memory))?;
+    let plan = plan::plan(&Inputs { in_parts, ..Inputs::of(target, interpreter, &maps, &memory) })?;
     plan::verify(&plan, &memory)?;
     Ok(plan)
 }
 
-fn of_plan(plan: &ProbePlan) -> Vec<Check> {
+fn of_plan(plan: &ProbePlan) -> [Check; 2] {
     let stepped = plan.probes.iter().filter(|probe| probe.execution == Execution::SingleStepped).count();
     let files: Vec<&str> = plan.files.iter().map(|file| file.display.as_str()).collect();
-    let mut checks = vec![Check::ok(
+    let found = Check::ok(
         "probe plan",
         format!(
             "{} instructions ({stepped} single-stepped) and {} returns in {}; all as mapped ({})",
@@ -74,19 +76,22 @@ fn of_plan(plan: &ProbePlan) -> Vec<Check> {
             files.join(", "),
             plan.features.join(", "),
         ),
-    )];
-    checks.push(match units::parts(plan) {
-        Ok(sites) => Check::ok("watch", format!("at a bounded cost: any of {sites} places can be armed alone")),
-        Err(error) => Check::warn("watch", error.to_string(), ""),
-    });
-    checks.push(match plan.probes.iter().find(|probe| probe.op >= op::GC_START) {
+    );
+    let collector = match plan.probes.iter().find(|probe| probe.op >= op::GC_START) {
         Some(probe) => Check::ok("collector", format!("found ({})", probe.why)),
         None => Check::warn(
             "collector",
             "its function was not found",
             "collections are counted from memory; their pauses stay unknown",
         ),
-    });
-    checks.extend(plan.gaps.iter().map(|gap| Check::warn("note", gap.as_str(), "")));
-    checks
+    };
+    [found, collector]
+}
+
+/// Whether a part of the plan can be armed by itself: of that for everything, or else of the one that watch makes.
+fn watch(plan: &ProbePlan, in_parts: impl FnOnce() -> anyhow::Result<ProbePlan>) -> Check {
+    match units::parts(plan).or_else(|error| units::parts(&in_parts().map_err(|_| error)?)) {
+        Ok(sites) => Check::ok("watch", format!("at a bounded cost: any of {sites} places can be armed alone")),
+        Err(error) => Check::warn("watch", error.to_string(), ""),
+    }
 }
