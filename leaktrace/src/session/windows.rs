@@ -272,7 +272,8 @@ impl Session {
         if let Some(exposure) = exposure {
             selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
             let found = |class| found.get(&class).copied().unwrap_or(0);
-            for class in watch.units.enter_survivors(growing, &selection.sights, exposure.seconds, found) {
+            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure.seconds);
+            for class in watch.units.enter_survivors(growing, &selection.sights, window, found) {
                 watch.exposures.forget(class);
                 watch.followers.retain(|block| class_of(&self.interpreter, block) != class);
             }

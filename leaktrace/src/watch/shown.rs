@@ -13,8 +13,9 @@ const FAR_FEWER: f64 = 0.25;
 const ENOUGH_SHOWN_OF_PARTS: f64 = 150.0;
 const FAR_FEWER_OF_PARTS: f64 = 0.08;
 const MOST_SHOWN: f64 = 200.0;
-/// Survivors of a class that suffice for a verdict on most that ask for it.
-const VERDICT: f64 = 80.0;
+/// Survivors of a class, of windows of the later half of the time, that suffice for a verdict on most that ask for it: a verdict asks
+/// for the later half by itself.
+const VERDICT: f64 = 40.0;
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,8 +23,8 @@ pub(super) struct Shown {
     /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
     expected: f64,
     found: f64,
-    /// As `found`, from the start on.
-    all_found: f64,
+    /// By window, of the later half of the time: when it was, in seconds since the attach, and what outlived it.
+    finds: Vec<(f64, f64)>,
     /// Some windows left out nothing: only these count.
     whole: bool,
     /// Units that no window has armed; `None` before the first.
@@ -38,9 +39,10 @@ impl Shown {
         ((self.found + 1.0) / (self.expected + 1.0)).min(1.0)
     }
 
-    /// How much more of it is worth: first enough of one class for a verdict, then the others.
-    fn interest(&self) -> f64 {
-        let turn = match self.all_found {
+    /// How much more of it is worth `now`: first enough of one class for a verdict, then the others.
+    fn interest(&self, now: f64) -> f64 {
+        let late = self.finds.iter().filter(|(at, _)| *at >= now / 2.0);
+        let turn = match late.map(|(_, found)| found).sum() {
             0.0 => 1.0,
             found if found < VERDICT => 4.0,
             found if found < 3.0 * VERDICT => 0.05,
@@ -51,21 +53,23 @@ impl Shown {
 }
 
 impl Units {
-    /// Enters what a window of `seconds` showed of the classes that it saw: how many blocks of each outlived it. Where far fewer did
-    /// than the class grows by, others serve it than those that were seen to: a leak may have begun since. Gives the classes of which
-    /// that is so: what was seen of them is not what it seemed.
+    /// Enters what a window of `seconds`, at a time since the attach, showed of the classes that it saw: how many blocks of each
+    /// outlived it. Where far fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun
+    /// since. Gives the classes of which that is so: what was seen of them is not what it seemed.
     pub fn enter_survivors(
         &mut self,
         growing: &[Growing],
         sights: &[Sight],
-        seconds: f64,
+        (at, seconds): (f64, f64),
         found: impl Fn(u32) -> usize,
     ) -> Vec<u32> {
         let mut mistaken = Vec::new();
+        self.now = at;
         for of in growing {
             let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
             let shown = self.shown.entry(of.class).or_default();
-            shown.all_found += found(of.class) as f64;
+            shown.finds.retain(|(then, _)| *then >= at / 2.0);
+            shown.finds.push((at, found(of.class) as f64));
             let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
             let is_whole = sight.left_out.is_empty();
             if is_whole && !shown.whole {
@@ -102,7 +106,7 @@ impl Units {
     }
 
     pub(super) fn interest(&self, class: u32) -> f64 {
-        self.shown.get(&class).map_or(1.0, Shown::interest)
+        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now))
     }
 }
 
@@ -118,11 +122,28 @@ mod tests {
         let serving = |units: &Units| units.choose(&growing, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
         let whole = [Sight { class: 0, left_out: vec![] }];
-        assert!(units.enter_survivors(&growing, &whole, 0.1, |_| 9).is_empty());
+        assert!(units.enter_survivors(&growing, &whole, (1.0, 0.1), |_| 9).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
-        assert_eq!(units.enter_survivors(&growing, &whole, 0.4, |_| 0), [0], "9 of 50");
+        assert_eq!(units.enter_survivors(&growing, &whole, (2.0, 0.4), |_| 0), [0], "9 of 50");
         assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
+    }
+
+    #[test]
+    fn what_was_seen_enough_of_is_looked_at_again_when_that_is_long_ago() {
+        let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, true)]);
+        let growing = growing(&[0, 1]);
+        let whole = [Sight { class: 0, left_out: vec![] }];
+        assert!((units.interest(0) - 1.0).abs() < 1e-9);
+        units.enter_survivors(&growing, &whole, (20.0, 0.1), |_| 9);
+        assert!(units.interest(0) > 3.0, "there is something");
+        units.enter_survivors(&growing, &whole, (21.0, 0.4), |_| 40);
+        assert!(units.interest(0) < 0.1, "enough for now");
+        let other = [Sight { class: 1, left_out: vec![] }];
+        units.enter_survivors(&growing, &other, (41.0, 0.1), |_| 9);
+        assert!(units.interest(0) < 0.1, "it is of the later half");
+        units.enter_survivors(&growing, &other, (43.0, 0.1), |_| 9);
+        assert!(units.interest(0) > 0.9);
     }
 
     #[test]
@@ -130,11 +151,11 @@ mod tests {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 1, true)]);
         let growing = growing(&[0]);
         let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
-        assert!(units.enter_survivors(&growing, &sight(&[0]), 1.0, |_| 0).is_empty(), "it may be the first's");
-        assert!(units.enter_survivors(&growing, &sight(&[1]), 0.4, |_| 40).is_empty());
+        assert!(units.enter_survivors(&growing, &sight(&[0]), (1.0, 1.0), |_| 0).is_empty(), "it may be the first's");
+        assert!(units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), |_| 40).is_empty());
         assert!((units.explained(&growing) - 40.0 / 140.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &sight(&[]), 0.1, |_| 9);
-        units.enter_survivors(&growing, &sight(&[1]), 0.4, |_| 0);
+        units.enter_survivors(&growing, &sight(&[]), (3.0, 0.1), |_| 9);
+        units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), |_| 0);
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
     }
 }

@@ -73,6 +73,8 @@ impl Unit {
 pub struct Units {
     pub(super) all: Vec<Unit>,
     pub(super) shown: HashMap<u32, Shown>,
+    /// When the last window was, seconds since the attach.
+    pub(super) now: f64,
     by_slot: HashMap<u32, usize>,
     /// Units of blocks that outlived their window and are followed.
     pub suspects: BTreeSet<usize>,
