@@ -44,7 +44,8 @@ impl Shown {
         let late = self.finds.iter().filter(|(at, _)| *at >= now / 2.0);
         let turn = match late.map(|(_, found)| found).sum() {
             0.0 => 1.0,
-            found if found < VERDICT => 4.0,
+            // The more there is of one, the sooner it is enough: many that have a little of each are not.
+            found if found < VERDICT => 2.0 + 18.0 * found / VERDICT,
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
