@@ -34,7 +34,7 @@ const MOST_OPEN: f64 = 0.6;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
 /// Part of what a request would notice that windows in between may cost: what they cost is an estimate.
-const UNNOTICED: f64 = 0.8;
+const UNNOTICED: f64 = 0.6;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
