@@ -51,7 +51,7 @@ fn live(report: &Report, function: &str) -> u64 {
     report.sites_in(function).map(|site| site.live_blocks).sum()
 }
 
-/// A report on each interpreter, less those that tell that they miss something of it.
+/// A report on each interpreter, less those that tell that they miss something of it; of 3.11 nothing may be missed.
 fn reports(gap: &str) -> Vec<(Python, Report)> {
     require_privileges();
     let traced = |python: &Python| {
@@ -65,18 +65,22 @@ fn reports(gap: &str) -> Vec<(Python, Report)> {
         report
     };
     let traced = supported().into_iter().map(|python| (python.clone(), traced(&python)));
-    let whole = |(_, report): &(Python, Report)| !report.capture.notes.iter().any(|note| note.contains(gap));
-    let whole: Vec<_> = traced.filter(whole).collect();
-    assert!(!whole.is_empty(), "each interpreter has the gap {gap:?}: nothing is tested");
-    whole
+    let tells = |report: &Report| report.capture.notes.iter().any(|note| note.contains(gap));
+    traced.filter(|(python, report)| python.minor() == 11 || !tells(report)).collect()
+}
+
+/// Objects that a round of a function makes, as the interpreter's own tracer of references counts them (`PyRefTracer_SetTracer`,
+/// 3.13): the call of a type makes a tuple, too. Up to 3.13 the state has a place for one slice, which is no list.
+fn made(function: &str, python: &Python) -> u64 {
+    if function == "slices" && python.minor() >= 14 { 2 * MADE } else { MADE }
 }
 
 #[test]
 fn each_object_is_counted_where_it_is_made() {
     for (python, report) in reports("where objects are taken from free lists was not found") {
         for function in ["floats", "tuples", "lists", "slices", "dicts"] {
-            let allocated = allocated(&report, function);
-            assert!((MADE..MADE + 3).contains(&allocated), "{function} of {}: {allocated}", python.version);
+            let (allocated, made) = (allocated(&report, function), made(function, &python));
+            assert!((made..made + 3).contains(&allocated), "{function} of {}: {allocated}", python.version);
         }
         let reused = report.capture.events.reused;
         assert!(reused >= 5 * (MADE - 3), "{reused}");
@@ -87,7 +91,9 @@ fn each_object_is_counted_where_it_is_made() {
 fn a_dict_that_leaks_takes_its_keys_along() {
     for (python, report) in reports("free list") {
         let (leaked, churned) = (live(&report, "leak"), live(&report, "churn"));
-        assert!((2 * MADE - 3..=2 * MADE).contains(&leaked), "leak of {}: {leaked}", python.version);
+        // Up to 3.10 a function gets a cache, of two blocks, when it has run 1,024 times (`co_opcache`, CPython `Python/ceval.c`).
+        let cache = if python.minor() < 11 { 2 } else { 0 };
+        assert!((2 * MADE - 3..=2 * MADE + cache).contains(&leaked), "leak of {}: {leaked}", python.version);
         assert!(churned <= 3, "churn of {}: {churned}", python.version);
     }
 }

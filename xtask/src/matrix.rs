@@ -16,6 +16,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("threads", "threads"),
     ("gc", "collections"),
     ("truth", "live memory and events"),
+    ("free_lists", "objects from free lists"),
     ("allocators", "other allocators"),
     ("census", "what is in the heap"),
     ("refs", "who holds it"),

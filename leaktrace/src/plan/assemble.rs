@@ -11,10 +11,12 @@ use super::dict_keys::Loads;
 use super::foreign::Foreign;
 use super::guards::{self, Found};
 use super::machine::SlotFunction;
+use super::new_reference::NewReference;
 use super::placement::{self, Place};
 use super::pymalloc::{self, Refills};
 use super::reuse::{self, Reuse};
 use super::slots::{self, DOMAINS, FUNCTIONS, Slots};
+use super::tracked::Looks;
 use super::{Execution, PlanError, ProbePlan, gc, libc, native};
 use crate::cpython::{self, PymallocState};
 use crate::target::{ElfFile, Maps, Memory, Target};
@@ -70,8 +72,11 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     let slots = Slots::find(&python, inputs.memory)?;
     let mentions = guards::mentions(&python, &slots);
     let dict_keys = Loads::new(inputs.dict_keys_free_list);
+    let new_reference = NewReference::find(&python, inputs.memory);
+    let looks = Looks::new(new_reference.as_ref().and_then(|of| of.tracer));
     let sweep = Sweep::new(&python, |instruction| {
         dict_keys.look_at(instruction);
+        looks.look_at(instruction);
         mentions(instruction)
     });
     let found = guards::find(&python, &sweep, &slots);
@@ -84,7 +89,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.entries(&mut builder, by_callers);
     interpreter.wrappers(&mut builder, &found);
     interpreter.refills(&mut builder, &found);
-    interpreter.reuses(&mut builder);
+    interpreter.reuses(&mut builder, new_reference, &looks);
     interpreter.dict_keys(&mut builder, &dict_keys);
     interpreter.collector(&mut builder);
     foreign.probes(inputs, &interpreter.module, &slots, &mut builder);
@@ -357,9 +362,10 @@ impl Interpreter<'_> {
     }
 
     /// Objects from a free list come without a request to the allocator.
-    fn reuses(&self, builder: &mut Builder) {
+    fn reuses(&self, builder: &mut Builder, new_reference: Option<NewReference>, looks: &Looks) {
         let usedpools = self.inputs.pymalloc.map_or(0..0, |p| p.usedpools..p.usedpools + 16 * p.classes() as u64);
-        let Some(found) = reuse::find(self.module.code, self.module.sweep, self.inputs.memory, &usedpools) else {
+        let find = |of| reuse::find(self.module.code, self.module.sweep, of, looks, &usedpools);
+        let Some(found) = new_reference.and_then(find) else {
             builder.gap("where objects are taken from free lists was not found: their blocks are shown on the lines that first allocated them".to_owned());
             return;
         };

@@ -30,6 +30,7 @@ pub mod reuse;
 pub mod slots;
 #[cfg(test)]
 mod tests;
+pub mod tracked;
 
 pub use assemble::{Inputs, plan, verify};
 pub use hashing::perfect_factor;

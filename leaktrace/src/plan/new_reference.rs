@@ -25,6 +25,9 @@ pub(super) struct NewReference {
     pub(super) own: Vec<Range<u64>>,
     /// What they call while tracemalloc runs, if it is a function of its own.
     pub(super) tell_tracemalloc: Option<u64>,
+    /// Where the interpreter's state has what is to be told of new objects, which also inlined copies read (`_PyRuntime.ref_tracer`,
+    /// CPython `Include/internal/pycore_object.h`, 3.13 to 3.15).
+    pub(super) tracer: Option<u64>,
 }
 
 impl NewReference {
@@ -39,13 +42,15 @@ impl NewReference {
                     .filter(|i| i.flow_control() == FlowControl::Call)
                     .filter_map(|i| direct_target(&i))
                     .collect();
+                let tracer = tracer(code, &own);
                 // Several: what tells tracemalloc is inlined in it, as a function that is called in one place only.
-                let tell_tracemalloc = if callees.len() == 1 { callees.first().copied() } else { None };
-                Some(Self { functions: vec![address], own: vec![own], tell_tracemalloc })
+                let only = if callees.len() == 1 { callees.first().copied() } else { None };
+                let tell_tracemalloc = only.filter(|_| tracer.is_none());
+                Some(Self { functions: vec![address], own: vec![own], tell_tracemalloc, tracer })
             }
             // 3.8: always inlined.
             (None, Some(address)) => {
-                Some(Self { functions: Vec::new(), own: Vec::new(), tell_tracemalloc: Some(address) })
+                Some(Self { functions: Vec::new(), own: Vec::new(), tell_tracemalloc: Some(address), tracer: None })
             }
             (None, None) => Self::unnamed(code, live),
         }
@@ -69,8 +74,37 @@ impl NewReference {
             }
         }
         let tell_tracemalloc = if callees.len() == 1 { callees.first().copied() } else { None };
-        (!functions.is_empty()).then_some(Self { functions, own, tell_tracemalloc })
+        let tracer = own.iter().find_map(|range| tracer(code, range));
+        (!functions.is_empty()).then_some(Self { functions, own, tell_tracemalloc, tracer })
     }
+}
+
+/// The first pointer at a fixed place that a function reads and compares with null.
+fn tracer(code: &Code<'_>, function: &Range<u64>) -> Option<u64> {
+    let (mut state, mut factory) = (State::unknown(), InstructionInfoFactory::new());
+    let memory = SlotMemory { code, slots: None };
+    let mut loaded = None;
+    for instruction in code.instructions(function).into_iter().take(FEW) {
+        if instruction.flow_control() != FlowControl::Next {
+            break;
+        }
+        let of = |register: Register| loaded.filter(|(into, _)| *into == register).map(|(_, address)| address);
+        match instruction.mnemonic() {
+            Mnemonic::Test if instruction.op0_register() == instruction.op1_register() => {
+                return of(instruction.op0_register());
+            }
+            Mnemonic::Cmp if instruction.try_immediate(1).is_ok_and(|zero| zero == 0) => {
+                return read(&instruction, &state).filter(|(_, size)| *size == 8).map(|(address, _)| address);
+            }
+            Mnemonic::Mov if instruction.op0_kind() == OpKind::Register => {
+                let pointer = read(&instruction, &state).filter(|(_, size)| *size == 8);
+                loaded = pointer.map_or(loaded, |(address, _)| Some((instruction.op0_register(), address)));
+            }
+            _ => {}
+        }
+        state.step(&instruction, &mut factory, &memory);
+    }
+    None
 }
 
 /// Addresses of the numbers of 32 bits that a function and what it calls read at fixed places: the flag is one, where it is read

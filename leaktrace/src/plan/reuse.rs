@@ -15,7 +15,7 @@ use leaktrace_common::site::{Operand, reg};
 use super::code::{Code, Sweep};
 use super::machine::{CALLER_SAVED, number64};
 use super::new_reference::{NewReference, TELL_TRACEMALLOC};
-use crate::target::Memory;
+use super::tracked::{Looks, Passed};
 
 /// Steps of one walk backwards before it is given up.
 const STEPS: usize = 4000;
@@ -42,10 +42,16 @@ pub struct Found {
     pub unresolved: usize,
 }
 
-/// Finds the places in all code. `usedpools`: the addresses of pymalloc's table of pools. `None`: this build has no
-/// `_Py_NewReference` that is called, and none whose inlined copies can be told.
-pub fn find(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory, usedpools: &Range<u64>) -> Option<Found> {
-    let NewReference { functions, own, tell_tracemalloc } = NewReference::find(code, live)?;
+/// Finds the places in all code. `looks`: what was noted of inlined copies when `sweep` was made. `usedpools`: the addresses of
+/// pymalloc's table of pools. `None`: this build has no `_Py_NewReference` that is called, and none whose inlined copies can be told.
+pub(super) fn find(
+    code: &Code<'_>,
+    sweep: &Sweep,
+    new_reference: NewReference,
+    looks: &Looks,
+    usedpools: &Range<u64>,
+) -> Option<Found> {
+    let NewReference { functions, own, tell_tracemalloc, tracer } = new_reference;
     let mut backwards = Backwards { code, sweep, factory: InstructionInfoFactory::new(), functions: HashMap::new() };
     let object = Held::in_register(reg::RDI);
     let mut places: BTreeMap<u64, (Instruction, Held)> = BTreeMap::new();
@@ -54,8 +60,14 @@ pub fn find(code: &Code<'_>, sweep: &Sweep, live: &dyn Memory, usedpools: &Range
     for call in names.flat_map(|callee| sweep.calls_of(callee)).filter_map(|call| code.decode(call)) {
         places.insert(call.ip(), (call, object));
     }
-    if places.is_empty() && tell_tracemalloc.is_none() {
+    if places.is_empty() && tell_tracemalloc.is_none() && tracer.is_none() {
         return None;
+    }
+    let (passed, unresolved) = looks.passed(code, sweep);
+    found.unresolved += unresolved;
+    let is_own = |jump: &Instruction| own.iter().any(|range| range.contains(&jump.ip()));
+    for Passed { jump, register, plus } in passed.into_iter().filter(|passed| !is_own(&passed.jump)) {
+        places.insert(jump.ip(), (jump, Held { by: Holder::Register(register), plus }));
     }
     let tells = tell_tracemalloc.into_iter().chain(stubs(code, sweep, TELL_TRACEMALLOC));
     for call in

@@ -100,7 +100,7 @@ mod tests {
         findings.sort_by_cached_key(|of| (numbers(&of.version), of.clone()));
         let table = table(&findings);
         let rows: Vec<&str> = table.lines().skip(2).collect();
-        assert_eq!(rows[0], "| 3.9.2 | x | ok |  |  | ok |  |  |  |  |  | 2026-01-02 |");
+        assert_eq!(rows[0], "| 3.9.2 | x | ok |  |  | ok |  |  |  |  |  |  | 2026-01-02 |");
         assert!(rows[1].starts_with("| 3.10.1 | x |  |  | **wrong** |") && rows.len() == 2);
         let page = with_table(&format!("a\n{BEGIN}old\n{END}b\n"), "new\n").unwrap();
         assert_eq!(page, format!("a\n{BEGIN}new\n{END}b\n"));
