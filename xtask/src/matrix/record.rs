@@ -1,5 +1,6 @@
 //! What the runs of the matrix found: `docs/pythons.json`, and the table that `docs/pythons.md` shows of it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::process::Command;
@@ -57,11 +58,8 @@ fn numbers(version: &str) -> Vec<u32> {
 /// A row for each interpreter; a cell is empty where nothing was run.
 fn table(findings: &[Finding]) -> String {
     let shown: Vec<&str> = CHECKS.iter().map(|(_, shows)| *shows).collect();
-    let mut table = format!(
-        "| version | build | {} | last run |\n|---|---|{}---|\n",
-        shown.join(" | "),
-        "---|".repeat(shown.len())
-    );
+    let mut table =
+        format!("| version | build | {} | run |\n|---|---|{}---|\n", shown.join(" | "), "---|".repeat(shown.len()));
     let is_same = |a: &Finding, b: &Finding| a.version == b.version && a.build == b.build;
     for of in findings.chunk_by(is_same) {
         let cell = |(check, _): &(&str, &str)| {
@@ -69,8 +67,11 @@ fn table(findings: &[Finding]) -> String {
             if result == "wrong" { "**wrong**".to_owned() } else { result.to_owned() }
         };
         let cells: Vec<String> = CHECKS.iter().map(cell).collect();
-        let last = of.iter().map(|of| of.date.as_str()).max().unwrap_or_default();
-        let _ = writeln!(table, "| {} | {} | {} | {last} |", of[0].version, of[0].build, cells.join(" | "));
+        let dates: BTreeSet<&str> = of.iter().map(|of| of.date.as_str()).collect();
+        let run: Vec<&str> =
+            dates.first().into_iter().chain(dates.last().filter(|_| dates.len() > 1)).copied().collect();
+        let _ =
+            writeln!(table, "| {} | {} | {} | {} |", of[0].version, of[0].build, cells.join(" | "), run.join(" to "));
     }
     table
 }
