@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Session, windows::Of};
+use super::{Session, followed::is_tested, windows::Of};
 use crate::{
     model::{
         sampling::{Sampling, WatchFacts},
@@ -19,9 +19,14 @@ impl Session {
         let wall = seconds(now_ns() - self.start_ns);
         let sites = self.ledger.sites().len();
         let mut sums = vec![Sum::default(); sites];
+        let mut is_tested = is_tested(&self.interpreter, watch);
         for block in watch.followers.blocks() {
             let Some(sum) = self.ledger.site(block.stack).and_then(|site| sums.get_mut(site)) else { continue };
-            sum.births.entry(watch.of(&self.interpreter, block)).or_default().push(block.time_ns);
+            let of = watch.of(&self.interpreter, block);
+            sum.births.entry(of).or_default().push(block.time_ns);
+            if is_tested(block) {
+                *sum.tested.entry(of).or_default() += 1;
+            }
         }
         let weight = |(class, unit): Of| match watch.exposures.seconds(class, unit) {
             seconds if seconds > 0.0 => wall / seconds,
@@ -79,14 +84,16 @@ impl Session {
 #[derive(Debug, Clone, Default)]
 struct Sum {
     births: HashMap<Of, Vec<u64>>,
+    /// Those that count.
+    tested: HashMap<Of, u32>,
 }
 
 impl Sum {
-    /// Mean of a weight over the blocks; `otherwise` where there is none.
+    /// Mean of a weight over the blocks that count; `otherwise` where there is none.
     fn mean(&self, weight: impl Fn(Of) -> f64, otherwise: f64) -> f64 {
-        let blocks: usize = self.births.values().map(Vec::len).sum();
-        let sum: f64 = self.births.iter().map(|(&of, births)| weight(of) * births.len() as f64).sum();
-        if blocks == 0 { otherwise } else { sum / blocks as f64 }
+        let blocks: u32 = self.tested.values().sum();
+        let sum: f64 = self.tested.iter().map(|(&of, &count)| weight(of) * f64::from(count)).sum();
+        if blocks == 0 { otherwise } else { sum / f64::from(blocks) }
     }
 
     fn commonest(&self) -> Option<Of> {
@@ -101,5 +108,21 @@ impl Sum {
     fn is_unproven(&self, exposures: &Exposures) -> bool {
         let own = |(&(class, unit), births): (&Of, &Vec<u64>)| exposures.are_its_own(class, unit, births);
         !self.births.is_empty() && !self.births.iter().any(own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_do_not_count_yet_weigh_nothing() {
+        let (seldom, often): (Of, Of) = ((7, Some(1)), (3, Some(2)));
+        let births = HashMap::from([(seldom, vec![5; 10]), (often, vec![6; 40])]);
+        let sum = Sum { births, tested: HashMap::from([(often, 24)]) };
+        let weight = |of: Of| if of == seldom { 50_000.0 } else { 3000.0 };
+        assert!((sum.mean(weight, 1.0) - 3000.0).abs() < 1e-9);
+        let none = Sum { tested: HashMap::new(), ..sum };
+        assert!((none.mean(weight, 7.0) - 7.0).abs() < 1e-9);
     }
 }

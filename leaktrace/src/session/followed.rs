@@ -93,11 +93,17 @@ impl Session {
     }
 }
 
-/// The blocks that are followed and count: later windows have tested them.
-fn that_count<'a>(interpreter: &Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
+/// The blocks that are followed and count.
+fn that_count<'a>(interpreter: &'a Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
+    let mut is_tested = is_tested(interpreter, watch);
+    watch.followers.blocks().filter(move |block| is_tested(block))
+}
+
+/// Whether a block that is followed counts: later windows have tested it.
+pub(super) fn is_tested<'a>(interpreter: &'a Interpreter, watch: &'a Watch) -> impl FnMut(&Block) -> bool {
     let mut tested_until: HashMap<Of, u64> = HashMap::new();
-    watch.followers.blocks().filter(move |block| {
+    move |block| {
         let of @ (class, unit) = watch.of(interpreter, block);
         block.time_ns < *tested_until.entry(of).or_insert_with(|| watch.exposures.tested_until(class, unit))
-    })
+    }
 }
