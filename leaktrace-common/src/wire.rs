@@ -43,7 +43,9 @@ pub mod state {
     pub const STACKS: u32 = 1;
     /// Bits of [`super::window`] in the low byte; above them the number of the window. 0: everything is armed for good.
     pub const WINDOW: u32 = 2;
-    pub const COUNT: u32 = 3;
+    /// How often the target has started a process or a thread.
+    pub const FORKS: u32 = 3;
+    pub const COUNT: u32 = 4;
 }
 
 /// What a window of tracing does without.

@@ -30,9 +30,9 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use leaktrace_common::{
     site::{op, slot},
-    wire::{self, ProcessRecord, VERSION, counter, record},
+    wire::{self, ProcessRecord, VERSION, counter, record, state},
 };
-use maps::{NEW_THREAD, RING, SITES, config, count};
+use maps::{NEW_THREAD, RING, SITES, STATE, config, count};
 use target::{forget_thread, thread, tid};
 
 /// Every armed instruction that is not a return.
@@ -170,6 +170,19 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
     forget_thread(tid());
+    0
+}
+
+/// The target starts a process or a thread. A process begins with a copy of the breakpoints, which a link leaves there until it is
+/// closed: whoever has a window open wants to know.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(_ctx: RawTracePointContext) -> i32 {
+    if (bpf_get_current_pid_tgid() >> 32) as u32 == config().tgid
+        && let Some(forks) = STATE.get_ptr_mut(state::FORKS)
+    {
+        // SAFETY: a map value of this type. Of two threads at once one count may be lost: that they are more is what counts.
+        unsafe { *forks += 1 };
+    }
     0
 }
 

@@ -245,7 +245,7 @@ async fn watch(
                 session.settle();
                 // A window is to be closed when it is to be closed.
                 let hurry = Hurry::new();
-                session.watch()?;
+                session.watch(deadline.map(|deadline| deadline.saturating_duration_since(Moment::now())))?;
                 drop(hurry);
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));

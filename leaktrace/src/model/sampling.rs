@@ -50,6 +50,9 @@ pub struct Sampling {
     /// By index of the ledger's sites: the blocks seen of it may be another's, that was never armed in the same windows.
     #[serde(default)]
     pub unproven: Vec<bool>,
+    /// By index of the ledger's sites: the blocks seen of it are another's, that handed its addresses out again.
+    #[serde(default)]
+    pub refuted: Vec<bool>,
     /// The heap has more and more blocks of some size, or it was not looked long enough to say that it has not.
     pub heap_grows: bool,
     pub facts: WatchFacts,
@@ -90,11 +93,17 @@ impl Sampling {
         Some((0..cohorts).map(mean).collect())
     }
 
-    fn are_unproven(&self, sites: &[usize]) -> bool {
-        let unproven = |site: &usize| self.unproven.get(*site).copied().unwrap_or(false);
+    /// What keeps some sites from being called growing, if there is something.
+    fn doubt(&self, sites: &[usize]) -> Option<Reason> {
+        let is = |of: &[bool], site: &usize| of.get(*site).copied().unwrap_or(false);
+        let refuted = |site: &usize| is(&self.refuted, site);
+        let doubtful = |site: &usize| refuted(site) || is(&self.unproven, site);
         // A site of which nothing is followed proves nothing.
-        let known = |site: &&usize| self.exposure_of.get(**site).is_some_and(Option::is_some);
-        sites.iter().any(unproven) && sites.iter().filter(known).all(unproven)
+        let known = || sites.iter().filter(|site| self.exposure_of.get(**site).is_some_and(Option::is_some));
+        if !sites.iter().any(doubtful) || !known().all(doubtful) {
+            return None;
+        }
+        Some(if known().all(refuted) { Reason::Anothers } else { Reason::Unproven })
     }
 
     /// Makes the judgement on what was seen of some sites (their indices) one on all of it: rates of levels are multiplied
@@ -113,9 +122,11 @@ impl Sampling {
         if judgement.verdict == Verdict::Growing && refuted {
             judgement.verdict = Verdict::Unknown;
             judgement.evidence.reason = Reason::HeapDoesNotGrow;
-        } else if judgement.verdict == Verdict::Growing && self.are_unproven(sites) {
+        } else if judgement.verdict == Verdict::Growing
+            && let Some(doubt) = self.doubt(sites)
+        {
             judgement.verdict = Verdict::Unknown;
-            judgement.evidence.reason = Reason::Unproven;
+            judgement.evidence.reason = doubt;
         }
     }
 }
@@ -162,6 +173,26 @@ mod tests {
         assert_eq!(judged(&[true, true], &[0, 1]), (Verdict::Unknown, true));
         assert_eq!(judged(&[true, false], &[0, 1]), (Verdict::Growing, false), "one stack of the line is proven");
         assert_eq!(judged(&[], &[0]), (Verdict::Growing, false));
+    }
+
+    #[test]
+    fn what_is_anothers_is_not_even_suspected() {
+        let sampling = Sampling {
+            weights: vec![1.0; 3],
+            bounds: vec![None; 3],
+            exposure_of: vec![Some(0); 3],
+            unproven: vec![false, true, false],
+            refuted: vec![true, false, false],
+            ..Sampling::default()
+        };
+        let reason = |sites: &[usize]| {
+            let mut judgement = growing(Rate { estimate: 0.5, low: 0.4, high: 0.6 });
+            sampling.extend(&mut judgement, sites);
+            (judgement.verdict == Verdict::Unknown).then_some(judgement.evidence.reason)
+        };
+        assert_eq!(reason(&[0]), Some(Reason::Anothers));
+        assert_eq!(reason(&[0, 1]), Some(Reason::Unproven));
+        assert_eq!(reason(&[0, 1, 2]), None);
     }
 
     #[test]

@@ -308,7 +308,7 @@ impl Interpreter<'_> {
         let mut untold = 0;
         let mut told = BTreeSet::new();
         for &(call, function) in found.direct.iter().filter(|(_, f)| f.domain == domain::MEM && f.function < 3) {
-            let wrapper = ["PyMem_Malloc", "PyMem_Calloc", "PyMem_Realloc"][usize::from(function.function)];
+            let wrapper = slots::exported(function);
             let symbol = self.module.code.file.symbol(wrapper).map(|s| s.address);
             let range = self.module.code.functions.containing(call);
             let Some(address) = symbol.filter(|&a| range.is_some_and(|r| r.start == a)) else {

@@ -8,41 +8,27 @@ use leaktrace_common::site::{Operand, domain, op, reg};
 
 use super::builder::{Builder, Module};
 use super::code::{Code, Sweep};
-use super::machine::State;
+use super::machine::{SlotFunction, State};
 use super::placement::{self, Place};
-use super::slots::SlotMemory;
+use super::slots::{SlotMemory, exported};
 use super::{Execution, Inputs};
 use crate::target::ElfFile;
 
-/// A function that is called for memory of pymalloc (`Include/pymem.h`, `Include/objimpl.h`, CPython 3.8 to 3.15).
-struct Function {
-    name: &'static str,
-    op: u8,
-    domain: u8,
-}
+/// What the functions of a table do that hand out memory, in its order.
+const OPS: [u8; 3] = [op::PY_MALLOC, op::PY_CALLOC, op::PY_REALLOC];
 
-const fn function(name: &'static str, op: u8, domain: u8) -> Function {
-    Function { name, op, domain }
+/// Those that are called for memory of pymalloc (CPython 3.8 to 3.15).
+fn functions() -> impl Iterator<Item = SlotFunction> {
+    let of = |domain| (0..OPS.len() as u8).map(move |function| SlotFunction { domain, function });
+    [domain::OBJ, domain::MEM].into_iter().flat_map(of)
 }
-
-const FUNCTIONS: [Function; 6] = [
-    function("PyObject_Malloc", op::PY_MALLOC, domain::OBJ),
-    function("PyObject_Calloc", op::PY_CALLOC, domain::OBJ),
-    function("PyObject_Realloc", op::PY_REALLOC, domain::OBJ),
-    function("PyMem_Malloc", op::PY_MALLOC, domain::MEM),
-    function("PyMem_Calloc", op::PY_CALLOC, domain::MEM),
-    function("PyMem_Realloc", op::PY_REALLOC, domain::MEM),
-];
 
 /// Probes on the calls of the exported functions, in the interpreter and in the libraries that are loaded. Whether there are any in
 /// the interpreter.
 pub(super) fn probes(inputs: &Inputs<'_>, python: &Module<'_>, builder: &mut Builder) -> bool {
     let mut unseen = Unseen::default();
-    let own: BTreeMap<u64, usize> = FUNCTIONS
-        .iter()
-        .enumerate()
-        .filter_map(|(index, function)| Some((python.code.file.symbol(function.name)?.address, index)))
-        .collect();
+    let at = |function| Some((python.code.file.symbol(exported(function))?.address, function));
+    let own: BTreeMap<u64, SlotFunction> = functions().filter_map(at).collect();
     let found = in_module(python, &own, &mut unseen, builder);
     if found == 0 {
         return false;
@@ -50,10 +36,10 @@ pub(super) fn probes(inputs: &Inputs<'_>, python: &Module<'_>, builder: &mut Bui
     for file in inputs.maps.code_files().into_iter().filter(|&id| id != python.code.file.id()) {
         let Ok(file) = ElfFile::open(inputs.target, inputs.maps, file) else { continue };
         let code = Code::new(&file);
-        if FUNCTIONS.iter().all(|function| code.imports(function.name).is_empty()) {
+        if functions().all(|function| code.imports(exported(function)).is_empty()) {
             continue;
         }
-        let through = |i: &Instruction| is_indirect(i) && FUNCTIONS.iter().any(|f| code.goes_through(i, &[f.name]));
+        let through = |i: &Instruction| is_indirect(i) && functions().any(|f| code.goes_through(i, &[exported(f)]));
         let sweep = Sweep::new(&code, through);
         unseen.indirect += sweep.wanted.len();
         in_module(&Module { code: &code, sweep: &sweep, file: builder.file(&code) }, &own, &mut unseen, builder);
@@ -82,16 +68,21 @@ impl Unseen {
 }
 
 /// Probes on the calls in a file of the functions at `own`, and of its own stubs that lead there. How many there are.
-fn in_module(module: &Module<'_>, own: &BTreeMap<u64, usize>, unseen: &mut Unseen, builder: &mut Builder) -> usize {
+fn in_module(
+    module: &Module<'_>,
+    own: &BTreeMap<u64, SlotFunction>,
+    unseen: &mut Unseen,
+    builder: &mut Builder,
+) -> usize {
     let (code, sweep) = (module.code, module.sweep);
-    let mut functions = own.clone();
+    let mut called = own.clone();
     for callee in sweep.callees().chain(sweep.jumped_to()) {
-        let index = FUNCTIONS.iter().position(|function| code.is_stub_of(callee, &[function.name]));
-        functions.extend(index.map(|index| (callee, index)));
+        let function = functions().find(|&function| code.is_stub_of(callee, &[exported(function)]));
+        called.extend(function.map(|function| (callee, function)));
     }
     let mut found = 0;
-    for (&address, &index) in &functions {
-        let Function { name, op, domain } = FUNCTIONS[index];
+    for (&address, &function) in &called {
+        let op = OPS[usize::from(function.function)];
         let inside = code.functions.containing(address);
         let is_inside = |source: &u64| inside.as_ref().is_some_and(|range| range.contains(source));
         let jumps = sweep.jumps_to(address).filter(|source| !is_inside(source));
@@ -107,7 +98,7 @@ fn in_module(module: &Module<'_>, own: &BTreeMap<u64, usize>, unseen: &mut Unsee
             }
             let [a, b] = arguments(code, sweep, source, op);
             let place = Place { instruction, a, b, execution: Execution::Emulated };
-            builder.probe(module, &place, op, domain, format!("call of {name}"));
+            builder.probe(module, &place, op, function.domain, format!("call of {}", exported(function)));
             found += 1;
         }
     }
@@ -170,7 +161,7 @@ mod tests {
             let called = |text: &str| {
                 let (_, rest) = text.split_once('<').filter(|_| is_call(text))?;
                 let name = rest.split(['>', '@', '+']).next()?;
-                FUNCTIONS.iter().any(|function| function.name == name).then(|| name.to_owned())
+                functions().any(|function| exported(function) == name).then(|| name.to_owned())
             };
             // But those within a function of that name.
             let inside = |vaddr: u64, name: &str| {

@@ -22,6 +22,12 @@ const EXPORTED: [[&str; 4]; 3] = [
     ["PyMem_Malloc", "PyMem_Calloc", "PyMem_Realloc", "PyMem_Free"],
     ["PyObject_Malloc", "PyObject_Calloc", "PyObject_Realloc", "PyObject_Free"],
 ];
+
+/// The exported function that calls through an entry of a table.
+pub(super) fn exported(function: SlotFunction) -> &'static str {
+    EXPORTED[usize::from(function.domain).min(2)][usize::from(function.function).min(3)]
+}
+
 /// ctx and four functions.
 pub(super) const TABLE_BYTES: u64 = 40;
 

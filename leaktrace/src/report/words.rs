@@ -95,6 +95,11 @@ fn reason(evidence: &Evidence) -> String {
              have taken the addresses. Suspected, not proven."
                 .to_owned()
         }
+        Reason::Anothers => {
+            "What windows saw seems to survive, but those that armed other sites of its size too saw none of it survive: it was freed, \
+             and its addresses were handed out to what grows there."
+                .to_owned()
+        }
         Reason::Missed => "Too many of its blocks were missed to tell.".to_owned(),
         Reason::AwaitsCollector => {
             "It rises, but these may be cycles that wait for the garbage collector: watch longer.".to_owned()

@@ -9,7 +9,7 @@ use crate::{
         trail::seconds,
     },
     tracer::sweep::now_ns,
-    watch::{Exposures, classes::LARGE},
+    watch::{Exposures, classes::LARGE, exposure::Owner},
 };
 
 impl Session {
@@ -55,12 +55,14 @@ impl Session {
             }))
         });
         let exposure_of = by_site.collect();
+        let owners: Vec<Option<Owner>> = sums.iter().map(|sum| sum.owner(&watch.exposures)).collect();
         Some(Sampling {
             exposures,
             exposure_of,
             weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
             bounds: sums.iter().map(|sum| sum.classes().iter().map(|class| bounds[class]).sum()).collect(),
-            unproven: sums.iter().map(|sum| sum.is_unproven(&watch.exposures)).collect(),
+            unproven: owners.iter().map(|owner| matches!(owner, Some(Owner::Doubtful(_)))).collect(),
+            refuted: owners.iter().map(|owner| *owner == Some(Owner::Another)).collect(),
             heap_grows: !watch.classes.is_known_not_to_grow(),
             facts: WatchFacts {
                 overhead_limit: watch.limits.overhead,
@@ -104,10 +106,13 @@ impl Sum {
         self.births.keys().map(|(class, _)| *class).collect()
     }
 
-    /// Whether nothing shows that the blocks are the site's own.
-    fn is_unproven(&self, exposures: &Exposures) -> bool {
-        let own = |(&(class, unit), births): (&Of, &Vec<u64>)| exposures.are_its_own(class, unit, births);
-        !self.births.is_empty() && !self.births.iter().any(own)
+    /// Whose the blocks are; `None` where there is none.
+    fn owner(&self, exposures: &Exposures) -> Option<Owner> {
+        let owners = self.births.iter().map(|(&(class, unit), births)| exposures.owner(class, unit, births));
+        owners.reduce(|a, b| match (a, b) {
+            (Owner::Stack, _) | (_, Owner::Stack) => Owner::Stack,
+            (Owner::Another, other) | (other, _) => other,
+        })
     }
 }
 

@@ -1,6 +1,11 @@
 //! Between windows: how the heap grows, and which of the survivors live.
 
-use std::{collections::HashMap, thread, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    thread,
+    time::Duration,
+};
 
 use leaktrace_common::wire::{Block, TICK_NS};
 
@@ -12,8 +17,11 @@ use crate::{
     cpython::{Interpreter, pools::Pools},
     model::trail::seconds,
     tracer::sweep::now_ns,
+    watch::{exposure::Owner, units::Doubt},
 };
 
+/// So many stacks of a class, those with the most blocks that are followed, are asked what keeps them from being more than suspected.
+const MOST_DOUBTED: usize = 8;
 /// Between two readings of the pools, seconds, and how much longer than the reading took.
 const READING: f64 = 0.9;
 const READING_SHARE: f64 = 100.0;
@@ -77,6 +85,7 @@ impl Session {
         end.finish(pass, &unnamed, &mut self.totals)?;
         watch.exposures.coalesce(self.ledger.timeline());
         watch.units.suspects = watch.followers.blocks().filter_map(|block| watch.units.at_slot(block.site())).collect();
+        watch.units.doubts = doubts(&self.interpreter, watch);
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };
@@ -91,6 +100,30 @@ impl Session {
     fn pools(&self) -> Option<Pools> {
         self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&self.target.memory()).ok())
     }
+}
+
+/// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more.
+fn doubts(interpreter: &Interpreter, watch: &Watch) -> BTreeMap<u32, Doubt> {
+    let mut births: HashMap<(Of, u32), Vec<u64>> = HashMap::new();
+    for block in watch.followers.blocks() {
+        births.entry((watch.of(interpreter, block), block.stack)).or_default().push(block.time_ns);
+    }
+    let mut stacks: Vec<((Of, u32), Vec<u64>)> = births.into_iter().collect();
+    stacks.sort_by_key(|(of, births)| (Reverse(births.len()), *of));
+    let mut looked: HashMap<u32, usize> = HashMap::new();
+    let mut doubts = BTreeMap::new();
+    for (((class, unit), _), births) in stacks {
+        let looked = looked.entry(class).or_default();
+        *looked += 1;
+        if *looked > MOST_DOUBTED || doubts.contains_key(&class) {
+            continue;
+        }
+        let Some(unit) = unit else { continue };
+        if let Owner::Doubtful(rivals) = watch.exposures.owner(class, Some(unit), &births) {
+            doubts.insert(class, Doubt { unit, rivals });
+        }
+    }
+    doubts
 }
 
 /// The blocks that are followed and count.

@@ -11,6 +11,7 @@ pub mod native;
 pub mod pauses;
 pub mod survivors;
 mod symbols;
+mod window;
 pub mod windows;
 
 use std::{

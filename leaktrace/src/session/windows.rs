@@ -1,55 +1,45 @@
 //! Watching: windows of tracing within a budget, and the survivors of the windows followed by reading memory.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, thread, time::Duration};
 
 use leaktrace_common::wire::{Block, SiteStats, window};
 
-use super::{Session, SessionError};
+use super::{Session, SessionError, window::LOOK};
 use crate::{
     cpython::Interpreter,
     model::trail::seconds,
-    target::Memory,
-    tracer::{cost::Runs, sweep::now_ns},
+    tracer::sweep::now_ns,
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
-        budget::{Grant, NOTICED},
+        budget::{Grant, LONGEST, NOTICED},
         classes::LARGE,
         exposure::Exposure,
         followers::Follower,
-        units::{Growing, Selection},
+        units::{Gentle, Growing, Selection},
     },
 };
 
-/// How often the hits of an open window are looked at.
-const LOOK: Duration = Duration::from_millis(5);
-/// How long a window is open that is to learn what sites cost and serve, seconds.
-const SCOUTING: Range<f64> = 0.025..0.3;
-/// How long a window is open at most, seconds, however idle the target.
-const MOST_OPEN: f64 = 0.6;
+/// How long a window is open at least that is to learn what sites cost and serve, seconds.
+const SCOUTING: f64 = 0.025;
+/// How long one is open that no request notices: it costs next to nothing, and what is rare takes long to be seen. Part of the time
+/// since the attach, and most seconds.
+const LASTING_SHARE: f64 = 1.0 / 30.0;
+const MOST_LASTING: f64 = 3.0;
 /// Between two windows, seconds: from here to twice as much, at random. Arming and disarming takes 40 ms of our own time.
 const PAUSE: f64 = 2.0;
-/// Part of what a request would notice that windows in between may cost: what they cost is an estimate.
-const UNNOTICED: f64 = 0.6;
+/// Slowdown, as a share, that is expected of windows that no request is to notice: what they cost is an estimate.
+const GENTLE: f64 = 0.6 * NOTICED;
+/// How much more each may cost after one that was not noticed; half as much after one that was, and so much at least.
+const BOLDER: f64 = 1.1;
+const LEAST_BOLD: f64 = 0.1;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
 pub(super) const LOOK_SHARE: f64 = 60.0;
-/// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
-/// a request.
-const YOUNG: Duration = Duration::from_millis(20);
 /// Looks at a target that cannot be armed, until it is said to be there still.
 const DYING_LOOKS: u32 = 40;
-/// A window that slows the target more than it may is closed at once; with so many hits, without a look at what it saw.
-const FEW_HITS: u64 = 5000;
 /// Cores from which on a target has more to do than time for it.
 const SATURATED: f64 = 0.9;
-/// Part of its usual work below which a window stays open for longer.
-const IDLE: f64 = 0.5;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
 
@@ -85,6 +75,8 @@ pub struct Watch {
     /// In windows that requests can notice, and in those that they cannot.
     pub(super) hit_cost: HitCost,
     cold_hit_cost: HitCost,
+    /// Part of [`GENTLE`] that windows are to cost: less where they cost more than was expected of late.
+    boldness: f64,
     pub(super) slowest: f64,
 }
 
@@ -105,6 +97,7 @@ impl Watch {
             closing: 0.03,
             hit_cost: HitCost::default(),
             cold_hit_cost: HitCost::cold(),
+            boldness: 0.5,
             slowest: 1.0,
         }
     }
@@ -118,22 +111,12 @@ impl Watch {
     }
 }
 
-/// What a window showed.
-struct Opened {
-    open: Duration,
-    closing: Duration,
-    cpu_seconds: f64,
-    runs: Runs,
-    /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
-    /// cut short.
-    survivors: Option<(HashMap<u64, Follower>, Exposure)>,
-}
-
 impl Session {
     /// Opens a window if there is something to look for and the budget affords it, and brings the ledger up to date with what
-    /// survived it. Takes as long as the window. A target that ends meanwhile is no error: see [`Self::ended`].
-    pub fn watch(&mut self) -> Result<(), SessionError> {
-        let result = self.watch_if_afforded();
+    /// survived it. Takes as long as the window, at most as long as is `left`. A target that ends meanwhile is no error: see
+    /// [`Self::ended`].
+    pub fn watch(&mut self, left: Option<Duration>) -> Result<(), SessionError> {
+        let result = self.watch_if_afforded(left.map_or(f64::INFINITY, |left| left.as_secs_f64()));
         if result.is_err() {
             // It may be on its way out: what it lacks is told a moment before its end is.
             for _ in 0..DYING_LOOKS {
@@ -146,7 +129,7 @@ impl Session {
         result
     }
 
-    fn watch_if_afforded(&mut self) -> Result<(), SessionError> {
+    fn watch_if_afforded(&mut self, left: f64) -> Result<(), SessionError> {
         let now = now_ns();
         let Some(watch) = self.watch.as_mut().filter(|watch| now >= watch.next_window_ns) else { return Ok(()) };
         let cpu = self.target.cpu_clock()?.as_secs_f64();
@@ -155,15 +138,17 @@ impl Session {
         let growing = watch.classes.growing();
         let hit = watch.hit_cost.seconds();
         let grant = |selection: &Selection| {
-            let longest = selection.scouts.map(|seconds| seconds.clamp(SCOUTING.start, SCOUTING.end));
-            watch.budget.grant(selection.expected, watch.closing, longest, cpu, wall)
+            let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
+            let longest = if is_unnoticed(selection) { lasting } else { LONGEST };
+            let wanted = selection.scouts.map_or(longest, |seconds| seconds.clamp(SCOUTING, longest));
+            watch.budget.grant(selection.expected, watch.closing, wanted, cpu, wall)
         };
-        let chosen = watch.units.choose(&growing, limit, hit, &mut watch.random);
+        let gentle =
+            Gentle { slowdown: (watch.boldness * GENTLE).min(limit), hit_seconds: watch.cold_hit_cost.seconds() };
+        let chosen = watch.units.choose(&growing, limit, hit, gentle, &mut watch.random);
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
         let Some((grant, selection)) = afforded.or_else(|| {
-            let unnoticed = (UNNOTICED * NOTICED).min(limit);
-            let hits = (hit, watch.cold_hit_cost.seconds());
-            let selection = watch.units.choose_unnoticed(&growing, (limit, unnoticed), hits, &mut watch.random)?;
+            let selection = watch.units.choose_unnoticed(&growing, limit, hit, gentle, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
             return Ok(());
@@ -200,26 +185,37 @@ impl Session {
         self.cost.begin_sample(&self.tracer);
         let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
-        let hits = opened.runs.count as f64 * self.cost.hit().as_secs_f64() + opened.runs.nanos as f64 * 1e-9;
+        let hits = self.cost_of(opened.whole.runs);
         if is_unnoticed(selection) {
-            watch.cold_hit_cost.enter(opened.runs.count, hits);
+            watch.cold_hit_cost.enter(opened.whole.runs.count, hits);
         } else {
-            watch.hit_cost.enter(opened.runs.count, hits);
+            watch.hit_cost.enter(opened.whole.runs.count, hits);
         }
-        let (open, closing) = (opened.open.as_secs_f64(), opened.closing.as_secs_f64());
-        let own = (opened.cpu_seconds - hits).max(LEAST_OWN * opened.cpu_seconds);
-        let slowdown = if own > 0.0 { opened.cpu_seconds / own } else { 1.0 };
+        let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
+        let own = (opened.whole.cpu_seconds - hits).max(LEAST_OWN * opened.whole.cpu_seconds);
+        let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
         if own > 0.005 {
             watch.slowest = watch.slowest.max(slowdown);
         }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_cost.seconds());
         // What is done in it, where the target has nothing to wait for, is that much less.
-        let progress = if opened.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
+        let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
         let usual = own * grant.open / grant.work;
         watch.units.enter(selection, open.min(usual) * progress, own, limit, hit_seconds, |slot| {
             (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
         });
-        watch.budget.enter(hits, own, usual, open, closing, watch.random.f64());
+        let patience = watch.random.f64();
+        let noticed_before = watch.budget.noticed();
+        for (index, part) in opened.parts.iter().enumerate() {
+            let hits = self.cost_of(part.runs);
+            let own = (part.cpu_seconds - hits).max(LEAST_OWN * part.cpu_seconds);
+            let closing = if index + 1 == opened.parts.len() { closing } else { 0.0 };
+            watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, closing, patience);
+        }
+        if is_unnoticed(selection) {
+            let missed = watch.budget.noticed() > noticed_before;
+            watch.boldness = if missed { watch.boldness / 2.0 } else { watch.boldness * BOLDER }.clamp(LEAST_BOLD, 1.0);
+        }
         watch.open_seconds += open;
         watch.closing = closing;
         log::debug!(
@@ -232,9 +228,9 @@ impl Session {
             selection.classes(),
             open * 1e3,
             closing * 1e3,
-            opened.runs.count,
+            opened.whole.runs.count,
             hits * 1e3,
-            opened.cpu_seconds * 1e3,
+            opened.whole.cpu_seconds * 1e3,
             grant.work * 1e3,
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
@@ -273,91 +269,19 @@ impl Session {
             selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
             let found = |class| found.get(&class).copied().unwrap_or(0);
             let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure.seconds);
-            for class in watch.units.enter_survivors(growing, &selection.sights, window, found) {
+            let unnoticed = is_unnoticed(selection);
+            for class in watch.units.enter_survivors(growing, &selection.sights, window, unnoticed, found) {
                 watch.exposures.forget(class);
                 watch.followers.retain(|block| class_of(&self.interpreter, block) != class);
             }
         }
         Ok(())
     }
-
-    /// Arms a selection, waits, looks at what it saw, and disarms it.
-    fn trace(&mut self, watch: &mut Watch, selection: &Selection, grant: Grant) -> Result<Opened, SessionError> {
-        let units = || selection.units.iter().map(|&unit| watch.units.get(unit));
-        let probes: Vec<usize> = units().flat_map(|unit| unit.probes.iter().copied()).collect();
-        let returns: Vec<usize> = units().flat_map(|unit| unit.returns.iter().copied()).collect();
-        let runs = self.tracer.run_statistics();
-        if let Err(error) = self.tracer.arm_some(&self.tracefs, self.target.pid(), &self.plan, &probes, &returns) {
-            // Of a plan that is refused half-way, a part is armed.
-            self.tracer.disarm_window(|| false);
-            return Err(error.into());
-        }
-        let (begin, begin_ns) = (Instant::now(), now_ns());
-        let cpu = self.target.cpu_clock().unwrap_or_default();
-        let is_unnoticed = is_unnoticed(selection);
-        let hit_cost = if is_unnoticed { &watch.cold_hit_cost } else { &watch.hit_cost }.seconds();
-        let mut used;
-        let in_bounds = loop {
-            thread::sleep(LOOK);
-            used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
-            let count = self.tracer.run_statistics().since(runs).count;
-            let hits = count as f64 * hit_cost;
-            let too_slow = hits > watch.limit() * (used - hits).max(0.005);
-            // It costs more than was expected: not to be noticed, it ends here.
-            let noticed = is_unnoticed && hits > NOTICED * (used - hits).max(0.002);
-            if too_slow || self.target.has_exited() {
-                // A look at little costs little.
-                break count <= FEW_HITS;
-            }
-            let (open, work) = (begin.elapsed().as_secs_f64(), used - hits);
-            let has_worked = open >= grant.open && work >= IDLE * grant.work;
-            if has_worked || noticed || open >= MOST_OPEN || hits > grant.hits {
-                break true;
-            }
-        };
-        let look = in_bounds && selection.scouts.is_none();
-        let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns) } else { None };
-        let open = begin.elapsed();
-        used = self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64();
-        let runs = self.tracer.run_statistics().since(runs);
-        let armed = probes.iter().map(|&index| &self.plan.probes[index]);
-        let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
-        let memory = self.target.memory();
-        let closing = self.tracer.disarm_window(|| {
-            let mut now = Vec::new();
-            memory.read_many(&addresses, 1, &mut now);
-            now == bytes
-        });
-        Ok(Opened { open, closing, cpu_seconds: used, runs, survivors })
-    }
-
-    /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived
-    /// their youth, and says when these were handed out.
-    fn look_inside(
-        &self,
-        watch: &mut Watch,
-        classes: u64,
-        begin_ns: u64,
-    ) -> Option<(HashMap<u64, Follower>, Exposure)> {
-        let now = now_ns();
-        let age = ((now - begin_ns) / 5).max(YOUNG.as_nanos() as u64);
-        let end_ns = now.checked_sub(age).filter(|end| *end > begin_ns)?;
-        let mut blocks = Vec::new();
-        // What was handed out while it was being armed is not all that was.
-        let counts = begin_ns..=end_ns;
-        let grown_up =
-            |block: &Block| counts.contains(&block.time_ns) && classes & 1 << class_of(&self.interpreter, block) != 0;
-        self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
-        let mut survivors = watch.followers.look(&self.target.memory(), blocks);
-        if self.plan.unseen_dict_keys {
-            survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
-        }
-        Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
-    }
 }
 
-fn is_unnoticed(selection: &Selection) -> bool {
-    selection.scouts.is_none() && selection.expected <= UNNOTICED * NOTICED
+/// Whether no request is expected to notice a window.
+pub(super) fn is_unnoticed(selection: &Selection) -> bool {
+    selection.expected <= GENTLE
 }
 
 /// The class of a block, as bits of [`SiteStats::classes`] are numbered.

@@ -52,10 +52,11 @@ pub mod program {
     pub const EMPTY: &str = "empty";
     pub const EXEC: &str = "process_exec";
     pub const THREAD_EXIT: &str = "thread_exit";
+    pub const FORK: &str = "process_fork";
 }
 
-/// Loads the object with the facts of a target and the table of its sites. Nothing is armed yet, but exec and the
-/// ends of threads are watched.
+/// Loads the object with the facts of a target and the table of its sites. Nothing is armed yet, but exec, forks and
+/// the ends of threads are watched.
 pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbose: bool) -> Result<Ebpf, LoadError> {
     check_version(object)?;
     let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u32);
@@ -75,6 +76,7 @@ pub fn load(object: &[u8], config: &Config, sites: &[Site], sizes: Sizes, verbos
     }
     tracepoint(&mut ebpf, program::EXEC, "sched_process_exec")?;
     tracepoint(&mut ebpf, program::THREAD_EXIT, "sched_process_exit")?;
+    tracepoint(&mut ebpf, program::FORK, "sched_process_fork")?;
     Ok(ebpf)
 }
 

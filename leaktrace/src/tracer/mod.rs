@@ -328,11 +328,19 @@ impl Tracer {
 
     /// Stack numbers given out so far; the first is 1, 0 collects the lost ones.
     pub fn stacks(&self) -> Result<u32, TracerError> {
+        Ok(self.state(state::STACKS)?.min(u64::from(MAX_STACKS) - 1) as u32)
+    }
+
+    /// How often the target has started a process or a thread so far.
+    pub fn forks(&self) -> Result<u64, TracerError> {
+        self.state(state::FORKS)
+    }
+
+    fn state(&self, index: u32) -> Result<u64, TracerError> {
         let failed = |source| TracerError::Load(LoadError::Map { name: "STATE", source });
         let map = self.ebpf.map("STATE").ok_or(LoadError::Missing("map STATE"))?;
         let map: Array<_, u64> = Array::try_from(map).map_err(failed)?;
-        let given = map.get(&state::STACKS, 0).map_err(failed)?;
-        Ok(given.min(u64::from(MAX_STACKS) - 1) as u32)
+        map.get(&index, 0).map_err(failed)
     }
 
     /// Tells the BPF side that blocks are being removed, or no longer.

@@ -4,14 +4,17 @@
 const TRAP_SHARE: f64 = 0.5;
 /// CPU seconds of the target for which the account is good at the start, so that the first window does not have to wait.
 const ADVANCE: f64 = 0.05;
-/// A window is open for so many seconds: below, arming and disarming is most of it.
+/// A window is open for at least so many seconds: below, arming and disarming is most of it.
 const SHORTEST: f64 = 0.06;
-const LONGEST: f64 = 0.3;
+/// And for at most so many where requests may notice it.
+pub const LONGEST: f64 = 0.3;
 /// Slowdown from which on a request that meets a window notices.
 pub const NOTICED: f64 = 0.05;
+/// Slowdown up to which it hardly can, however wrong the estimate.
+const CAREFUL: f64 = 0.2 * NOTICED;
 /// Share of the time in which such windows may be open, as a part of the share that tracing may cost: so that of a hundred
 /// requests less than one meets one.
-const NOTICED_SHARE: f64 = 0.7;
+pub(super) const NOTICED_SHARE: f64 = 0.7;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
 const NOTICED_ADVANCE: f64 = 0.6;
 
@@ -88,21 +91,14 @@ impl Budget {
     /// What a window may take that is expected to cost `slowdown` CPU seconds of hits in each of the target's own work, and to take
     /// `closing` seconds to close; as long as the account affords, but not longer than `longest` seconds. `None`: not yet.
     /// `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
-    pub fn grant(
-        &self,
-        slowdown: f64,
-        closing: f64,
-        longest: Option<f64>,
-        cpu_seconds: f64,
-        wall: f64,
-    ) -> Option<Grant> {
+    pub fn grant(&self, slowdown: f64, closing: f64, longest: f64, cpu_seconds: f64, wall: f64) -> Option<Grant> {
         let used = (cpu_seconds - self.opened_at).max(0.0);
         let saved = (self.share * (used + ADVANCE) - self.spent) / self.patience;
         let pace = (used / wall.max(1e-3)).max(1e-6);
-        let longest = longest.unwrap_or(LONGEST);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
-        if slowdown > NOTICED {
-            let left = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall - self.noticed;
+        let left = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall - self.noticed;
+        // What is expected not to be noticed may be: who has taken too much of that gets what hardly can.
+        if slowdown > NOTICED || left < 0.0 && slowdown > CAREFUL {
             open = open.min(left - TRAP_SHARE * closing);
         }
         (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved })
@@ -119,6 +115,11 @@ impl Budget {
             self.noticed += open.min(usual) * (1.0 + TRAP_SHARE * tail);
         }
         self.patience = 1.0 + patience / 2.0;
+    }
+
+    /// Seconds for which windows were open that a request could notice.
+    pub fn noticed(&self) -> f64 {
+        self.noticed
     }
 
     /// CPU seconds that the windows have cost.
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn a_window_waits_until_its_cost_is_earned() {
         let mut budget = Budget::new(0.01, 100.0);
-        let grant = |budget: &Budget, cpu: f64| budget.grant(0.04, 0.0, None, cpu, 10.0 * (cpu - 100.0));
+        let grant = |budget: &Budget, cpu: f64| budget.grant(0.04, 0.0, LONGEST, cpu, 10.0 * (cpu - 100.0));
         let first = grant(&budget, 101.0).unwrap();
         assert!((first.work - 0.03).abs() < 1e-9 && (first.open - 0.3).abs() < 1e-9, "the longest: {first:?}");
         budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 0.0, 1.0);
@@ -157,7 +158,7 @@ mod tests {
         let mut budget = Budget::new(0.01, 0.0);
         for step in 1..2000 {
             let cpu = f64::from(step) * 0.2;
-            if let Some(grant) = budget.grant(0.03, 0.03, None, cpu, cpu) {
+            if let Some(grant) = budget.grant(0.03, 0.03, LONGEST, cpu, cpu) {
                 budget.enter(0.03 * grant.work, grant.work, grant.open, grant.open, 0.03, f64::from(step % 10) / 10.0);
             }
         }
@@ -172,7 +173,7 @@ mod tests {
         for step in 1..2000 {
             let wall = f64::from(step) * 0.2;
             // At a tenth of a core.
-            if let Some(grant) = budget.grant(0.06, 0.03, None, wall / 10.0, wall) {
+            if let Some(grant) = budget.grant(0.06, 0.03, LONGEST, wall / 10.0, wall) {
                 open += grant.open;
                 budget.enter(0.06 * grant.work, grant.work, grant.open, grant.open, 0.03, 0.5);
             }
@@ -195,6 +196,6 @@ mod tests {
     fn an_idle_target_earns_nothing() {
         let mut budget = Budget::new(0.01, 5.0);
         budget.enter(0.01 * ADVANCE, 0.1, 0.1, 0.1, 0.0, 0.0);
-        assert_eq!(budget.grant(0.001, 0.0, None, 5.0, 1000.0), None);
+        assert_eq!(budget.grant(0.001, 0.0, LONGEST, 5.0, 1000.0), None);
     }
 }

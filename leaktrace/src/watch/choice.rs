@@ -1,12 +1,16 @@
 //! What the next window arms: all that serves a class that grows, or sites of which too little is known.
 
 use super::{
+    budget::NOTICED_SHARE,
     exposure::Sight,
-    units::{ENOUGH_SIGHTINGS, Growing, LEAST, Selection, Units},
+    units::{ENOUGH_SIGHTINGS, Gentle, Growing, LEAST, Selection, Units},
 };
 
 /// Slowdown, as a share of the limit, up to which further classes are added to a window.
 const GENTLE: f64 = 0.1;
+/// What a second of a window costs that requests notice, in slowdowns: there may be few of these, and below this, that is what bounds
+/// them, not the CPU time.
+const NOTICED_PRICE: f64 = 1.0 / NOTICED_SHARE;
 /// How often a window is for a class that is drawn without regard to what it costs.
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
@@ -14,9 +18,8 @@ const CURIOUS: f64 = 0.15;
 const CURIOUS_OF_PARTS: f64 = 0.1;
 /// Share of all growth below which a class has to wait.
 const MINOR: f64 = 0.05;
-/// Seconds from which on scouts are to be gentle, and the slowdown by them that no request notices.
+/// Seconds from which on scouts are to be gentle.
 const LONG: f64 = 0.1;
-const GENTLE_SCOUTS: f64 = 0.04;
 /// Part of the limit up to which a class is seen whole: scouts look on while the target works, and what windows then find costs two
 /// thirds of what they expect (measured on services that are mostly idle). What costs more is cut short.
 pub(super) const WHOLE: f64 = 1.4;
@@ -27,12 +30,14 @@ impl Units {
     /// Chooses what a window arms so that the target's work takes at most `1 + limit` times as long: all that may hand out blocks
     /// of one of the `growing` classes, of more where that costs little, of one that costs too much all but some that have their turn
     /// in other windows; or, while that costs too much because it is not known which sites serve a class, some of these sites to
-    /// learn it. `hit_seconds` is the cost of a hit. `None` where there is nothing to look for, or all of it costs too much.
+    /// learn it. `hit_seconds` is the cost of a hit; what takes long to learn is learned in `gentle` windows where that can be. `None`
+    /// where there is nothing to look for, or all of it costs too much.
     pub fn choose(
         &self,
         growing: &[Growing],
         limit: f64,
         hit_seconds: f64,
+        gentle: Gentle,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         let known = |of| Some((of, self.known_cost(of, hit_seconds)?));
@@ -47,8 +52,8 @@ impl Units {
             growing.iter().any(|of| of.blocks_per_second >= MINOR * all && self.known_cost(of, hit_seconds).is_none());
         let chance = if whole.is_empty() { CURIOUS_OF_PARTS } else { CURIOUS };
         let curious = unknown || whole.len() < growing.len() && (ready.is_empty() || random.f64() < chance);
-        let scouts = if curious { self.scouting(growing, &whole, limit, hit_seconds, random) } else { None };
-        scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, random))
+        let scouts = if curious { self.scouting(growing, &whole, limit, hit_seconds, gentle, random) } else { None };
+        scouts.or_else(|| self.class_window(growing, &ready, limit, hit_seconds, gentle, random))
     }
 
     /// Seconds of hits per second of the target's own work, of all that may serve a class; `None` where a part was never armed.
@@ -64,13 +69,15 @@ impl Units {
         ready: &[(&Growing, f64)],
         limit: f64,
         hit_seconds: f64,
+        gentle: Gentle,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         // In random order, by weight (Efraimidis and Spirakis, 2006).
         let mut order: Vec<(&Growing, f64)> = Vec::new();
         for &(of, cost) in ready {
-            let worth = self.interest(of.class) * of.blocks_per_second / all / (cost + LEAST * limit);
+            let price = if cost <= gentle.slowdown { cost + LEAST * limit } else { cost.min(limit).max(NOTICED_PRICE) };
+            let worth = self.interest(of.class, false) * of.blocks_per_second / all / price;
             let weight = if random.f64() < ANY { 1.0 } else { worth };
             order.push((of, random.f64().powf(1.0 / weight.max(1e-9))));
         }
@@ -110,8 +117,10 @@ impl Units {
         ready: &[(&Growing, f64)],
         limit: f64,
         hit_seconds: f64,
+        gentle: Gentle,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
+        let in_parts = self.is_only_in_parts(growing, limit, hit_seconds);
         let waiting = growing.iter().filter(|of| ready.iter().all(|(other, _)| other.class != of.class));
         let mut waiting: Vec<&Growing> = waiting.collect();
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
@@ -119,10 +128,22 @@ impl Units {
             let later = |of: &Growing| (of.blocks_per_second < MINOR * all, self.known_cost(of, hit_seconds).is_some());
             later(a).cmp(&later(b)).then(b.blocks_per_second.total_cmp(&a.blocks_per_second))
         });
-        waiting.into_iter().find_map(|of| self.scouts_for(of, limit, hit_seconds, random))
+        waiting.into_iter().find_map(|of| {
+            // Windows that see it in parts show the same, and what survives them too.
+            let only_gently = in_parts && !self.is_too_hot(of, limit, hit_seconds);
+            self.scouts_for(of, limit, hit_seconds, gentle, only_gently, random)
+        })
     }
 
-    fn scouts_for(&self, of: &Growing, limit: f64, hit_seconds: f64, random: &mut fastrand::Rng) -> Option<Selection> {
+    fn scouts_for(
+        &self,
+        of: &Growing,
+        limit: f64,
+        hit_seconds: f64,
+        gentle: Gentle,
+        only_gently: bool,
+        random: &mut fastrand::Rng,
+    ) -> Option<Selection> {
         let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), sights: Vec::new() };
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
@@ -136,20 +157,28 @@ impl Units {
             }
         }
         if unknown.is_empty() {
-            let cost = |index: usize| self.cost(&[index], hit_seconds);
             // Where it takes long, all that together hardly costs anything; else what was armed for the shortest time.
-            unsure.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
-            let mut sum = 0.0;
-            let sums = unsure.iter().map(|&index| {
-                sum += cost(index);
-                sum
-            });
-            let gentle = sums.take_while(|sum| *sum <= GENTLE_SCOUTS).count();
-            if gentle > 0 && seconds > LONG {
-                unsure.truncate(gentle);
-            } else {
-                unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
+            if seconds > LONG {
+                let cost = |index: usize| self.cost(&[index], gentle.hit_seconds);
+                unsure.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
+                let all = unsure.iter().map(|&index| {
+                    selection.expected += cost(index);
+                    selection.expected
+                });
+                let few = all.take_while(|sum| *sum <= gentle.slowdown).count();
+                if few > 0 {
+                    unsure.truncate(few);
+                    selection.expected = unsure.iter().map(|&index| cost(index)).sum();
+                    selection.units.extend(unsure);
+                    return Some(selection);
+                }
+                if only_gently {
+                    return None;
+                }
+                selection.expected = 0.0;
             }
+            let cost = |index: usize| self.cost(&[index], hit_seconds);
+            unsure.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
             let mut some = false;
             for index in unsure {
                 let room = if some { SCOUTS_SHARE * limit } else { limit };
@@ -179,7 +208,7 @@ mod tests {
         exposure::Sight,
         units::{
             Growing,
-            tests::{HIT, growing, units},
+            tests::{GENTLE, HIT, growing, units},
         },
     };
     use leaktrace_common::wire::SiteStats;
@@ -189,13 +218,13 @@ mod tests {
         // The third was armed too shortly to be sure of, the last costs too much.
         let units = units(&[(Some(3e5), 1, true), (Some(3e5), 2, true), (Some(7.0), 4, false), (Some(2e6), 8, true)]);
         let mut random = fastrand::Rng::with_seed(7);
-        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        let selection = units.choose(&growing(&[0]), 1.0, HIT, GENTLE, &mut random).unwrap();
         assert_eq!(selection.units, [0, 2]);
         assert_eq!(selection.sights, [Sight { class: 0, left_out: vec![] }]);
         assert!((selection.expected - 0.3).abs() < 1e-3 && selection.scouts.is_none());
-        let scouts = units.choose(&growing(&[3]), 1.0, HIT, &mut random).unwrap();
+        let scouts = units.choose(&growing(&[3]), 1.0, HIT, GENTLE, &mut random).unwrap();
         assert!(scouts.units == [2] && scouts.scouts.is_some(), "it is to be known first: {scouts:?}");
-        assert_eq!(units.choose(&[], 1.0, HIT, &mut random), None, "nothing grows");
+        assert_eq!(units.choose(&[], 1.0, HIT, GENTLE, &mut random), None, "nothing grows");
         let unwatched = units.unwatched(&growing(&[0, 3]), 1.0, HIT);
         assert_eq!((unwatched.units, unwatched.classes, unwatched.least_cost.unwrap().round()), (0, 1, 2.0));
     }
@@ -206,7 +235,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let mut complete = [0; 3];
         for _ in 0..1000 {
-            let selection = units.choose(&growing(&[0, 1, 2]), 1.0, HIT, &mut random).unwrap();
+            let selection = units.choose(&growing(&[0, 1, 2]), 1.0, HIT, GENTLE, &mut random).unwrap();
             assert!(selection.expected <= 1.0, "{selection:?}");
             (0..3).for_each(|class| complete[class] += u32::from(selection.classes() & 1 << class != 0));
         }
@@ -219,7 +248,7 @@ mod tests {
         let mut units =
             units(&[(None, 0, false), (None, 0, false), (None, 1, true), (None, 2, true), (Some(5e5), 1, true)]);
         let mut random = fastrand::Rng::with_seed(3);
-        let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        let selection = units.choose(&growing(&[0]), 1.0, HIT, GENTLE, &mut random).unwrap();
         assert!(
             selection.scouts.is_some() && selection.units.len() == 2 && selection.sights.is_empty(),
             "{selection:?}"
@@ -231,7 +260,7 @@ mod tests {
         assert!(selection.units.iter().all(known));
         // They cost nothing, so the next time there may be more.
         assert_eq!(units.scouts, 4);
-        let next = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+        let next = units.choose(&growing(&[0]), 1.0, HIT, GENTLE, &mut random).unwrap();
         assert_eq!((next.scouts.is_some(), next.units.len()), (true, 1), "one is left that matters: {next:?}");
     }
 
@@ -240,7 +269,8 @@ mod tests {
         // None was armed for long enough, and all of them cost too much.
         let slow = [Growing { class: 0, blocks_per_second: 0.5 }];
         let units = units(&[(Some(1e4), 2, false), (Some(2e4), 4, false), (Some(9e5), 8, false), (Some(8e5), 1, true)]);
-        let choices = (0..20).filter_map(|seed| units.choose(&slow, 1.0, HIT, &mut fastrand::Rng::with_seed(seed)));
+        let choices =
+            (0..20).filter_map(|seed| units.choose(&slow, 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(seed)));
         let selection = choices.into_iter().find(|selection| selection.scouts.is_some()).unwrap();
         assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
     }
@@ -249,7 +279,8 @@ mod tests {
     fn what_was_never_armed_comes_before_what_is_ready() {
         let units = units(&[(Some(1e4), 1, true), (None, 2, true)]);
         for seed in 0..20 {
-            let selection = units.choose(&growing(&[0, 1]), 1.0, HIT, &mut fastrand::Rng::with_seed(seed)).unwrap();
+            let selection =
+                units.choose(&growing(&[0, 1]), 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(seed)).unwrap();
             assert!(selection.scouts.is_some() && selection.units == [1], "{selection:?}");
         }
     }

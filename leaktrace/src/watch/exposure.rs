@@ -1,6 +1,6 @@
 //! For how long each size class was seen, and when.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::classes::LARGE;
 use crate::model::Timeline;
@@ -32,8 +32,46 @@ const LAST: usize = 4;
 const TESTS_OF_LARGE: usize = 2;
 /// Share of a stack's usual number of survivors below which a window does not count as one that has them.
 const FEW: f64 = 1.0 / 3.0;
-/// So many it has to have in a window that left out a part: one may have been in the middle of a request.
+/// So many it has to have in a window that left out a part: one may have been in the middle of a request, unless it is older now than
+/// a sixth of the time.
 const FEWEST: u32 = 2;
+/// So many windows that should have shown so many blocks, and show less than this part of them: then they are not the stack's.
+const MANY_WINDOWS: u32 = 3;
+const MANY: f64 = 12.0;
+const NEXT_TO_NONE: f64 = 0.1;
+const OLD: u64 = 6;
+
+/// Whose the blocks are that seem to be a stack's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Stack,
+    /// One of these units', or the stack's.
+    Doubtful(Vec<usize>),
+    /// Some unit's that windows left out: the stack has none where that was armed.
+    Another,
+}
+
+/// A unit that some windows left out, and what those show that armed it.
+struct Rival {
+    unit: usize,
+    windows: u32,
+    count: u32,
+    seconds: f64,
+    is_old: bool,
+}
+
+impl Rival {
+    fn new(unit: usize) -> Self {
+        Self { unit, windows: 0, count: 0, seconds: 0.0, is_old: false }
+    }
+
+    fn enter(&mut self, count: u32, seconds: f64, is_old: bool) {
+        self.windows += 1;
+        self.count += count;
+        self.seconds += seconds;
+        self.is_old |= count > 0 && is_old;
+    }
+}
 
 /// Windows that saw a class, oldest first, each with what it left out.
 type Seen = Vec<(Exposure, Vec<usize>)>;
@@ -62,12 +100,15 @@ impl Exposures {
         windows.len().checked_sub(tests(class)).and_then(|first| windows.get(first)).map_or(0, |first| first.begin_ns)
     }
 
-    /// Whether blocks of one stack, handed out by `unit` and born at these times, are its own: for each unit that some windows left
-    /// out, others that armed it have such blocks too. Else they may be that unit's, at addresses that the stack had before.
-    pub fn are_its_own(&self, class: u32, unit: Option<usize>, births: &[u64]) -> bool {
-        let Some(seen) = self.classes.get(&class) else { return false };
-        if seen.iter().all(|(_, left_out)| left_out.is_empty()) {
-            return true;
+    /// Whose the blocks are that were handed out to one stack by `unit`, and born at these times. They may be those of a unit that some
+    /// windows left out, at addresses that the stack had before, unless others that armed it have such blocks too, one of them or all
+    /// together.
+    pub fn owner(&self, class: u32, unit: Option<usize>, births: &[u64]) -> Owner {
+        let Some(seen) = self.classes.get(&class) else { return Owner::Doubtful(Vec::new()) };
+        let left_out: BTreeSet<usize> = seen.iter().flat_map(|(_, left_out)| left_out.iter().copied()).collect();
+        let mut rivals: Vec<Rival> = left_out.into_iter().map(Rival::new).collect();
+        if rivals.is_empty() {
+            return Owner::Stack;
         }
         let mut counts = vec![0_u32; seen.len()];
         for birth in births {
@@ -77,14 +118,36 @@ impl Exposures {
             }
         }
         let rate = births.len() as f64 / self.seconds(class, unit).max(1e-3);
-        let mut suspects = None;
+        let has_them = |count: u32, seconds: f64| f64::from(count) >= FEW * rate * seconds;
+        // What has grown old since was not in the middle of a request.
+        let (first, last) =
+            (seen.first().map_or(0, |seen| seen.0.begin_ns), seen.last().map_or(0, |seen| seen.0.end_ns));
+        let old = last - last.saturating_sub(first) / OLD;
         for ((window, left_out), count) in seen.iter().zip(counts) {
-            let fewest = if left_out.is_empty() { 1 } else { FEWEST };
-            if count >= fewest && f64::from(count) >= FEW * rate * window.seconds {
-                meet(&mut suspects, left_out);
+            if unit.is_some_and(|unit| is_in(left_out, unit)) {
+                continue;
             }
+            let fewest = if left_out.is_empty() { 1 } else { FEWEST };
+            let shows_all = count >= fewest && has_them(count, window.seconds);
+            let mut out = left_out.iter().peekable();
+            rivals.retain_mut(|rival| {
+                while out.next_if(|unit| **unit < rival.unit).is_some() {}
+                let armed = out.peek().is_none_or(|unit| **unit != rival.unit);
+                if armed {
+                    rival.enter(count, window.seconds, window.begin_ns < old);
+                }
+                !(armed && shows_all)
+            });
         }
-        suspects.is_some_and(|suspects| suspects.is_empty())
+        let is_the_rivals = |rival: &Rival| {
+            let expected = rate * rival.seconds;
+            rival.windows >= MANY_WINDOWS && expected >= MANY && f64::from(rival.count) < NEXT_TO_NONE * expected
+        };
+        if rivals.iter().any(is_the_rivals) {
+            return Owner::Another;
+        }
+        rivals.retain(|rival| !(rival.count >= FEWEST || rival.is_old) || !has_them(rival.count, rival.seconds));
+        if rivals.is_empty() { Owner::Stack } else { Owner::Doubtful(rivals.iter().map(|rival| rival.unit).collect()) }
     }
 
     /// Seconds for which the class was seen with a unit armed, without the last times: what was born then is not tested yet.
@@ -109,7 +172,7 @@ impl Exposures {
     }
 
     fn armed(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
-        let armed = move |left_out: &[usize]| unit.is_none_or(|unit| left_out.binary_search(&unit).is_err());
+        let armed = move |left_out: &[usize]| unit.is_none_or(|unit| !is_in(left_out, unit));
         let windows = self.classes.get(&class).into_iter().flatten();
         windows.filter(move |(_, left_out)| armed(left_out)).map(|(exposure, _)| exposure)
     }
@@ -130,6 +193,10 @@ impl Exposures {
             seen.extend(last);
         }
     }
+}
+
+fn is_in(left_out: &[usize], unit: usize) -> bool {
+    left_out.binary_search(&unit).is_ok()
 }
 
 fn tests(class: u32) -> usize {
@@ -205,11 +272,34 @@ mod tests {
             exposures.enter(&without(0, &[4]), window(begin, 0.1));
             exposures.enter(&without(0, &[5]), window(begin + 10, 0.1));
         }
-        assert!(!exposures.are_its_own(0, Some(6), &[11, 11, 31, 31, 52]));
-        assert!(exposures.are_its_own(0, Some(6), &[11, 11, 22, 22, 31, 31, 41, 52]));
-        assert!(!exposures.are_its_own(0, Some(6), &[]) && !exposures.are_its_own(1, None, &[11]));
+        let owner = |births: &[u64]| exposures.owner(0, Some(6), births);
+        assert_eq!(owner(&[11, 11, 31, 31, 52]), Owner::Doubtful(vec![4]));
+        assert_eq!(owner(&[11, 11, 22, 22, 31, 31, 41, 52]), Owner::Stack);
+        assert_eq!(owner(&[]), Owner::Doubtful(vec![4, 5]));
+        assert_eq!(exposures.owner(1, None, &[11]), Owner::Doubtful(vec![]));
         let births: Vec<u64> = [vec![11; 20], vec![21], vec![31; 20], vec![51; 20]].concat();
-        assert!(!exposures.are_its_own(0, Some(6), &births), "one is none, beside so many");
+        assert_eq!(owner(&births), Owner::Another, "one is none, beside so many");
+    }
+
+    #[test]
+    fn one_that_has_grown_old_is_enough_where_there_are_few() {
+        let mut exposures = Exposures::default();
+        for begin in 1..=60 {
+            exposures.enter(&without(0, &[4, 5]), window(10 * begin, 3.0));
+            if begin % 20 == 0 {
+                exposures.enter(&without(0, &[if begin == 40 { 4 } else { 5 }]), window(10 * begin + 5, 0.3));
+            }
+        }
+        let seldom: Vec<u64> = (1..=60).step_by(2).map(|begin| 10 * begin + 1).collect();
+        let with = |births: &[u64]| {
+            let mut all = [seldom.clone(), births.to_vec()].concat();
+            all.sort_unstable();
+            exposures.owner(0, Some(6), &all) == Owner::Stack
+        };
+        assert!(!with(&[]) && !with(&[206]), "with the one, not with the other");
+        assert!(with(&[206, 406]));
+        assert!(!with(&[406, 606]), "what was born last may not stay");
+        assert!(with(&[406, 606, 606]));
     }
 
     #[test]

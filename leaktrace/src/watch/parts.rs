@@ -4,14 +4,14 @@ use super::{
     choice::WHOLE,
     classes::LARGE,
     exposure::Sight,
-    units::{Growing, Selection, Units},
+    units::{Gentle, Growing, Selection, Units},
 };
 
 /// Part of the limit that is filled, the part of it below which units are cheap together, and most parts that it is worth to see a
 /// class in.
 const FULL: f64 = 0.9;
 const CHEAP: f64 = 0.3;
-const MOST_PARTS: f64 = 4.0;
+const MOST_PARTS: f64 = 12.0;
 
 impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
@@ -22,32 +22,36 @@ impl Units {
         in_pools.peek().is_some() && in_pools.all(too_dear)
     }
 
-    /// A window that no request notices, for a class of which all together costs more than the `limit`: of what serves it only so much
-    /// that the target's work takes at most `1 + unnoticed` times as long. What seems to leak in such windows is looked at in those that
-    /// [`Self::choose`] chooses. A hit costs more here (the second) than where there are many (the first).
+    /// A window that no request notices, where all of any class costs more than the `limit`: of what serves one of them only so much
+    /// that nobody does. What seems to leak in such windows is looked at in those that [`Self::choose`] chooses.
     pub fn choose_unnoticed(
         &self,
         growing: &[Growing],
-        (limit, unnoticed): (f64, f64),
-        (hit_seconds, cold_hit_seconds): (f64, f64),
+        limit: f64,
+        hit_seconds: f64,
+        gentle: Gentle,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         if !self.is_only_in_parts(growing, limit, hit_seconds) {
             return None;
         }
-        let dear = |of: &&Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost > WHOLE * limit);
-        let weight = |of: &Growing| self.interest(of.class) * of.blocks_per_second;
-        let candidates: Vec<&Growing> = growing.iter().filter(dear).collect();
-        let mut at = random.f64() * candidates.iter().map(|of| weight(of)).sum::<f64>();
-        let of = candidates.into_iter().find(|of| {
-            at -= weight(of);
+        let window = |of: &Growing| {
+            self.known_cost(of, hit_seconds)?;
+            let (units, left_out) = self.part_of(of, gentle.slowdown, gentle.hit_seconds);
+            let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
+            let expected = self.cost(&units, gentle.hit_seconds);
+            let sights = vec![Sight { class: of.class, left_out }];
+            let weight = self.interest(of.class, true) * of.blocks_per_second;
+            (serves && expected <= gentle.slowdown)
+                .then_some((weight, Selection { units, expected, scouts: None, sights }))
+        };
+        let windows: Vec<(f64, Selection)> = growing.iter().filter_map(window).collect();
+        let mut at = random.f64() * windows.iter().map(|(weight, _)| weight).sum::<f64>();
+        let chosen = windows.into_iter().find(|(weight, _)| {
+            at -= weight;
             at <= 0.0
-        })?;
-        let (units, left_out) = self.part_of(of, unnoticed, cold_hit_seconds);
-        let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
-        let expected = self.cost(&units, cold_hit_seconds);
-        let sights = vec![Sight { class: of.class, left_out }];
-        (serves && expected <= unnoticed).then_some(Selection { units, expected, scouts: None, sights })
+        });
+        chosen.map(|(_, selection)| selection)
     }
 
     /// Whether a class costs too much to be seen even in parts: a unit can never be armed, or so many are hot that each would seldom be.
@@ -58,9 +62,9 @@ impl Units {
         all > WHOLE * limit && (all > MOST_PARTS * limit || units.iter().any(alone))
     }
 
-    /// What to arm of a class of which all together costs too much, and what not. First the unit, among those that are not cheap,
-    /// that was armed for the shortest time; then those that seem to leak, to see whether they do with that one armed; then the cheap
-    /// ones; then the others in their turn.
+    /// What to arm of a class of which all together costs too much, and what not. First the unit of the most suspected stack, with those
+    /// whose blocks its may be; where there is none, the unit, among those that are not cheap, that was armed for the shortest time; then
+    /// those that seem to leak, to see whether they do with that one armed; then the cheap ones; then the others in their turn.
     pub(super) fn part_of(&self, of: &Growing, limit: f64, hit_seconds: f64) -> (Vec<usize>, Vec<usize>) {
         let mut units = self.serving(&[of]);
         let cost = |index: usize| self.cost(&[index], hit_seconds);
@@ -75,7 +79,10 @@ impl Units {
         hot.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
         let turn = hot.iter().copied().find(|&index| cost(index) <= limit);
         units.extend(hot);
-        let rank = |index: &usize| (Some(*index) != turn, !self.suspects.contains(index));
+        let doubt = self.doubts.get(&of.class).filter(|doubt| units.contains(&doubt.unit) && cost(doubt.unit) <= limit);
+        let turn = doubt.map(|doubt| doubt.unit).or(turn);
+        let is_rival = |index: &usize| doubt.is_some_and(|doubt| doubt.rivals.contains(index));
+        let rank = |index: &usize| (Some(*index) != turn, !is_rival(index), !self.suspects.contains(index));
         units.sort_by_key(rank);
         let mut left = turn.map_or(0.0, cost).max(FULL * limit);
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
@@ -94,7 +101,7 @@ mod tests {
         exposure::meet,
         units::{
             Growing,
-            tests::{HIT, growing, units},
+            tests::{GENTLE, HIT, growing, units},
         },
     };
 
@@ -106,7 +113,7 @@ mod tests {
         let mut windows = [0; 4];
         let mut common = None;
         for _ in 0..30 {
-            let selection = units.choose(&growing(&[0]), 1.0, HIT, &mut random).unwrap();
+            let selection = units.choose(&growing(&[0]), 1.0, HIT, GENTLE, &mut random).unwrap();
             let [sight] = &selection.sights[..] else { panic!("{selection:?}") };
             assert!(selection.expected <= 1.0 && selection.units.contains(&3) && sight.class == 0);
             assert_eq!(selection.units.len() + sight.left_out.len(), 4);
@@ -122,8 +129,7 @@ mod tests {
     fn what_no_request_notices_leaves_out_what_is_hot() {
         let units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(2e4), 1, true), (Some(1e3), 1, true)]);
         let mut random = fastrand::Rng::with_seed(3);
-        let mut gentle =
-            |growing: &[Growing]| units.choose_unnoticed(growing, (0.5, 0.04), (HIT, 1.2 * HIT), &mut random);
+        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, 0.5, HIT, GENTLE, &mut random);
         let selection = gentle(&growing(&[0])).unwrap();
         assert!(selection.expected <= 0.04 && selection.units.contains(&3), "{selection:?}");
         assert!(selection.sights[0].left_out.contains(&0), "{selection:?}");

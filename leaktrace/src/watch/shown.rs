@@ -23,8 +23,10 @@ pub(super) struct Shown {
     /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
     expected: f64,
     found: f64,
-    /// By window, of the later half of the time: when it was, in seconds since the attach, and what outlived it.
-    finds: Vec<(f64, f64)>,
+    /// By window, of the later half of the time.
+    finds: Vec<Find>,
+    /// What outlived any window.
+    ever: f64,
     /// Some windows left out nothing: only these count.
     whole: bool,
     /// Units that no window has armed; `None` before the first.
@@ -33,19 +35,32 @@ pub(super) struct Shown {
     pub(super) since: Vec<f64>,
 }
 
+/// What outlived a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Find {
+    /// Seconds since the attach.
+    at: f64,
+    blocks: f64,
+    /// No request noticed the window.
+    unnoticed: bool,
+}
+
 impl Shown {
     /// Which part of the growth was seen; all of it, as long as little is known.
     fn share(&self) -> f64 {
         ((self.found + 1.0) / (self.expected + 1.0)).min(1.0)
     }
 
-    /// How much more of it is worth `now`: first enough of one class for a verdict, then the others.
-    fn interest(&self, now: f64) -> f64 {
-        let late = self.finds.iter().filter(|(at, _)| *at >= now / 2.0);
-        let turn = match late.map(|(_, found)| found).sum() {
-            0.0 => 1.0,
+    /// How much more of it is worth `now`: first enough of one class for a verdict, then the others. Windows that no request notices
+    /// show what may leak; the others, whether it is what seemed to.
+    fn interest(&self, now: f64, unnoticed: bool) -> f64 {
+        let late = || self.finds.iter().filter(|find| find.at >= now / 2.0);
+        let all: f64 = late().map(|find| find.blocks).sum();
+        let own = if unnoticed { all } else { late().filter(|find| !find.unnoticed).map(|find| find.blocks).sum() };
+        let turn = match own {
+            _ if self.ever <= 0.0 => 1.0,
             // The more there is of one, the sooner it is enough: many that have a little of each are not.
-            found if found < VERDICT => 2.0 + 18.0 * found / VERDICT,
+            found if found < VERDICT => 2.0 + 18.0 * (self.ever / VERDICT).min(1.0),
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
@@ -55,13 +70,14 @@ impl Shown {
 
 impl Units {
     /// Enters what a window of `seconds`, at a time since the attach, showed of the classes that it saw: how many blocks of each
-    /// outlived it. Where far fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun
+    /// outlived it; and whether it was one that no request notices. Where far fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun
     /// since. Gives the classes of which that is so: what was seen of them is not what it seemed.
     pub fn enter_survivors(
         &mut self,
         growing: &[Growing],
         sights: &[Sight],
         (at, seconds): (f64, f64),
+        unnoticed: bool,
         found: impl Fn(u32) -> usize,
     ) -> Vec<u32> {
         let mut mistaken = Vec::new();
@@ -69,10 +85,15 @@ impl Units {
         for of in growing {
             let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
             let shown = self.shown.entry(of.class).or_default();
-            shown.finds.retain(|(then, _)| *then >= at / 2.0);
-            shown.finds.push((at, found(of.class) as f64));
-            let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
+            shown.finds.retain(|find| find.at >= at / 2.0);
+            shown.finds.push(Find { at, blocks: found(of.class) as f64, unnoticed });
+            shown.ever += found(of.class) as f64;
             let is_whole = sight.left_out.is_empty();
+            // What is hot is left out of each.
+            if unnoticed && !is_whole {
+                continue;
+            }
+            let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
             if is_whole && !shown.whole {
                 (shown.whole, shown.expected, shown.found) = (true, 0.0, 0.0);
             }
@@ -106,26 +127,27 @@ impl Units {
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
     }
 
-    pub(super) fn interest(&self, class: u32) -> f64 {
-        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now))
+    pub(super) fn interest(&self, class: u32, unnoticed: bool) -> f64 {
+        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::units::tests::{HIT, growing, units};
+    use super::super::units::tests::{GENTLE, HIT, growing, units};
     use super::*;
 
     #[test]
     fn where_little_survives_of_what_grows_others_are_asked() {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, false)]);
         let growing = growing(&[0]);
-        let serving = |units: &Units| units.choose(&growing, 1.0, HIT, &mut fastrand::Rng::with_seed(1)).unwrap().units;
+        let serving =
+            |units: &Units| units.choose(&growing, 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
         let whole = [Sight { class: 0, left_out: vec![] }];
-        assert!(units.enter_survivors(&growing, &whole, (1.0, 0.1), |_| 9).is_empty());
+        assert!(units.enter_survivors(&growing, &whole, (1.0, 0.1), false, |_| 9).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
-        assert_eq!(units.enter_survivors(&growing, &whole, (2.0, 0.4), |_| 0), [0], "9 of 50");
+        assert_eq!(units.enter_survivors(&growing, &whole, (2.0, 0.4), false, |_| 0), [0], "9 of 50");
         assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
     }
@@ -135,16 +157,16 @@ mod tests {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, true)]);
         let growing = growing(&[0, 1]);
         let whole = [Sight { class: 0, left_out: vec![] }];
-        assert!((units.interest(0) - 1.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &whole, (20.0, 0.1), |_| 9);
-        assert!(units.interest(0) > 3.0, "there is something");
-        units.enter_survivors(&growing, &whole, (21.0, 0.4), |_| 40);
-        assert!(units.interest(0) < 0.1, "enough for now");
+        assert!((units.interest(0, false) - 1.0).abs() < 1e-9);
+        units.enter_survivors(&growing, &whole, (20.0, 0.1), false, |_| 9);
+        assert!(units.interest(0, false) > 3.0, "there is something");
+        units.enter_survivors(&growing, &whole, (21.0, 0.4), false, |_| 40);
+        assert!(units.interest(0, false) < 0.1, "enough for now");
         let other = [Sight { class: 1, left_out: vec![] }];
-        units.enter_survivors(&growing, &other, (41.0, 0.1), |_| 9);
-        assert!(units.interest(0) < 0.1, "it is of the later half");
-        units.enter_survivors(&growing, &other, (43.0, 0.1), |_| 9);
-        assert!(units.interest(0) > 0.9);
+        units.enter_survivors(&growing, &other, (41.0, 0.1), false, |_| 9);
+        assert!(units.interest(0, false) < 0.1, "it is of the later half");
+        units.enter_survivors(&growing, &other, (43.0, 0.1), false, |_| 9);
+        assert!(units.interest(0, false) > 19.0, "there was much of it");
     }
 
     #[test]
@@ -152,11 +174,15 @@ mod tests {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 1, true)]);
         let growing = growing(&[0]);
         let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
-        assert!(units.enter_survivors(&growing, &sight(&[0]), (1.0, 1.0), |_| 0).is_empty(), "it may be the first's");
-        assert!(units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), |_| 40).is_empty());
+        assert!(
+            units.enter_survivors(&growing, &sight(&[0]), (1.0, 1.0), false, |_| 0).is_empty(),
+            "it may be the first's"
+        );
+        assert!(units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), false, |_| 40).is_empty());
         assert!((units.explained(&growing) - 40.0 / 140.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &sight(&[]), (3.0, 0.1), |_| 9);
-        units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), |_| 0);
+        units.enter_survivors(&growing, &sight(&[]), (3.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), false, |_| 0);
+        assert!(units.enter_survivors(&growing, &sight(&[1]), (2.0, 30.0), true, |_| 0).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
     }
 }

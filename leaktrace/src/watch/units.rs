@@ -4,7 +4,7 @@
 //! charged with a block that survives has asked for it. Where all of a class would cost too much, windows leave out some of it in
 //! turn, and a stack is charged only with what it has whichever of them is left out ([`super::exposure`]).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use leaktrace_common::{
     site::{Operand, domain, op, reg, slot},
@@ -76,8 +76,9 @@ pub struct Units {
     /// When the last window was, seconds since the attach.
     pub(super) now: f64,
     by_slot: HashMap<u32, usize>,
-    /// Units of blocks that outlived their window and are followed.
+    /// Units of blocks that outlived their window and are followed; and by class, whose blocks those of the most suspected stack may be.
     pub suspects: BTreeSet<usize>,
+    pub doubts: BTreeMap<u32, Doubt>,
     /// The C allocator, and the refills of pools.
     pub c: Option<usize>,
     pub refill: Option<usize>,
@@ -98,6 +99,24 @@ impl Growing {
     pub(super) fn bit(&self) -> u64 {
         1 << self.class
     }
+}
+
+/// What keeps a stack from being more than suspected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doubt {
+    /// Who hands out its blocks.
+    pub unit: usize,
+    /// Units whose blocks they may be in truth: to be armed together with the first.
+    pub rivals: Vec<usize>,
+}
+
+/// What a window may cost that no request notices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gentle {
+    /// Seconds of hits per second of the target's own work.
+    pub slowdown: f64,
+    /// Seconds that a hit costs there: more than where there are many.
+    pub hit_seconds: f64,
 }
 
 /// What a window arms.
@@ -306,6 +325,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) const HIT: f64 = 1e-6;
+    pub(in super::super) const GENTLE: Gentle = Gentle { slowdown: 0.04, hit_seconds: 1.2 * HIT };
 
     /// Units with these rates, hits per CPU second (`None`: never armed), that serve these classes.
     pub(in super::super) fn units(of: &[(Option<f64>, u64, bool)]) -> Units {
