@@ -55,7 +55,7 @@ impl Row {
     }
 
     /// Whether the module that makes interpreters is there: some wheels come without it.
-    fn makes_interpreters(&self) -> Result<bool> {
+    pub(crate) fn makes_interpreters(&self) -> Result<bool> {
         let code = "try: import _interpreters\nexcept ImportError: import _xxsubinterpreters";
         let mut command = Command::new(&self.python);
         let status = command.args(["-c", code]).stderr(Stdio::null()).status();

@@ -11,10 +11,11 @@ use crate::matrix;
 use crate::step::display;
 use crate::workspace;
 
-/// Tests that need what an interpreter of [`matrix::rows`] does not have: other interpreters where it can see them,
-/// pymalloc, the module of subinterpreters (the wheel of 3.13t lacks it).
+/// Tests that need what an interpreter of [`matrix::rows`] may not have: other interpreters where it can see them, pymalloc, the module
+/// that makes subinterpreters.
 const NEED_OTHERS: &str = "the_initialised_interpreter_is_taken_of_two";
-const NOT_FREE_THREADED: [&str; 3] = ["pools::", "pymalloc::", "sub_interpreters_are_listed"];
+const NOT_FREE_THREADED: [&str; 2] = ["pools::", "pymalloc::"];
+const NEED_INTERPRETERS: &str = "sub_interpreters_are_listed";
 
 /// Holds each table against live interpreters: what is read of one's memory by the offsets is what it says of itself.
 pub(crate) fn check() -> Result<()> {
@@ -27,6 +28,9 @@ pub(crate) fn check() -> Result<()> {
         }
         if row.is_free_threaded() {
             command.args(NOT_FREE_THREADED.iter().flat_map(|name| ["--skip", name]));
+        }
+        if !row.makes_interpreters()? {
+            command.args(["--skip", NEED_INTERPRETERS]);
         }
         let status = command.env("LEAKTRACE_TEST_PYTHONS", &row.python).status();
         if !status.with_context(|| format!("cannot start {}", display(&command)))?.success() {

@@ -12,6 +12,8 @@ use leaktrace_common::wire::GcCounts;
 /// One generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Generation {
+    /// As it is kept. That of the oldest generation is not used from 3.14.0 to 3.14.4, whose `gc.get_threshold()` says 0 whatever it was
+    /// set to (`Modules/gcmodule.c`).
     pub threshold: i32,
     /// Allocations (generation 0) or collections of the younger generation since the last collection.
     pub count: i32,
@@ -236,7 +238,11 @@ mod tests {
                 for g in &state.generations {
                     read.extend([g.collections as i64, g.collected as i64, g.uncollectable as i64]);
                 }
-                assert_eq!(read, said.split_off(0), "{} turn {turn}", python.display());
+                if found.version.minor == 14 && found.version.patch < 5 {
+                    assert_eq!(said[3], 0, "{}", python.display());
+                    said[3] = 9;
+                }
+                assert_eq!(read, said, "{} turn {turn}", python.display());
                 assert!(!state.collecting && state.generations[2].collections > 0);
                 // The count of generation 0 goes on with each tracked object, so it may have moved by a few.
                 for (g, count) in state.generations.iter().zip(&counts) {

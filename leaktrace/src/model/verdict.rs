@@ -97,7 +97,7 @@ pub enum Reason {
     HeapDoesNotGrow,
     /// Unknown: blocks seen in windows survive, but sites that these left out may have handed out their addresses again.
     Unproven,
-    /// Unknown: blocks seen in windows survive, but those that armed all sites saw that another site hands them out.
+    /// Unknown: blocks seen in windows seem to survive, but in windows that armed more sites none does: another site hands them out.
     Anothers,
     /// Unknown: so many blocks were missed that those seen prove nothing.
     Missed,

@@ -108,8 +108,8 @@ impl Session {
             let hits = self.cost_of(now.runs);
             let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= IDLE * grant.work;
             // The child of a fork keeps its copies of the breakpoints until the window is closed.
-            let lasts = now.open >= LONGEST && (StopSignals::came() || self.tracer.forks().ok() != Some(forks));
-            if has_worked || noticed || lasts || now.open >= MOST_OPEN.max(grant.open) || hits > grant.hits {
+            let is_waited_for = now.open >= LONGEST && (StopSignals::came() || self.tracer.forks().ok() != Some(forks));
+            if has_worked || noticed || is_waited_for || now.open >= MOST_OPEN.max(grant.open) || hits > grant.hits {
                 break true;
             }
             if part.open >= LONGEST {

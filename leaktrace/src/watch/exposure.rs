@@ -35,11 +35,11 @@ const FEW: f64 = 1.0 / 3.0;
 /// So many it has to have in a window that left out a part: one may have been in the middle of a request, unless it is older now than
 /// a sixth of the time.
 const FEWEST: u32 = 2;
+const OLD: u64 = 6;
 /// So many windows that should have shown so many blocks, and show less than this part of them: then they are not the stack's.
 const MANY_WINDOWS: u32 = 3;
 const MANY: f64 = 12.0;
 const NEXT_TO_NONE: f64 = 0.1;
-const OLD: u64 = 6;
 
 /// Whose the blocks are that seem to be a stack's.
 #[derive(Debug, Clone, PartialEq, Eq)]
