@@ -194,9 +194,6 @@ impl Session {
         let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
         let own = (opened.whole.cpu_seconds - hits).max(LEAST_OWN * opened.whole.cpu_seconds);
         let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
-        if own > 0.005 {
-            watch.slowest = watch.slowest.max(slowdown);
-        }
         let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_cost.seconds());
         // What is done in it, where the target has nothing to wait for, is that much less.
         let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
@@ -209,6 +206,9 @@ impl Session {
         for (index, part) in opened.parts.iter().enumerate() {
             let hits = self.cost_of(part.runs);
             let own = (part.cpu_seconds - hits).max(LEAST_OWN * part.cpu_seconds);
+            if own > 0.005 {
+                watch.slowest = watch.slowest.max(part.cpu_seconds / own);
+            }
             let closing = if index + 1 == opened.parts.len() { closing } else { 0.0 };
             watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, closing, patience);
         }

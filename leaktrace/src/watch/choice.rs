@@ -272,6 +272,7 @@ mod tests {
         let choices =
             (0..20).filter_map(|seed| units.choose(&slow, 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(seed)));
         let selection = choices.into_iter().find(|selection| selection.scouts.is_some()).unwrap();
+        assert!((selection.expected - 0.036).abs() < 1e-9, "at the price of few hits: {selection:?}");
         assert_eq!((selection.units, selection.scouts), (vec![0, 1], Some(6.0)));
     }
 

@@ -134,7 +134,7 @@ impl Exposures {
                 while out.next_if(|unit| **unit < rival.unit).is_some() {}
                 let armed = out.peek().is_none_or(|unit| **unit != rival.unit);
                 if armed {
-                    rival.enter(count, window.seconds, window.begin_ns < old);
+                    rival.enter(count, window.seconds, window.end_ns < old);
                 }
                 !(armed && shows_all)
             });

@@ -100,7 +100,7 @@ mod tests {
     use super::super::{
         exposure::meet,
         units::{
-            Growing,
+            Doubt, Growing,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -123,6 +123,19 @@ mod tests {
         }
         assert!(windows.iter().all(|&windows| windows >= 8) && common.unwrap().is_empty(), "{windows:?}");
         assert_eq!(units.unwatched(&growing(&[0]), 1.0, HIT).classes, 0);
+    }
+
+    #[test]
+    fn who_is_suspected_is_armed_with_those_it_may_be_confused_with() {
+        let mut units =
+            units(&[(Some(7e5), 1, true), (Some(3e5), 1, true), (Some(5e5), 1, true), (Some(1e4), 1, true)]);
+        for (rivals, left_out) in [(vec![2], [0]), (vec![0], [0])] {
+            units.doubts.insert(0, Doubt { unit: 1, rivals });
+            let (armed, out) = units.part_of(&growing(&[0])[0], 1.0, HIT);
+            assert!(armed.starts_with(&[1]) && armed.contains(&2) && out == left_out, "{armed:?}");
+        }
+        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![] });
+        assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT).0, [0, 3]);
     }
 
     #[test]
