@@ -56,6 +56,8 @@ pub mod window {
     pub const NO_C: u64 = 2;
     /// Refills of pools are not armed.
     pub const NO_REFILL: u64 = 4;
+    /// Only what sites ask for is noted, not who asks and for which block: a hit costs half as much.
+    pub const SCOUTS: u64 = 8;
     /// Bits for these.
     pub const BITS: u32 = 8;
 }

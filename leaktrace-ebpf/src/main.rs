@@ -67,8 +67,8 @@ pub fn entry(ctx: ProbeContext) -> u32 {
     if thread.over != 0 {
         return 0;
     }
-    let partial = window::enter(thread) & wire::window::PARTIAL != 0;
-    if partial {
+    let open = window::enter(thread);
+    if open & wire::window::PARTIAL != 0 {
         window::hit(slot(ip, config().site_factor));
     }
     let (Some(a), Some(b)) = (regs::operand(regs, &site.a), regs::operand(regs, &site.b)) else {
@@ -76,6 +76,12 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
         return 0;
     };
+    if open & wire::window::SCOUTS != 0 {
+        if let Some(size) = python::asked_for(site, a, b) {
+            window::asked(slot(ip, config().site_factor), size);
+        }
+        return 0;
+    }
     if site.op != op::REFILLED && (site.op < op::C_MALLOC || !python::is_pending(thread)) {
         thread.site = u64::from(slot(ip, config().site_factor));
     }

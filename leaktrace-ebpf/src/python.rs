@@ -243,6 +243,19 @@ fn is_alone(site: &Site, thread: &Thread) -> bool {
     site.op == op::PY_REALLOC_INLINED || thread.window & window::PARTIAL != 0
 }
 
+/// Bytes that a site of CPython's asks for, or those of the block that it takes from a free list; if pymalloc serves them.
+#[inline(always)]
+pub fn asked_for(site: &Site, a: u64, b: u64) -> Option<u64> {
+    let size = match site.op {
+        op::PY_MALLOC => a,
+        op::PY_CALLOC => a.wrapping_mul(b),
+        op::PY_REALLOC | op::PY_REALLOC_INLINED => b,
+        op::PY_REUSED => block_of(a.wrapping_sub(u64::from(config().block_head)))?.1,
+        _ => return None,
+    };
+    (site.domain != domain::RAW && size != 0 && size <= config().small_max).then_some(size)
+}
+
 /// Whether a request is under way whose block another event will tell.
 #[inline(always)]
 pub fn is_pending(thread: &Thread) -> bool {

@@ -2,7 +2,7 @@
 
 use leaktrace_common::wire::{SiteStats, counter, state, window};
 
-use crate::maps::{PyCall, SITE_STATS, STATE, Thread, count, py_call};
+use crate::maps::{PyCall, SITE_STATS, STATE, Thread, config, count, py_call};
 
 /// The window that is open, as [`state::WINDOW`] has it. What the thread was in the middle of in an earlier one is forgotten:
 /// its end was not seen.
@@ -44,10 +44,20 @@ pub fn gave(thread: &Thread, size: u64, in_pool: bool, class_shift: u32) {
     if thread.window & window::PARTIAL == 0 {
         return;
     }
-    if let Some(stats) = SITE_STATS.get_ptr_mut(thread.site as u32) {
-        let class = (size.wrapping_sub(1) >> class_shift) & 63;
-        let bit = if in_pool { 1 << class } else { SiteStats::LARGE };
+    let class = (size.wrapping_sub(1) >> class_shift) & 63;
+    serves(thread.site as u32, if in_pool { 1 << class } else { SiteStats::LARGE });
+}
+
+/// Notes that a site asks pymalloc for so many bytes.
+#[inline(always)]
+pub fn asked(slot: u32, size: u64) {
+    serves(slot, 1 << ((size.wrapping_sub(1) >> config().class_shift) & 63));
+}
+
+#[inline(always)]
+fn serves(slot: u32, class: u64) {
+    if let Some(stats) = SITE_STATS.get_ptr_mut(slot) {
         // SAFETY: a map value of this type.
-        unsafe { (*stats).classes |= bit };
+        unsafe { (*stats).classes |= class };
     }
 }

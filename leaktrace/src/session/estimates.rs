@@ -2,14 +2,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Session, followed::is_tested, windows::Of};
+use super::{
+    Session,
+    followed::{is_tested, living},
+    windows::Of,
+};
 use crate::{
     model::{
         sampling::{Sampling, WatchFacts},
         trail::seconds,
     },
     tracer::sweep::now_ns,
-    watch::{Exposures, classes::LARGE, exposure::Owner},
+    watch::{
+        Exposures,
+        classes::LARGE,
+        exposure::{Living, Owner},
+    },
 };
 
 impl Session {
@@ -55,7 +63,8 @@ impl Session {
             }))
         });
         let exposure_of = by_site.collect();
-        let owners: Vec<Option<Owner>> = sums.iter().map(|sum| sum.owner(&watch.exposures)).collect();
+        let living = living(&self.interpreter, watch);
+        let owners: Vec<Option<Owner>> = sums.iter().map(|sum| sum.owner(&watch.exposures, &living)).collect();
         Some(Sampling {
             exposures,
             exposure_of,
@@ -107,8 +116,8 @@ impl Sum {
     }
 
     /// Whose the blocks are; `None` where there is none.
-    fn owner(&self, exposures: &Exposures) -> Option<Owner> {
-        let owners = self.births.iter().map(|(&(class, unit), births)| exposures.owner(class, unit, births));
+    fn owner(&self, exposures: &Exposures, living: &Living) -> Option<Owner> {
+        let owners = self.births.iter().map(|(&(class, unit), births)| exposures.owner(class, unit, births, living));
         owners.reduce(|a, b| match (a, b) {
             (Owner::Stack, _) | (_, Owner::Stack) => Owner::Stack,
             (Owner::Another, other) | (other, _) => other,

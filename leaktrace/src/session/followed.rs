@@ -17,7 +17,10 @@ use crate::{
     cpython::{Interpreter, pools::Pools},
     model::trail::seconds,
     tracer::sweep::now_ns,
-    watch::{exposure::Owner, units::Doubt},
+    watch::{
+        exposure::{Living, Owner},
+        units::Doubt,
+    },
 };
 
 /// So many stacks of a class, those with the most blocks that are followed, are asked what keeps them from being more than suspected.
@@ -110,6 +113,7 @@ fn doubts(interpreter: &Interpreter, watch: &Watch) -> BTreeMap<u32, Doubt> {
     }
     let mut stacks: Vec<((Of, u32), Vec<u64>)> = births.into_iter().collect();
     stacks.sort_by_key(|(of, births)| (Reverse(births.len()), *of));
+    let living = living(interpreter, watch);
     let mut looked: HashMap<u32, usize> = HashMap::new();
     let mut doubts = BTreeMap::new();
     for (((class, unit), _), births) in stacks {
@@ -119,11 +123,22 @@ fn doubts(interpreter: &Interpreter, watch: &Watch) -> BTreeMap<u32, Doubt> {
             continue;
         }
         let Some(unit) = unit else { continue };
-        if let Owner::Doubtful(rivals) = watch.exposures.owner(class, Some(unit), &births) {
-            doubts.insert(class, Doubt { unit, rivals });
+        if let Owner::Doubtful(mut rivals) = watch.exposures.owner(class, Some(unit), &births, &living) {
+            let seen = |unit: usize| watch.exposures.seconds(class, Some(unit));
+            rivals.sort_by(|&a, &b| seen(a).total_cmp(&seen(b)));
+            let turn = rivals.first().copied().filter(|&rival| seen(rival) < seen(unit)).unwrap_or(unit);
+            doubts.insert(class, Doubt { unit, rivals, turn });
         }
     }
     doubts
+}
+
+/// The births of the blocks that are followed.
+pub(super) fn living(interpreter: &Interpreter, watch: &Watch) -> Living {
+    Living::of(watch.followers.blocks().map(|block| {
+        let (class, unit) = watch.of(interpreter, block);
+        (class, unit, block.time_ns)
+    }))
 }
 
 /// The blocks that are followed and count.

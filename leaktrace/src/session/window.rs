@@ -1,12 +1,13 @@
 //! A window while it is open: armed, looked at, disarmed.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     thread,
     time::{Duration, Instant},
 };
 
-use leaktrace_common::wire::Block;
+use leaktrace_common::wire::{Block, SiteStats};
 
 use super::{
     Session, SessionError,
@@ -16,7 +17,7 @@ use crate::{
     host::signals::StopSignals,
     model::trail::seconds,
     target::Memory,
-    tracer::{cost::Runs, sweep::now_ns},
+    tracer::{Tracer, cost::Runs, sweep::now_ns},
     watch::{
         budget::{Grant, LONGEST, NOTICED},
         exposure::Exposure,
@@ -27,6 +28,18 @@ use crate::{
 
 /// How often the hits of an open window are looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
+/// The same of scouts, which need to see a moment of work.
+const QUICK_LOOK: Duration = Duration::from_millis(1);
+/// A target that uses less of a core rests; and for how long a window that is done waits for that, seconds.
+const RESTING: f64 = 0.1;
+const MOST_WAIT: f64 = 0.06;
+/// Cores up to which a target rests so often that this is worth to wait for.
+const OFTEN_RESTS: f64 = 0.5;
+/// It may spend what it was granted so many times meanwhile: the next one waits until that is earned.
+const OVERDRAFT: f64 = 2.0;
+/// CPU seconds of work, at least, that a window is reckoned to slow, and one of scouts: one request is.
+const LEAST_WORK: f64 = 0.005;
+const LEAST_WORK_OF_SCOUTS: f64 = 0.002;
 /// How long a window is open at most, seconds, however idle the target.
 const MOST_OPEN: f64 = 0.6;
 /// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
@@ -42,6 +55,10 @@ pub(super) struct Opened {
     pub(super) closing: Duration,
     pub(super) whole: Passed,
     pub(super) parts: Vec<Passed>,
+    /// While it was being armed, and while its breakpoints were being taken out: then not all of it was there.
+    pub(super) edges: Passed,
+    /// What its sites did meanwhile, by slot: before and after.
+    pub(super) stats: HashMap<u32, (SiteStats, SiteStats)>,
     /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
     /// cut short.
     pub(super) survivors: Option<(HashMap<u64, Follower>, Exposure)>,
@@ -67,6 +84,48 @@ impl Passed {
     }
 }
 
+/// What was seen of a window until it was to be closed.
+struct Waited {
+    /// It was not too slow, or saw little.
+    in_bounds: bool,
+    /// The parts that are over, and what had gone by when the last of them was.
+    parts: Vec<Passed>,
+    before: Passed,
+    /// The target had rested for so long that it was in the middle of nothing.
+    rested: bool,
+}
+
+/// Whether the target rests, while a window that is done waits for that.
+#[derive(Debug, Default)]
+struct Rest {
+    /// Since when, seconds of the window.
+    since: Option<f64>,
+    seconds: f64,
+    /// It has worked again after a rest: it has no long ones.
+    resumed: bool,
+}
+
+impl Rest {
+    /// Enters what went by in a moment that ended `at` so many seconds of the window.
+    fn enter(&mut self, moment: Passed, at: f64) {
+        if moment.cpu_seconds > RESTING * moment.open {
+            self.resumed |= self.since.is_some();
+            self.since = None;
+        } else {
+            self.since.get_or_insert(at - moment.open);
+        }
+        self.seconds = self.since.map_or(0.0, |since| at - since);
+    }
+
+    fn is_long(&self) -> bool {
+        self.seconds >= YOUNG.as_secs_f64()
+    }
+
+    fn is_good_moment(&self) -> bool {
+        self.is_long() || self.resumed && self.since.is_some()
+    }
+}
+
 impl Session {
     /// Arms a selection, waits, looks at what it saw, and disarms it.
     pub(super) fn trace(
@@ -78,27 +137,67 @@ impl Session {
         let units = || selection.units.iter().map(|&unit| watch.units.get(unit));
         let probes: Vec<usize> = units().flat_map(|unit| unit.probes.iter().copied()).collect();
         let returns: Vec<usize> = units().flat_map(|unit| unit.returns.iter().copied()).collect();
-        let (runs, forks) = (self.tracer.run_statistics(), self.tracer.forks()?);
+        let slots: Vec<u32> = units().flat_map(|unit| unit.slots.iter().copied()).collect();
+        let forks = self.tracer.forks()?;
+        let arming = Instant::now();
+        let unarmed = self.passed(arming);
         if let Err(error) = self.tracer.arm_some(&self.tracefs, self.target.pid(), &self.plan, &probes, &returns) {
             // Of a plan that is refused half-way, a part is armed.
             self.tracer.disarm_window(|| false);
             return Err(error.into());
         }
         let (begin, begin_ns) = (Instant::now(), now_ns());
-        let cpu = self.target.cpu_clock().unwrap_or_default();
-        let is_unnoticed = is_unnoticed(selection);
-        let passed = || Passed {
-            open: begin.elapsed().as_secs_f64(),
-            cpu_seconds: self.target.cpu_clock().unwrap_or(cpu).saturating_sub(cpu).as_secs_f64(),
-            runs: self.tracer.run_statistics().since(runs),
-        };
-        let (mut parts, mut before) = (Vec::new(), Passed::default());
+        // From here on, not from before: what is hit while it is being armed would make its sites look hotter than they are.
+        let stats_of = |tracer: &Tracer| slots.iter().map(|&slot| tracer.site_stats(slot)).collect::<Vec<SiteStats>>();
+        let (armed_at, stats) = (self.passed(arming), stats_of(&self.tracer));
+        let opening = Passed { open: 0.0, ..armed_at };
+        let passed = || self.passed(begin).since(&opening);
+        let Waited { in_bounds, mut parts, before, rested } = self.wait(watch, selection, grant, forks, passed);
+        let look = in_bounds && selection.scouts.is_none();
+        let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns, rested) } else { None };
+        let (now, stats_after) = (passed(), stats_of(&self.tracer));
+        parts.push(now.since(&before));
+        let armed = probes.iter().map(|&index| &self.plan.probes[index]);
+        let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
+        let memory = self.target.memory();
+        let gone_at = Cell::new(None);
+        let closing = self.tracer.disarm_window(|| {
+            let mut now = Vec::new();
+            memory.read_many(&addresses, 1, &mut now);
+            gone_at.set(self.target.cpu_clock().ok());
+            now == bytes
+        });
+        let cpu = |at: &Passed| at.cpu_seconds;
+        let closed = gone_at.get().map_or(0.0, |gone| gone.as_secs_f64() - cpu(&armed_at) - cpu(&now)).max(0.0);
+        let edges = armed_at.since(&unarmed);
+        let edges =
+            Passed { open: edges.open + closing.as_secs_f64(), cpu_seconds: edges.cpu_seconds + closed, ..edges };
+        let stats = slots.into_iter().zip(stats.into_iter().zip(stats_after)).collect();
+        Ok(Opened { closing, whole: now, parts, edges, stats, survivors })
+    }
+
+    /// Waits until an open window has seen enough, or has to be closed; `passed` says what went by in it so far.
+    fn wait(
+        &self,
+        watch: &Watch,
+        selection: &Selection,
+        grant: Grant,
+        forks: u64,
+        passed: impl Fn() -> Passed,
+    ) -> Waited {
+        let (is_unnoticed, is_scouting) = (is_unnoticed(selection), selection.scouts.is_some());
+        let (look, least_work, enough) =
+            if is_scouting { (QUICK_LOOK, LEAST_WORK_OF_SCOUTS, 1.0) } else { (LOOK, LEAST_WORK, IDLE) };
+        let waits_for_rest = !is_scouting && grant.work <= OFTEN_RESTS * grant.open;
+        let (mut parts, mut before, mut last) = (Vec::new(), Passed::default(), Passed::default());
+        let (mut done, mut rest) = (None, Rest::default());
         let in_bounds = loop {
-            thread::sleep(LOOK);
+            thread::sleep(if done.is_some() { QUICK_LOOK } else { look });
             let now = passed();
-            let part = now.since(&before);
+            let (moment, part) = (now.since(&last), now.since(&before));
+            last = now;
             let hits = self.cost_of(part.runs);
-            let too_slow = hits > watch.limit() * (part.cpu_seconds - hits).max(0.005);
+            let too_slow = hits > watch.limit() * (part.cpu_seconds - hits).max(least_work);
             // It costs more than was expected: not to be noticed, it ends here.
             let noticed = is_unnoticed && hits > NOTICED * (part.cpu_seconds - hits).max(0.002);
             if too_slow || self.target.has_exited() {
@@ -106,10 +205,18 @@ impl Session {
                 break now.runs.count <= FEW_HITS;
             }
             let hits = self.cost_of(now.runs);
-            let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= IDLE * grant.work;
+            let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= enough * grant.work;
+            if has_worked || noticed || now.open >= MOST_OPEN.max(grant.open) || hits > grant.hits {
+                // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
+                // bursts, all that the window saw is young when one ends.
+                rest.enter(moment, now.open);
+                let waited = now.open - *done.get_or_insert(now.open);
+                if !waits_for_rest || rest.is_good_moment() || waited >= MOST_WAIT || hits > OVERDRAFT * grant.hits {
+                    break true;
+                }
+            }
             // The child of a fork keeps its copies of the breakpoints until the window is closed.
-            let is_waited_for = now.open >= LONGEST && (StopSignals::came() || self.tracer.forks().ok() != Some(forks));
-            if has_worked || noticed || is_waited_for || now.open >= MOST_OPEN.max(grant.open) || hits > grant.hits {
+            if now.open >= LONGEST && (StopSignals::came() || self.tracer.forks().ok() != Some(forks)) {
                 break true;
             }
             if part.open >= LONGEST {
@@ -117,19 +224,16 @@ impl Session {
                 before = now;
             }
         };
-        let look = in_bounds && selection.scouts.is_none();
-        let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns) } else { None };
-        let now = passed();
-        parts.push(now.since(&before));
-        let armed = probes.iter().map(|&index| &self.plan.probes[index]);
-        let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
-        let memory = self.target.memory();
-        let closing = self.tracer.disarm_window(|| {
-            let mut now = Vec::new();
-            memory.read_many(&addresses, 1, &mut now);
-            now == bytes
-        });
-        Ok(Opened { closing, whole: now, parts, survivors })
+        Waited { in_bounds, parts, before, rested: rest.is_long() }
+    }
+
+    /// Where the target and the programs are.
+    fn passed(&self, since: Instant) -> Passed {
+        Passed {
+            open: since.elapsed().as_secs_f64(),
+            cpu_seconds: self.target.cpu_clock().unwrap_or_default().as_secs_f64(),
+            runs: self.tracer.run_statistics(),
+        }
     }
 
     /// CPU seconds that so many hits have cost.
@@ -138,15 +242,18 @@ impl Session {
     }
 
     /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived
-    /// their youth, and says when these were handed out.
+    /// their youth, and says when these were handed out. `rested`: the target has done nothing for as long.
     fn look_inside(
         &self,
         watch: &mut Watch,
         classes: u64,
         begin_ns: u64,
+        rested: bool,
     ) -> Option<(HashMap<u64, Follower>, Exposure)> {
         let now = now_ns();
-        let age = ((now - begin_ns) / 5).max(YOUNG.as_nanos() as u64);
+        let young = YOUNG.as_nanos() as u64;
+        // Who has rested for so long is in the middle of nothing.
+        let age = if rested { young } else { young.max((now - begin_ns) / 5) };
         let end_ns = now.checked_sub(age).filter(|end| *end > begin_ns)?;
         let mut blocks = Vec::new();
         // What was handed out while it was being armed is not all that was.
@@ -159,5 +266,33 @@ impl Session {
             survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
         }
         Some((survivors, Exposure { begin_ns, end_ns, seconds: seconds(end_ns - begin_ns) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_ends_where_the_target_rests() {
+        let (busy, idle) = (
+            Passed { open: 0.001, cpu_seconds: 0.0009, ..Passed::default() },
+            Passed { open: 0.001, ..Passed::default() },
+        );
+        let mut rest = Rest::default();
+        rest.enter(busy, 0.1);
+        assert!(!rest.is_good_moment(), "in the middle of it");
+        rest.enter(idle, 0.101);
+        assert!(!rest.is_good_moment(), "what it did last is young yet");
+        let mut at = 0.101;
+        while !rest.is_long() {
+            at += 0.001;
+            rest.enter(idle, at);
+        }
+        assert!((0.119..0.123).contains(&at) && rest.is_good_moment());
+        rest.enter(busy, at + 0.001);
+        assert!(!rest.is_good_moment());
+        rest.enter(idle, at + 0.002);
+        assert!(rest.is_good_moment() && !rest.is_long(), "it has no long rests");
     }
 }

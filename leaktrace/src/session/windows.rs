@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, thread, time::Duration};
 
-use leaktrace_common::wire::{Block, SiteStats, window};
+use leaktrace_common::wire::{Block, window};
 
 use super::{Session, SessionError, window::LOOK};
 use crate::{
@@ -14,13 +14,13 @@ use crate::{
         budget::{Grant, LONGEST, NOTICED},
         classes::LARGE,
         exposure::Exposure,
-        followers::Follower,
+        followers::{Follower, HandedOut},
         units::{Gentle, Growing, Selection},
     },
 };
 
 /// How long a window is open at least that is to learn what sites cost and serve, seconds.
-const SCOUTING: f64 = 0.025;
+const SCOUTING: f64 = 0.02;
 /// How long one is open that no request notices: it costs next to nothing, and what is rare takes long to be seen. Part of the time
 /// since the attach, and most seconds.
 const LASTING_SHARE: f64 = 1.0 / 30.0;
@@ -40,6 +40,10 @@ pub(super) const LOOK_SHARE: f64 = 60.0;
 const DYING_LOOKS: u32 = 40;
 /// Cores from which on a target has more to do than time for it.
 const SATURATED: f64 = 0.9;
+/// What happens while a window is armed and disarmed, as a multiple of what happens in it: at most so much, by at least so many CPU
+/// seconds.
+const MOST_TAIL: f64 = 10.0;
+const LEAST_CPU: f64 = 5e-4;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
 
@@ -75,6 +79,7 @@ pub struct Watch {
     /// In windows that requests can notice, and in those that they cannot.
     pub(super) hit_cost: HitCost,
     cold_hit_cost: HitCost,
+    scout_cost: HitCost,
     /// Part of [`GENTLE`] that windows are to cost: less where they cost more than was expected of late.
     boldness: f64,
     pub(super) slowest: f64,
@@ -97,6 +102,7 @@ impl Watch {
             closing: 0.03,
             hit_cost: HitCost::default(),
             cold_hit_cost: HitCost::cold(),
+            scout_cost: HitCost::of_scouts(),
             boldness: 0.5,
             slowest: 1.0,
         }
@@ -139,12 +145,15 @@ impl Session {
         let hit = watch.hit_cost.seconds();
         let grant = |selection: &Selection| {
             let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
-            let longest = if is_unnoticed(selection) { lasting } else { LONGEST };
+            let longest = if is_unnoticed(selection) { lasting } else { watch.budget.longest_noticed() };
             let wanted = selection.scouts.map_or(longest, |seconds| seconds.clamp(SCOUTING, longest));
             watch.budget.grant(selection.expected, watch.closing, wanted, cpu, wall)
         };
-        let gentle =
-            Gentle { slowdown: (watch.boldness * GENTLE).min(limit), hit_seconds: watch.cold_hit_cost.seconds() };
+        let gentle = Gentle {
+            slowdown: (watch.boldness * GENTLE).min(limit),
+            hit_seconds: watch.cold_hit_cost.seconds(),
+            scout_seconds: watch.scout_cost.seconds(),
+        };
         let chosen = watch.units.choose(&growing, limit, hit, gentle, &mut watch.random);
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
         let Some((grant, selection)) = afforded.or_else(|| {
@@ -179,29 +188,30 @@ impl Session {
         let mut word = watch.windows << window::BITS | window::PARTIAL;
         word |= if armed(watch.units.c) { 0 } else { window::NO_C };
         word |= if armed(watch.units.refill) { 0 } else { window::NO_REFILL };
+        word |= if selection.scouts.is_some() { window::SCOUTS } else { 0 };
         self.tracer.set_window(word)?;
-        let slots = selection.units.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
-        let before: HashMap<u32, SiteStats> = slots.map(|slot| (slot, self.tracer.site_stats(slot))).collect();
         self.cost.begin_sample(&self.tracer);
         let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = self.cost_of(opened.whole.runs);
-        if is_unnoticed(selection) {
-            watch.cold_hit_cost.enter(opened.whole.runs.count, hits);
-        } else {
-            watch.hit_cost.enter(opened.whole.runs.count, hits);
-        }
+        let cost = match selection.scouts {
+            Some(_) => &mut watch.scout_cost,
+            None if is_unnoticed(selection) => &mut watch.cold_hit_cost,
+            None => &mut watch.hit_cost,
+        };
+        cost.enter(opened.whole.runs.count, hits);
         let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
         let own = (opened.whole.cpu_seconds - hits).max(LEAST_OWN * opened.whole.cpu_seconds);
         let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
-        let (tracer, limit, hit_seconds) = (&self.tracer, watch.limit(), watch.hit_cost.seconds());
+        let (limit, hit_seconds) = (watch.limit(), watch.scout_cost.seconds());
         // What is done in it, where the target has nothing to wait for, is that much less.
         let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
         let usual = own * grant.open / grant.work;
         watch.units.enter(selection, open.min(usual) * progress, own, limit, hit_seconds, |slot| {
-            (before.get(&slot).copied().unwrap_or_default(), tracer.site_stats(slot))
+            opened.stats.get(&slot).copied().unwrap_or_default()
         });
         let patience = watch.random.f64();
+        let edges = self.cost_of(opened.edges.runs);
         let noticed_before = watch.budget.noticed();
         for (index, part) in opened.parts.iter().enumerate() {
             let hits = self.cost_of(part.runs);
@@ -209,8 +219,18 @@ impl Session {
             if own > 0.005 {
                 watch.slowest = watch.slowest.max(part.cpu_seconds / own);
             }
-            let closing = if index + 1 == opened.parts.len() { closing } else { 0.0 };
-            watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, closing, patience);
+            // A process that works in bursts is at work when a window has seen enough.
+            let is_last = index + 1 == opened.parts.len();
+            let tail = if is_last { opened.edges.cpu_seconds / part.cpu_seconds.max(LEAST_CPU) } else { 0.0 };
+            let edges = if is_last { edges } else { 0.0 };
+            watch.budget.enter(
+                hits + edges,
+                own,
+                own * grant.open / grant.work,
+                part.open,
+                tail.min(MOST_TAIL),
+                patience,
+            );
         }
         if is_unnoticed(selection) {
             let missed = watch.budget.noticed() > noticed_before;
@@ -253,13 +273,17 @@ impl Session {
         let (survivors, exposure) = survivors.unzip();
         let mut survivors = survivors.unwrap_or_default();
         let followers = &mut watch.followers;
+        let mut handed_out = HandedOut::default();
         self.tracer.take_blocks(|address, block| {
             followers.handed_out(address);
+            handed_out.enter(address, block);
             // Handed out once more since it was looked at: it is another block.
             if survivors.get(&address).is_some_and(|seen| *seen.block() != block) {
                 survivors.remove(&address);
             }
         })?;
+        followers.overlaid(&handed_out);
+        survivors.retain(|&address, follower| !handed_out.overlay(address, follower.block()));
         let mut found: HashMap<u32, usize> = HashMap::new();
         for (address, follower) in survivors {
             *found.entry(class_of(&self.interpreter, follower.block())).or_default() += 1;

@@ -15,13 +15,16 @@ const CAREFUL: f64 = 0.2 * NOTICED;
 /// Share of the time in which such windows may be open, as a part of the share that tracing may cost: so that of a hundred
 /// requests less than one meets one.
 pub(super) const NOTICED_SHARE: f64 = 0.7;
+/// Seconds that are to be between two of them.
+const NOTICED_APART: f64 = 6.0;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
 const NOTICED_ADVANCE: f64 = 0.6;
 
-/// What a hit costs before any was measured, seconds, among many and among few; how many hits that counts for; how much less each
+/// What a hit costs before any was measured, seconds, among many, among few, and one of scouts; how many hits that counts for; how much less each
 /// window counts than the next.
 const HIT_SECONDS: f64 = 2e-6;
 const COLD_HIT_SECONDS: f64 = 6e-6;
+const SCOUT_SECONDS: f64 = 1.5e-6;
 const FIRST_HITS: f64 = 500.0;
 const MEMORY: f64 = 0.85;
 
@@ -42,6 +45,11 @@ impl HitCost {
     /// Of windows that have few.
     pub fn cold() -> Self {
         Self { hits: FIRST_HITS, seconds: FIRST_HITS * COLD_HIT_SECONDS }
+    }
+
+    /// Of scouts, which only count them.
+    pub fn of_scouts() -> Self {
+        Self { hits: FIRST_HITS, seconds: FIRST_HITS * SCOUT_SECONDS }
     }
 
     /// Enters a window with so many hits, and what they cost together.
@@ -105,16 +113,21 @@ impl Budget {
     }
 
     /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,
-    /// while it was open for `open` seconds, and `closing` seconds until the last breakpoint was gone. `patience` is a random number
-    /// from 0 to 1.
-    pub fn enter(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, closing: f64, patience: f64) {
-        let tail = if open > 0.0 { closing / open } else { 0.0 };
+    /// while it was open for `open` seconds; and of that work `tail` times as much was done while it was being armed and disarmed.
+    /// `patience` is a random number from 0 to 1.
+    pub fn enter(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, tail: f64, patience: f64) {
         self.spent += hit_seconds * (1.0 + TRAP_SHARE * tail);
         if hit_seconds > NOTICED * work {
             // While it was idle, no request was there to notice.
             self.noticed += open.min(usual) * (1.0 + TRAP_SHARE * tail);
         }
         self.patience = 1.0 + patience / 2.0;
+    }
+
+    /// How long a window that requests may notice is open at most, seconds. A verdict wants to see blocks of all the time: where there
+    /// are few such windows, many short ones show more than few long ones.
+    pub fn longest_noticed(&self) -> f64 {
+        (NOTICED_SHARE * self.share * NOTICED_APART).clamp(2.0 * SHORTEST, LONGEST)
     }
 
     /// Seconds for which windows were open that a request could notice.
@@ -159,7 +172,14 @@ mod tests {
         for step in 1..2000 {
             let cpu = f64::from(step) * 0.2;
             if let Some(grant) = budget.grant(0.03, 0.03, LONGEST, cpu, cpu) {
-                budget.enter(0.03 * grant.work, grant.work, grant.open, grant.open, 0.03, f64::from(step % 10) / 10.0);
+                budget.enter(
+                    0.03 * grant.work,
+                    grant.work,
+                    grant.open,
+                    grant.open,
+                    0.03 / grant.open,
+                    f64::from(step % 10) / 10.0,
+                );
             }
         }
         let share = budget.spent_share(400.0);
@@ -175,10 +195,23 @@ mod tests {
             // At a tenth of a core.
             if let Some(grant) = budget.grant(0.06, 0.03, LONGEST, wall / 10.0, wall) {
                 open += grant.open;
-                budget.enter(0.06 * grant.work, grant.work, grant.open, grant.open, 0.03, 0.5);
+                budget.enter(0.06 * grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open, 0.5);
             }
         }
         assert!((0.2..=NOTICED_ADVANCE + 2.8).contains(&open), "{open}");
+    }
+
+    #[test]
+    fn work_at_the_edges_of_a_window_counts_too() {
+        let mut budget = Budget::new(0.01, 0.0);
+        budget.enter(0.001, 0.001, 0.03, 0.1, 8.0, 0.0);
+        assert!((budget.spent() - 0.005).abs() < 1e-9 && (budget.noticed() - 0.15).abs() < 1e-9, "{budget:?}");
+    }
+
+    #[test]
+    fn who_may_cost_more_has_longer_windows() {
+        let longest = |share| Budget::new(share, 0.0).longest_noticed();
+        assert!(longest(0.01) < longest(0.05) && (longest(0.5) - LONGEST).abs() < 1e-9, "{}", longest(0.05));
     }
 
     #[test]

@@ -40,6 +40,8 @@ const OLD: u64 = 6;
 const MANY_WINDOWS: u32 = 3;
 const MANY: f64 = 12.0;
 const NEXT_TO_NONE: f64 = 0.1;
+/// So many are expected where none speaks against it.
+const ANYTHING: f64 = 4.0;
 
 /// Whose the blocks are that seem to be a stack's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,28 @@ pub enum Owner {
     Doubtful(Vec<usize>),
     /// Some unit's that windows left out: the stack has none where that was armed.
     Another,
+}
+
+/// Births of the blocks that are followed, by size class and unit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Living(HashMap<(u32, usize), Vec<u64>>);
+
+impl Living {
+    /// Of blocks: class, unit and birth of each.
+    pub fn of(blocks: impl Iterator<Item = (u32, Option<usize>, u64)>) -> Self {
+        let mut living = Self::default();
+        for (class, unit, birth) in blocks {
+            if let Some(unit) = unit {
+                living.0.entry((class, unit)).or_default().push(birth);
+            }
+        }
+        living
+    }
+
+    fn count(&self, class: u32, unit: usize, since: u64, until: u64) -> usize {
+        let births = self.0.get(&(class, unit)).into_iter().flatten();
+        births.filter(|&&birth| (since..until).contains(&birth)).count()
+    }
 }
 
 /// A unit that some windows left out, and what those show that armed it.
@@ -102,8 +126,8 @@ impl Exposures {
 
     /// Whose the blocks are that were handed out to one stack by `unit`, and born at these times. They may be those of a unit that some
     /// windows left out, at addresses that the stack had before, unless others that armed it have such blocks too, one of them or all
-    /// together.
-    pub fn owner(&self, class: u32, unit: Option<usize>, births: &[u64]) -> Owner {
+    /// together; or unless that unit has hardly any in the windows that armed it: who leaks them would. `living`: of all stacks.
+    pub fn owner(&self, class: u32, unit: Option<usize>, births: &[u64], living: &Living) -> Owner {
         let Some(seen) = self.classes.get(&class) else { return Owner::Doubtful(Vec::new()) };
         let left_out: BTreeSet<usize> = seen.iter().flat_map(|(_, left_out)| left_out.iter().copied()).collect();
         let mut rivals: Vec<Rival> = left_out.into_iter().map(Rival::new).collect();
@@ -147,7 +171,22 @@ impl Exposures {
             return Owner::Another;
         }
         rivals.retain(|rival| !(rival.count >= FEWEST || rival.is_old) || !has_them(rival.count, rival.seconds));
+        let since = births.iter().copied().min().unwrap_or(u64::MAX);
+        rivals.retain(|rival| {
+            let expected = rate * rival.seconds;
+            let speaks_against = expected >= ANYTHING && f64::from(rival.count) < NEXT_TO_NONE * expected;
+            speaks_against || !self.has_none(class, rival.unit, rate, since, living)
+        });
         if rivals.is_empty() { Owner::Stack } else { Owner::Doubtful(rivals.iter().map(|rival| rival.unit).collect()) }
+    }
+
+    /// Whether `unit` itself has next to none of the blocks that become `rate` more in each second `since` a time, in windows that
+    /// should have shown many of them.
+    fn has_none(&self, class: u32, unit: usize, rate: f64, since: u64, living: &Living) -> bool {
+        let windows = self.tested(class, Some(unit)).filter(|window| window.end_ns >= since);
+        let expected = rate * windows.map(|window| window.seconds).sum::<f64>();
+        let own = living.count(class, unit, since, self.tested_until(class, Some(unit)));
+        expected >= MANY && (own as f64) < NEXT_TO_NONE * expected
     }
 
     /// Seconds for which the class was seen with a unit armed, without the last times: what was born then is not tested yet.
@@ -272,11 +311,11 @@ mod tests {
             exposures.enter(&without(0, &[4]), window(begin, 0.1));
             exposures.enter(&without(0, &[5]), window(begin + 10, 0.1));
         }
-        let owner = |births: &[u64]| exposures.owner(0, Some(6), births);
+        let owner = |births: &[u64]| exposures.owner(0, Some(6), births, &Living::default());
         assert_eq!(owner(&[11, 11, 31, 31, 52]), Owner::Doubtful(vec![4]));
         assert_eq!(owner(&[11, 11, 22, 22, 31, 31, 41, 52]), Owner::Stack);
         assert_eq!(owner(&[]), Owner::Doubtful(vec![4, 5]));
-        assert_eq!(exposures.owner(1, None, &[11]), Owner::Doubtful(vec![]));
+        assert_eq!(exposures.owner(1, None, &[11], &Living::default()), Owner::Doubtful(vec![]));
         let births: Vec<u64> = [vec![11; 20], vec![21], vec![31; 20], vec![51; 20]].concat();
         assert_eq!(owner(&births), Owner::Another, "one is none, beside so many");
     }
@@ -294,12 +333,33 @@ mod tests {
         let with = |births: &[u64]| {
             let mut all = [seldom.clone(), births.to_vec()].concat();
             all.sort_unstable();
-            exposures.owner(0, Some(6), &all) == Owner::Stack
+            exposures.owner(0, Some(6), &all, &Living::default()) == Owner::Stack
         };
         assert!(!with(&[]) && !with(&[206]), "with the one, not with the other");
         assert!(with(&[206, 406]));
         assert!(!with(&[406, 606]), "what was born last may not stay");
         assert!(with(&[406, 606, 606]));
+    }
+
+    #[test]
+    fn who_has_no_such_blocks_itself_does_not_leak_them() {
+        let mut exposures = Exposures::default();
+        for begin in [10, 30, 50] {
+            // Too hot to be armed together.
+            exposures.enter(&without(0, &[4]), window(begin, 0.1));
+            exposures.enter(&without(0, &[6]), window(begin + 10, 0.1));
+        }
+        let births: Vec<u64> = [11, 31, 51].into_iter().flat_map(|birth| [birth; 20]).collect();
+        let owner = |living: &[(u32, Option<usize>, u64)]| {
+            exposures.owner(0, Some(6), &births, &Living::of(living.iter().copied()))
+        };
+        let own = [(0, Some(6), 11); 60];
+        assert_eq!(owner(&own), Owner::Stack);
+        assert_eq!(owner(&[(0, Some(4), 21); 20]), Owner::Doubtful(vec![4]), "it has as many");
+        assert_eq!(owner(&[(7, Some(4), 21); 20]), Owner::Stack, "of another class");
+        let late: Vec<u64> = vec![51; 20];
+        let only_late = exposures.owner(0, Some(6), &late, &Living::default());
+        assert_eq!(only_late, Owner::Doubtful(vec![4]), "no window has tested it since");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! What lies in a block is first looked at while its window is open, when nobody can have taken its address unseen; that look is
 //! what it is known by from then on. An address that was freed and handed out again between two later looks would pass for a
 //! survivor. Four things tell: the pool's free list at each look, the object that lies in the block (its type, and whether it
-//! is referenced at all: objects on CPython's own free lists are not), the words that it holds, and a later window that sees the
-//! address handed out. An object that still is the same but has changed its words is lost sight of: that hides a leak, and accuses
+//! is referenced at all: objects on CPython's own free lists are not), the words that it holds, and a window that sees the
+//! address handed out, or for the C allocator a block that lies where it does. An object that still is the same but has changed its words is lost sight of: that hides a leak, and accuses
 //! no one. How often the last one caught what the others had let pass is counted, and says how often that may be.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +29,8 @@ const TYPES_AT: [usize; 3] = [8, 24, 40];
 const NO_HASH: u64 = u64::MAX;
 /// Blocks read at once.
 const PIECE: usize = 4096;
+/// Blocks before an address of which one may reach to it: some that are gone may lie between.
+const NEIGHBOURS: usize = 8;
 /// Types whose nature is remembered.
 const MOST_TYPES: usize = 1 << 16;
 
@@ -85,6 +87,13 @@ impl Followers {
     /// An address that a window saw handed out: whatever was followed there is dead.
     pub fn handed_out(&mut self, address: u64) {
         self.caught += u64::from(self.followed.remove(&address).is_some());
+    }
+
+    /// Blocks of the C allocator that a window saw handed out: whatever was followed where one of them lies is dead.
+    pub fn overlaid(&mut self, by: &HandedOut) {
+        let before = self.followed.len();
+        self.followed.retain(|&address, follower| !by.overlay(address, follower.block()));
+        self.caught += (before - self.followed.len()) as u64;
     }
 
     /// A block that outlived its window.
@@ -147,6 +156,31 @@ impl Followers {
     /// How many addresses a later window saw handed out again although the looks before it had let them pass.
     pub fn caught(&self) -> u64 {
         self.caught
+    }
+}
+
+/// Blocks of the C allocator that a window saw handed out. It splits and joins what is given back, so that the next block may begin
+/// anywhere in the one that was there.
+#[derive(Debug, Default)]
+pub struct HandedOut(BTreeMap<u64, Block>);
+
+impl HandedOut {
+    pub fn enter(&mut self, address: u64, block: Block) {
+        if !block.in_pool() {
+            self.0.insert(address, block);
+        }
+    }
+
+    /// Whether one that is younger lies where this block does.
+    pub fn overlay(&self, address: u64, block: &Block) -> bool {
+        if block.in_pool() {
+            return false;
+        }
+        let younger = |other: &Block| other.time_ns > block.time_ns;
+        let end = address.saturating_add(block.size().max(1));
+        let mut before = self.0.range(..address).rev().take(NEIGHBOURS);
+        before.any(|(at, other)| at.saturating_add(other.size()) > address && younger(other))
+            || self.0.range(address..end).any(|(_, other)| younger(other))
     }
 }
 
@@ -274,6 +308,19 @@ mod tests {
         let instance = [0xa10, 0, 0xaaa0, 0xbbb0, 1, LIST, 3, 4];
         assert!(survives(64, domain::OBJ, instance, [0xa10, 0, 0xccc0, 0xddd0, 7, LIST, 3, 4]));
         assert!(!survives(64, domain::OBJ, instance, [0xb20, 0, 0xaaa0, 0xbbb0, 1, LIST, 3, 4]));
+    }
+
+    #[test]
+    fn what_lies_under_a_younger_block_of_the_c_allocator_is_dead() {
+        let of = |size, time_ns| Block::new(size, domain::NATIVE, false, time_ns, 1, 1);
+        let mut by = HandedOut::default();
+        by.enter(0x1000, of(0x500, 20));
+        by.enter(0x3000, of(0x100, 20));
+        assert!(by.overlay(0x1400, &of(0x800, 10)), "it begins in it");
+        assert!(by.overlay(0x2f00, &of(0x800, 10)), "the other lies within");
+        assert!(!by.overlay(0x1400, &of(0x800, 30)), "it is younger itself");
+        assert!(!by.overlay(0x1500, &of(0x800, 10)) && !by.overlay(0x3100, &of(8, 10)), "beside them");
+        assert!(!by.overlay(0x1000, &Block::new(8, domain::OBJ, true, 10, 1, 1)));
     }
 
     #[test]

@@ -4,14 +4,14 @@ use super::{
     choice::WHOLE,
     classes::LARGE,
     exposure::Sight,
-    units::{Gentle, Growing, Selection, Units},
+    units::{Doubt, Gentle, Growing, Selection, Units},
 };
 
 /// Part of the limit that is filled, the part of it below which units are cheap together, and most parts that it is worth to see a
 /// class in.
-const FULL: f64 = 0.9;
+const FULL: f64 = 0.75;
 const CHEAP: f64 = 0.3;
-const MOST_PARTS: f64 = 12.0;
+const MOST_PARTS: f64 = 20.0;
 
 impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
@@ -58,7 +58,7 @@ impl Units {
     pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
         let units = self.serving(&[of]);
         let all = self.cost(&units, hit_seconds);
-        let alone = |&index: &usize| self.cost(&[index], hit_seconds) > limit;
+        let alone = |&index: &usize| self.cost(&[index], hit_seconds) > WHOLE * limit;
         all > WHOLE * limit && (all > MOST_PARTS * limit || units.iter().any(alone))
     }
 
@@ -77,12 +77,16 @@ impl Units {
         let cheap = units.iter().take_while(is_cheap).count();
         let mut hot = units.split_off(cheap);
         hot.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
-        let turn = hot.iter().copied().find(|&index| cost(index) <= limit);
+        let fits_alone = |index: &usize| cost(*index) <= WHOLE * limit;
+        let turn = hot.iter().copied().find(fits_alone);
         units.extend(hot);
-        let doubt = self.doubts.get(&of.class).filter(|doubt| units.contains(&doubt.unit) && cost(doubt.unit) <= limit);
-        let turn = doubt.map(|doubt| doubt.unit).or(turn);
-        let is_rival = |index: &usize| doubt.is_some_and(|doubt| doubt.rivals.contains(index));
-        let rank = |index: &usize| (Some(*index) != turn, !is_rival(index), !self.suspects.contains(index));
+        let doubt = self.doubts.get(&of.class).filter(|doubt| units.contains(&doubt.unit));
+        let turn = doubt.map(|doubt| doubt.turn).filter(|turn| units.contains(turn) && fits_alone(turn)).or(turn);
+        let in_doubt = |index: &usize| {
+            let rival = |doubt: &Doubt| doubt.rivals.iter().position(|rival| rival == index).map(|at| at + 1);
+            doubt.and_then(|doubt| if doubt.unit == *index { Some(0) } else { rival(doubt) }).unwrap_or(usize::MAX)
+        };
+        let rank = |index: &usize| (Some(*index) != turn, in_doubt(index), !self.suspects.contains(index));
         units.sort_by_key(rank);
         let mut left = turn.map_or(0.0, cost).max(FULL * limit);
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
@@ -128,13 +132,15 @@ mod tests {
     #[test]
     fn who_is_suspected_is_armed_with_those_it_may_be_confused_with() {
         let mut units =
-            units(&[(Some(7e5), 1, true), (Some(3e5), 1, true), (Some(5e5), 1, true), (Some(1e4), 1, true)]);
+            units(&[(Some(7e5), 1, true), (Some(3e5), 1, true), (Some(4e5), 1, true), (Some(1e4), 1, true)]);
         for (rivals, left_out) in [(vec![2], [0]), (vec![0], [0])] {
-            units.doubts.insert(0, Doubt { unit: 1, rivals });
+            units.doubts.insert(0, Doubt { unit: 1, rivals, turn: 1 });
             let (armed, out) = units.part_of(&growing(&[0])[0], 1.0, HIT);
             assert!(armed.starts_with(&[1]) && armed.contains(&2) && out == left_out, "{armed:?}");
         }
-        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![] });
+        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![2], turn: 2 });
+        assert!(units.part_of(&growing(&[0])[0], 1.0, HIT).0.starts_with(&[2, 1]), "the rival is to be seen itself");
+        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![], turn: 0 });
         assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT).0, [0, 3]);
     }
 

@@ -24,7 +24,7 @@ const UNKNOWN: f64 = 0.25;
 /// Slowdown by scouts, as a share of the limit, above which the next ones are fewer.
 const SCOUTS_SLOWDOWN: f64 = 0.7;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
-const ENOUGH_CPU: f64 = 2e-3;
+const ENOUGH_CPU: f64 = 1e-3;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
 
@@ -106,8 +106,11 @@ impl Growing {
 pub struct Doubt {
     /// Who hands out its blocks.
     pub unit: usize,
-    /// Units whose blocks they may be in truth: to be armed together with the first.
+    /// Units whose blocks they may be in truth, those first of which the least was seen: to be armed together with the first, or by
+    /// themselves, to see whether they have such blocks.
     pub rivals: Vec<usize>,
+    /// Which of them all is to be seen next.
+    pub turn: usize,
 }
 
 /// What a window may cost that no request notices.
@@ -117,6 +120,8 @@ pub struct Gentle {
     pub slowdown: f64,
     /// Seconds that a hit costs there: more than where there are many.
     pub hit_seconds: f64,
+    /// And one of scouts, which only count.
+    pub scout_seconds: f64,
 }
 
 /// What a window arms.
@@ -173,7 +178,7 @@ impl Units {
         site_factor: u64,
         class_of: impl Fn(u64) -> Option<usize>,
     ) -> Result<Self, Indivisible> {
-        let mut all = Self { scouts: 24, scouts_cost: UNKNOWN, ..Self::default() };
+        let mut all = Self { scouts: 32, scouts_cost: UNKNOWN, ..Self::default() };
         let (mut c, mut refill) = (Unit::default(), Unit { always: true, ..Unit::default() });
         parts(plan)?;
         for (index, probe) in plan.probes.iter().enumerate() {
@@ -325,7 +330,8 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) const HIT: f64 = 1e-6;
-    pub(in super::super) const GENTLE: Gentle = Gentle { slowdown: 0.04, hit_seconds: 1.2 * HIT };
+    pub(in super::super) const GENTLE: Gentle =
+        Gentle { slowdown: 0.04, hit_seconds: 1.2 * HIT, scout_seconds: 0.5 * HIT };
 
     /// Units with these rates, hits per CPU second (`None`: never armed), that serve these classes.
     pub(in super::super) fn units(of: &[(Option<f64>, u64, bool)]) -> Units {
