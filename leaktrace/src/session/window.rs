@@ -57,6 +57,8 @@ pub(super) struct Opened {
     pub(super) parts: Vec<Passed>,
     /// While it was being armed, and while its breakpoints were being taken out: then not all of it was there.
     pub(super) edges: Passed,
+    /// It ended when the target had rested for so long that it was in the middle of nothing.
+    pub(super) rested: bool,
     /// What its sites did meanwhile, by slot: before and after.
     pub(super) stats: HashMap<u32, (SiteStats, SiteStats)>,
     /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
@@ -173,7 +175,7 @@ impl Session {
         let edges =
             Passed { open: edges.open + closing.as_secs_f64(), cpu_seconds: edges.cpu_seconds + closed, ..edges };
         let stats = slots.into_iter().zip(stats.into_iter().zip(stats_after)).collect();
-        Ok(Opened { closing, whole: now, parts, edges, stats, survivors })
+        Ok(Opened { closing, whole: now, parts, edges, rested, stats, survivors })
     }
 
     /// Waits until an open window has seen enough, or has to be closed; `passed` says what went by in it so far.

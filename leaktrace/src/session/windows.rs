@@ -44,6 +44,8 @@ const SATURATED: f64 = 0.9;
 /// seconds.
 const MOST_TAIL: f64 = 10.0;
 const LEAST_CPU: f64 = 5e-4;
+/// How much more or less work than is usual in its time a window is believed to have seen.
+const MOST_UNUSUAL: f64 = 3.0;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
 
@@ -255,9 +257,11 @@ impl Session {
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
         log::debug!("growing: {}", watch.units.costs(growing, watch.hit_cost.seconds()));
+        // In a target that works in bursts a window lasts until it has seen one: that is more work than is usual in its time.
+        let share = if opened.rested { (usual / open).clamp(1.0 / MOST_UNUSUAL, MOST_UNUSUAL) } else { progress };
         let survivors = opened
             .survivors
-            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * progress, ..exposure }));
+            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * share, ..exposure }));
         self.take_survivors(watch, growing, selection, survivors)?;
         self.follow(watch)
     }
