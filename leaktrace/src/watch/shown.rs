@@ -16,6 +16,8 @@ const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class, of windows of the later half of the time, that suffice for a verdict on most that ask for it: a verdict asks
 /// for the later half by itself.
 const VERDICT: f64 = 40.0;
+/// And of so many windows.
+const MOMENTS: usize = 3;
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,13 +56,12 @@ impl Shown {
     /// How much more of it is worth `now`: first enough of one class for a verdict, then the others. Windows that no request notices
     /// show what may leak; the others, whether it is what seemed to.
     fn interest(&self, now: f64, unnoticed: bool) -> f64 {
-        let late = || self.finds.iter().filter(|find| find.at >= now / 2.0);
-        let all: f64 = late().map(|find| find.blocks).sum();
-        let own = if unnoticed { all } else { late().filter(|find| !find.unnoticed).map(|find| find.blocks).sum() };
-        let turn = match own {
+        let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
+        let own: Vec<f64> = late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect();
+        let turn = match own.iter().sum::<f64>() {
             _ if self.ever <= 0.0 => 1.0,
-            // The more there is of one, the sooner it is enough: many that have a little of each are not.
-            found if found < VERDICT => 2.0 + 18.0 * (self.ever / VERDICT).min(1.0),
+            // The more there is of one, the sooner it is enough: many that have a little of each are not. Nor is much of one moment.
+            found if found < VERDICT || own.len() < MOMENTS => 2.0 + 18.0 * (self.ever / VERDICT).min(1.0),
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
@@ -160,10 +161,12 @@ mod tests {
         assert!((units.interest(0, false) - 1.0).abs() < 1e-9);
         units.enter_survivors(&growing, &whole, (20.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) > 3.0, "there is something");
-        units.enter_survivors(&growing, &whole, (21.0, 0.4), false, |_| 40);
+        units.enter_survivors(&growing, &whole, (21.0, 0.3), false, |_| 30);
+        assert!(units.interest(0, false) > 3.0, "much, but of two moments");
+        units.enter_survivors(&growing, &whole, (22.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) < 0.1, "enough for now");
         let other = [Sight { class: 1, left_out: vec![] }];
-        units.enter_survivors(&growing, &other, (41.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &other, (39.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) < 0.1, "it is of the later half");
         units.enter_survivors(&growing, &other, (43.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) > 19.0, "there was much of it");
