@@ -2,6 +2,8 @@
 
 /// Part of a hit's cost that is paid while the kernel takes breakpoints out: the trap is still there, the program is not.
 const TRAP_SHARE: f64 = 0.5;
+/// Part of the share that windows aim at: what is left is for those that cost more than they were granted.
+const AIM: f64 = 0.9;
 /// CPU seconds of the target for which the account is good at the start, so that the first window does not have to wait.
 const ADVANCE: f64 = 0.05;
 /// A window is open for at least so many seconds: below, arming and disarming is most of it.
@@ -101,7 +103,7 @@ impl Budget {
     /// `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
     pub fn grant(&self, slowdown: f64, closing: f64, longest: f64, cpu_seconds: f64, wall: f64) -> Option<Grant> {
         let used = (cpu_seconds - self.opened_at).max(0.0);
-        let saved = (self.share * (used + ADVANCE) - self.spent) / self.patience;
+        let saved = (AIM * self.share * (used + ADVANCE) - self.spent) / self.patience;
         let pace = (used / wall.max(1e-3)).max(1e-6);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
         let left = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall - self.noticed;
@@ -163,7 +165,7 @@ mod tests {
         assert!((first.work - 0.03).abs() < 1e-9 && (first.open - 0.3).abs() < 1e-9, "the longest: {first:?}");
         budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 0.0, 1.0);
         assert_eq!(grant(&budget, 101.001), None);
-        assert!(grant(&budget, 101.04).is_some());
+        assert!(grant(&budget, 101.25).is_some());
     }
 
     #[test]
