@@ -169,11 +169,11 @@ impl Session {
             gone_at.set(self.target.cpu_clock().ok());
             now == bytes
         });
-        let cpu = |at: &Passed| at.cpu_seconds;
-        let closed = gone_at.get().map_or(0.0, |gone| gone.as_secs_f64() - cpu(&armed_at) - cpu(&now)).max(0.0);
-        let edges = armed_at.since(&unarmed);
-        let edges =
-            Passed { open: edges.open + closing.as_secs_f64(), cpu_seconds: edges.cpu_seconds + closed, ..edges };
+        let mut edges = armed_at.since(&unarmed);
+        edges.open += closing.as_secs_f64();
+        if let Some(gone) = gone_at.get() {
+            edges.cpu_seconds += (gone.as_secs_f64() - armed_at.cpu_seconds - now.cpu_seconds).max(0.0);
+        }
         let stats = slots.into_iter().zip(stats.into_iter().zip(stats_after)).collect();
         Ok(Opened { closing, whole: now, parts, edges, rested, stats, survivors })
     }

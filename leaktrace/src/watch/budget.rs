@@ -22,8 +22,8 @@ const NOTICED_APART: f64 = 6.0;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
 const NOTICED_ADVANCE: f64 = 0.6;
 
-/// What a hit costs before any was measured, seconds, among many, among few, and one of scouts; how many hits that counts for; how much less each
-/// window counts than the next.
+/// What a hit costs before any was measured, seconds, among many, among few, and one of scouts; how many hits that counts for; how
+/// much less each window counts than the next.
 const HIT_SECONDS: f64 = 2e-6;
 const COLD_HIT_SECONDS: f64 = 6e-6;
 const SCOUT_SECONDS: f64 = 1.5e-6;

@@ -183,7 +183,7 @@ impl Exposures {
     /// Whether `unit` itself has next to none of the blocks that become `rate` more in each second `since` a time, in windows that
     /// should have shown many of them.
     fn has_none(&self, class: u32, unit: usize, rate: f64, since: u64, living: &Living) -> bool {
-        let windows = self.tested(class, Some(unit)).filter(|window| window.end_ns >= since);
+        let windows = self.tested(class, Some(unit)).filter(|window| window.begin_ns >= since);
         let expected = rate * windows.map(|window| window.seconds).sum::<f64>();
         let own = living.count(class, unit, since, self.tested_until(class, Some(unit)));
         expected >= MANY && (own as f64) < NEXT_TO_NONE * expected
@@ -360,6 +360,8 @@ mod tests {
         let late: Vec<u64> = vec![51; 20];
         let only_late = exposures.owner(0, Some(6), &late, &Living::default());
         assert_eq!(only_late, Owner::Doubtful(vec![4]), "no window has tested it since");
+        let meanwhile = exposures.owner(0, Some(6), &[41; 40], &Living::default());
+        assert_eq!(meanwhile, Owner::Doubtful(vec![4, 6]), "a window that was open already does not count whole");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! what it is known by from then on. An address that was freed and handed out again between two later looks would pass for a
 //! survivor. Four things tell: the pool's free list at each look, the object that lies in the block (its type, and whether it
 //! is referenced at all: objects on CPython's own free lists are not), the words that it holds, and a window that sees the
-//! address handed out, or for the C allocator a block that lies where it does. An object that still is the same but has changed its words is lost sight of: that hides a leak, and accuses
+//! address handed out, or for the C allocator a block that lies where it does. An object that still is the same but has changed
+//! its words is lost sight of: that hides a leak, and accuses
 //! no one. How often the last one caught what the others had let pass is counted, and says how often that may be.
 
 use std::collections::{BTreeMap, HashMap};
@@ -91,6 +92,9 @@ impl Followers {
 
     /// Blocks of the C allocator that a window saw handed out: whatever was followed where one of them lies is dead.
     pub fn overlaid(&mut self, by: &HandedOut) {
+        if by.0.is_empty() {
+            return;
+        }
         let before = self.followed.len();
         self.followed.retain(|&address, follower| !by.overlay(address, follower.block()));
         self.caught += (before - self.followed.len()) as u64;
