@@ -360,8 +360,18 @@ mod tests {
         let late: Vec<u64> = vec![51; 20];
         let only_late = exposures.owner(0, Some(6), &late, &Living::default());
         assert_eq!(only_late, Owner::Doubtful(vec![4]), "no window has tested it since");
-        let meanwhile = exposures.owner(0, Some(6), &[41; 40], &Living::default());
-        assert_eq!(meanwhile, Owner::Doubtful(vec![4, 6]), "a window that was open already does not count whole");
+    }
+
+    #[test]
+    fn a_window_that_was_open_before_does_not_clear_a_rival() {
+        let mut exposures = Exposures::default();
+        exposures.enter(&without(0, &[4]), window(10, 0.1));
+        exposures.enter(&without(0, &[6]), Exposure { begin_ns: 20, end_ns: 60, seconds: 0.2 });
+        exposures.enter(&without(0, &[4]), window(45, 0.1));
+        exposures.enter(&without(0, &[6]), window(70, 0.2));
+        exposures.enter(&without(0, &[4]), window(90, 0.1));
+        let owner = exposures.owner(0, Some(6), &[46; 20], &Living::default());
+        assert_eq!(owner, Owner::Doubtful(vec![4]), "it saw a part of the time in which there are such blocks");
     }
 
     #[test]
