@@ -57,7 +57,7 @@ pub mod op {
     /// Entry of CPython's collector: `a` is the generation.
     pub const GC_START: u8 = 16;
     /// Entry of the function that calls `gc.callbacks`, which runs when a collection starts and when it ends: `a` is the
-    /// generation. Where the collector's own function does not show it.
+    /// generation, `b` the text that says which. Where the collector's own function does not show it.
     pub const GC_CALLBACKS: u8 = 17;
 }
 

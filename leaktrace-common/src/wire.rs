@@ -45,7 +45,9 @@ pub mod state {
     pub const WINDOW: u32 = 2;
     /// How often the target has started a process or a thread.
     pub const FORKS: u32 = 3;
-    pub const COUNT: u32 = 4;
+    /// How often the collector's probes were armed beside the windows.
+    pub const STANDING: u32 = 4;
+    pub const COUNT: u32 = 5;
 }
 
 /// What a window of tracing does without.

@@ -1,20 +1,49 @@
 //! CPython's collector: how long each collection took, and whether it was the main interpreter's. What it freed, user space reads
 //! from the interpreter's counters.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::bpf_ktime_get_ns,
+};
 use leaktrace_common::{
+    site::op,
     walk::ReadTarget,
-    wire::{GENERATIONS, GcCounts, GcRecord, counter, record},
+    wire::{GENERATIONS, GcCounts, GcRecord, counter, record, state},
 };
 
 use crate::{
-    maps::{RING, Thread, config, count},
+    maps::{COLLECTIONS, COLLECTIONS_BYTES, STATE, Thread, config, count},
     stack::attached_thread_state,
     target::{Target, read},
 };
 
+/// What the function that calls `gc.callbacks` is told when a collection has ended.
+const STOP: u32 = u32::from_ne_bytes(*b"stop");
+
+/// An armed instruction of the collector: one of its own function, or of the one that calls `gc.callbacks` at both ends of a
+/// collection.
 #[inline(always)]
-pub fn started(generation: u64, thread: &mut Thread) {
+pub fn entered(event: u8, generation: u64, phase: u64, thread: &mut Thread, tid: u32) {
+    if event == op::GC_CALLBACKS && read(phase) == Some(STOP) {
+        ended(thread, tid);
+    } else {
+        started(generation, thread);
+    }
+}
+
+/// Armed anew since: what the thread was in the middle of has ended unseen.
+#[inline(always)]
+fn forget_if_anew(thread: &mut Thread) {
+    let now = STATE.get(state::STANDING).map_or(0, |times| *times as u32);
+    if thread.gc_standing != now {
+        thread.gc_standing = now;
+        thread.gc_start_ns = 0;
+    }
+}
+
+#[inline(always)]
+fn started(generation: u64, thread: &mut Thread) {
+    forget_if_anew(thread);
     let gc = &config().gc;
     thread.gc_start_ns = 0;
     // One of an interpreter that cannot be told is left to the counters in memory.
@@ -49,14 +78,10 @@ fn interpreter() -> Option<u64> {
     if tstate == 0 { None } else { Target.word(tstate + u64::from(config.tstate_interpreter)) }
 }
 
-/// The function that runs at both ends of a collection.
-#[inline(always)]
-pub fn callbacks(generation: u64, thread: &mut Thread, tid: u32) {
-    if thread.gc_start_ns == 0 { started(generation, thread) } else { ended(thread, tid) }
-}
-
+/// The end of a collection.
 #[inline(always)]
 pub fn ended(thread: &mut Thread, tid: u32) {
+    forget_if_anew(thread);
     if thread.gc_start_ns == 0 {
         return;
     }
@@ -66,7 +91,9 @@ pub fn ended(thread: &mut Thread, tid: u32) {
     thread.gc_start_ns = 0;
     let Some(generation) = collected(thread) else { return };
     let message = GcRecord { kind: record::GC, generation, tid, other: thread.gc_other, start_ns, end_ns };
-    if RING.output::<GcRecord>(message, 0).is_err() {
+    let is_half_full = COLLECTIONS.query(BPF_RB_AVAIL_DATA.into()) >= u64::from(COLLECTIONS_BYTES / 2);
+    let wake = if is_half_full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    if COLLECTIONS.output::<GcRecord>(message, wake.into()).is_err() {
         count(counter::LOST_RING);
     }
 }

@@ -93,10 +93,29 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         }
     } else if site.op < op::GC_START {
         native::entered(site, a, b, regs, thread);
-    } else if site.op == op::GC_CALLBACKS {
-        gc::callbacks(a, thread, tid);
     } else {
-        gc::started(a, thread);
+        gc::entered(site.op, a, b, thread, tid);
+    }
+    0
+}
+
+/// The collector's sites, where they stay armed while windows of the rest open and close. So no window is looked at, and nothing is
+/// touched of what the thread is in the middle of there.
+#[uprobe]
+pub fn collector(ctx: ProbeContext) -> u32 {
+    let regs: *const pt_regs = ctx.regs;
+    // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
+    let ip = unsafe { (*regs).rip };
+    count(counter::HITS);
+    let (slot, tid) = (slot(ip, config().site_factor), tid());
+    if let Some(thread) = thread(tid)
+        && thread.over == 0
+        && let Some(site) = SITES.get(slot)
+        && site.ip == ip
+        && let (Some(a), Some(b)) = (regs::operand(regs, &site.a), regs::operand(regs, &site.b))
+    {
+        window::hit(slot);
+        gc::entered(site.op, a, b, thread, tid);
     }
     0
 }

@@ -402,11 +402,11 @@ impl Interpreter<'_> {
             );
             return;
         };
-        let (function, generation) = match found {
-            gc::Collector::Function(function, generation) => (function, generation),
-            gc::Collector::Callbacks(function) => (function, reg::RSI),
+        let (function, generation, phase) = match found {
+            gc::Collector::Function(function, generation) => (function, generation, None),
+            gc::Collector::Callbacks(function) => (function, reg::RSI, Some(reg::RDI)),
         };
-        match (placement::entry(self.module.code, self.module.sweep, function, Some(generation), None), found) {
+        match (placement::entry(self.module.code, self.module.sweep, function, Some(generation), phase), found) {
             (Some(place), gc::Collector::Function(..)) => {
                 builder.entry(&self.module, &place, op::GC_START, domain::OBJ, "collector", function);
                 builder.returning(&self.module, function, op::GC_START, "collector");

@@ -143,7 +143,13 @@ impl ProbePlan {
         self.returns.clear();
     }
 
-    /// Takes out all but what shows collections.
+    /// What shows collections.
+    pub fn collector(&self) -> (Vec<&Probe>, Vec<&ReturnProbe>) {
+        let probes = self.probes.iter().filter(|p| matches!(p.op, op::GC_START | op::GC_CALLBACKS));
+        (probes.collect(), self.returns.iter().filter(|r| r.op == op::GC_START).collect())
+    }
+
+    /// Takes out all but that.
     pub fn only_collector(&mut self) {
         self.probes.retain(|p| matches!(p.op, op::GC_START | op::GC_CALLBACKS));
         self.returns.retain(|r| r.op == op::GC_START);

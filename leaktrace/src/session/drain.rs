@@ -1,4 +1,4 @@
-//! The thread that drains the ring, so that a long pass over the table never lets it overflow.
+//! The thread that drains the rings, so that a long pass over the table never lets them overflow.
 
 use std::{
     io,
@@ -11,11 +11,10 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{MapData, RingBuf};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{native::NativeNames, symbols::Symbols};
-use crate::target::ProcessMemory;
+use crate::{target::ProcessMemory, tracer::Rings};
 
 /// How long a look waits for the records that came before it. What comes later than this is told by the next one.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,9 +50,9 @@ impl Shared {
 }
 
 impl Drain {
-    /// Starts to drain `ring`. `flush_log` is called each time the thread wakes up.
+    /// Starts to drain `rings`. `flush_log` is called each time the thread wakes up.
     pub fn start(
-        ring: RingBuf<MapData>,
+        rings: Rings,
         memory: ProcessMemory,
         native: NativeNames,
         flush_log: Box<dyn FnMut() + Send>,
@@ -66,7 +65,7 @@ impl Drain {
             done: AtomicU64::new(0),
             settled: Condvar::new(),
         });
-        let worker = Worker { ring, memory, native, shared: Arc::clone(&shared), flush_log };
+        let worker = Worker { rings, memory, native, shared: Arc::clone(&shared), flush_log };
         let thread = std::thread::Builder::new().name("ring".into()).spawn(move || worker.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -76,7 +75,7 @@ impl Drain {
         self.shared.symbols()
     }
 
-    /// What was in the ring before this call is drained when it returns.
+    /// What was in the rings before this call is drained when it returns.
     pub fn settle(&self) -> MutexGuard<'_, Symbols> {
         let shared = &*self.shared;
         let ours = shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
@@ -103,7 +102,7 @@ impl Drop for Drain {
 }
 
 struct Worker {
-    ring: RingBuf<MapData>,
+    rings: Rings,
     memory: ProcessMemory,
     native: NativeNames,
     shared: Arc<Shared>,
@@ -113,7 +112,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while self.wait().is_ok() {
-            // Asked for before the ring is looked at, so that it holds whatever the asker means.
+            // Asked for before the rings are looked at, so that they hold whatever the asker means.
             let (asked, stop) = (self.shared.asked.load(Ordering::SeqCst), self.shared.stop.load(Ordering::SeqCst));
             self.drain(asked);
             (self.flush_log)();
@@ -125,21 +124,28 @@ impl Worker {
 
     /// Waits for records or to be woken.
     fn wait(&self) -> rustix::io::Result<()> {
-        // SAFETY: the ring lives as long as this borrow.
-        let ring = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
-        let mut fds = [PollFd::new(&ring, PollFlags::IN), PollFd::new(&self.shared.wake, PollFlags::IN)];
+        // SAFETY: the rings live as long as this borrow.
+        let [all, collections] =
+            self.rings.each_ref().map(|ring| unsafe { std::os::fd::BorrowedFd::borrow_raw(ring.as_raw_fd()) });
+        let mut fds = [
+            PollFd::new(&self.shared.wake, PollFlags::IN),
+            PollFd::new(&all, PollFlags::IN),
+            PollFd::new(&collections, PollFlags::IN),
+        ];
         rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
-        if !fds[1].revents().is_empty() {
+        if !fds[0].revents().is_empty() {
             rustix::io::read(&self.shared.wake, &mut [0; 8])?;
         }
         Ok(())
     }
 
-    /// Takes what is in the ring, and says that the drains `asked` for are done.
+    /// Takes what is in the rings, and says that the drains `asked` for are done.
     fn drain(&mut self, asked: u64) {
         let mut symbols = self.shared.symbols();
-        while let Some(record) = self.ring.next() {
-            symbols.apply(&record, &self.memory, &mut self.native);
+        for ring in &mut self.rings {
+            while let Some(record) = ring.next() {
+                symbols.apply(&record, &self.memory, &mut self.native);
+            }
         }
         // Under the lock, or who is about to wait would miss it.
         self.shared.done.store(asked, Ordering::SeqCst);

@@ -9,6 +9,7 @@ mod followed;
 pub mod named;
 pub mod native;
 pub mod pauses;
+mod standing;
 pub mod survivors;
 mod symbols;
 mod window;
@@ -27,6 +28,7 @@ use coverage::{Coverage, Older};
 use drain::Drain;
 use leaktrace_common::wire::{Block, StackTotals, TICK_NS};
 use native::NativeNames;
+use standing::Standing;
 use windows::{Limits, Watch};
 
 use crate::{
@@ -121,6 +123,7 @@ pub struct Session {
     cost: CostMeter,
     tracefs: PathBuf,
     watch: Option<Watch>,
+    standing: Option<Standing>,
 }
 
 impl Session {
@@ -161,8 +164,9 @@ impl Session {
             Ok(mut logger) if options.verbose => Box::new(move || logger.flush()),
             _ => Box::new(|| {}),
         };
-        let drain = Drain::start(tracer.take_ring()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
-            .map_err(SessionError::Drain)?;
+        let drain =
+            Drain::start(tracer.take_rings()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
+                .map_err(SessionError::Drain)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter).ok();
         let rss_start = target.rss_bytes()?;
         let cpu_start = target.cpu_time()?;
@@ -177,6 +181,7 @@ impl Session {
             tracer.arm(&spec)?;
             None
         };
+        let standing = options.limits.and_then(|of| Standing::of(&plan, tracer.site_factor(), of.overhead));
         // Another run of the same file may have the same bytes at the same addresses, but not the same objects.
         target.still_runs()?;
         let pools = interpreter.facts.pymalloc.and_then(|p| p.snapshot(&memory).ok());
@@ -202,7 +207,12 @@ impl Session {
             cost: CostMeter::default(),
             tracefs: options.tracefs.to_path_buf(),
             watch,
+            standing,
         };
+        if session.standing.is_some() {
+            session.cost.calibrate(&mut session.tracer, &session.tracefs);
+            session.keep_standing();
+        }
         session.cost.begin_sample(&session.tracer);
         Ok(session)
     }
@@ -281,23 +291,30 @@ impl Session {
     /// Collections from the probes where there are any, else from the interpreter's counters, unless it is gone.
     fn log_collections(&mut self, execed: bool) {
         // The counters first, so that the ring holds each collection that they count.
-        let (offsets, runtime) = (&self.interpreter.offsets, self.interpreter.runtime);
-        let read = || GcState::read(&self.target.memory(), offsets, runtime, self.main_interpreter).ok();
-        let state = if execed { None } else { read() };
+        let state = if execed { None } else { self.collector_state() };
         let timed = self.drain.settle().take_collections();
         self.collector.log(&timed, state.as_ref(), self.start_ns, self.ledger.gc_mut());
     }
 
+    /// What the interpreter says of its collector.
+    fn collector_state(&self) -> Option<GcState> {
+        let (offsets, runtime) = (&self.interpreter.offsets, self.interpreter.runtime);
+        GcState::read(&self.target.memory(), offsets, runtime, self.main_interpreter).ok()
+    }
+
     /// Disarms everything. The target is back at full speed when this returns.
     pub fn disarm(&mut self) {
+        self.account_for_standing();
         self.tracer.disarm();
         self.drain.stop();
     }
 
-    /// A moment for what is done between scans: ends the timing of the programs that the last scan began.
+    /// A moment for what is done between scans: ends the timing of the programs that the last scan began, and looks after what is
+    /// armed beside windows.
     pub fn tick(&mut self) {
         self.cost.end_sample(&self.tracer);
         self.cost.calibrate(&mut self.tracer, &self.tracefs);
+        self.keep_standing();
     }
 
     /// CPU seconds that the probes have taken from the target, estimated; see [`cost`]. Never more than the target used.

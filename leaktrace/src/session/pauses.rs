@@ -15,7 +15,7 @@ use crate::target::Target;
 use crate::tracer::load::Sizes;
 use crate::tracer::{Spec, Tracer, leftovers};
 
-/// Bytes of the ring: a collection is a record of 32 bytes.
+/// Bytes of the ring of all but collections.
 const RING_BYTES: u32 = 1 << 16;
 
 /// Armed probes on both ends of each collection. Dropping it disarms them.
@@ -54,7 +54,7 @@ impl PauseProbes {
         let mut tracer = Tracer::load(&spec)?;
         let names = NativeNames::new(Arc::clone(target));
         let drain =
-            Drain::start(tracer.take_ring()?, target.memory(), names, Box::new(|| ())).map_err(SessionError::Drain)?;
+            Drain::start(tracer.take_rings()?, target.memory(), names, Box::new(|| ())).map_err(SessionError::Drain)?;
         // The very last thing before arming: the bytes must still be those that the plan was made from.
         plan::assemble::verify(&plan, &memory)?;
         tracer.arm(&spec)?;

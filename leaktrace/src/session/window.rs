@@ -221,6 +221,9 @@ impl Session {
             if now.open >= LONGEST && (StopSignals::came() || self.tracer.forks().ok() != Some(forks)) {
                 break true;
             }
+            if self.is_standing_too_hot() {
+                break true;
+            }
             if part.open >= LONGEST {
                 parts.push(part);
                 before = now;

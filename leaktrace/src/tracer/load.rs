@@ -48,6 +48,8 @@ pub mod program {
     pub const C_RETURN: &str = "c_return";
     pub const REFILL_RETURN: &str = "refill_return";
     pub const GC_RETURN: &str = "gc_return";
+    /// As the entry program, for the collector's sites beside windows.
+    pub const COLLECTOR: &str = "collector";
     /// Does nothing: measures what a probe costs by itself.
     pub const EMPTY: &str = "empty";
     pub const EXEC: &str = "process_exec";

@@ -10,6 +10,7 @@ pub mod load;
 pub mod multi;
 pub mod object;
 pub mod ring;
+mod standing;
 pub mod sweep;
 pub mod task;
 pub mod uprobes;
@@ -26,7 +27,7 @@ use std::{
 use attach::{AttachError, Definition, Point};
 use aya::{
     Ebpf,
-    maps::{Array, Map, PerCpuArray, RingBuf},
+    maps::{Array, Map, MapData, PerCpuArray, RingBuf},
 };
 use bpf_map::{HashTable, MappedArray};
 use guardian::Guardian;
@@ -36,6 +37,7 @@ use leaktrace_common::{
     wire::{Block, Config, GcCounts, MAX_STACKS, SiteStats, StackTotals, counter, state},
 };
 use load::{LoadError, Sizes, program};
+use standing::Standing;
 use uprobes::{Armed, Uprobes, Way};
 
 use crate::cpython::{Interpreter, PymallocState, gc};
@@ -106,6 +108,9 @@ impl<'a> Spec<'a> {
     }
 }
 
+/// What the programs tell: all but collections, and these.
+pub type Rings = [RingBuf<MapData>; 2];
+
 /// The kernel's counters, indexed by [`counter`].
 pub type Counters = [u64; counter::COUNT as usize];
 
@@ -114,6 +119,8 @@ pub type Counters = [u64; counter::COUNT as usize];
 pub struct Tracer {
     /// Entries first: they are disarmed before the returns that belong to them.
     armed: Vec<Armed>,
+    /// What is armed beside the windows.
+    standing: Standing,
     /// What windows arm, for who has to mend what a killed leaktrace left: a link leaves no name.
     definition: Option<Definition>,
     /// After what is armed: it is dropped when nothing is any more.
@@ -162,14 +169,27 @@ impl Tracer {
         let mut ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
         // Now, while all maps are still here: their descriptors are in the programs' instructions.
         let returns = RETURNS.iter().filter(|group| spec.plan.returns.iter().any(|r| (group.serves)(r.op)));
+        // Windows leave the collector to what stands beside them.
+        let returns = returns.filter(|group| !spec.windows || group.program != program::GC_RETURN);
         let names: Vec<_> = returns.map(|group| group.program).chain([program::ENTRY, program::EMPTY]).collect();
         let way = if spec.windows { Way::Link } else { Way::Group };
         let uprobes = Uprobes::load(&mut ebpf, &names, way)?;
+        let standing = if spec.windows { Standing::load(&mut ebpf, spec.plan)? } else { Standing::default() };
         let totals = MappedArray::new(map_fd(&ebpf, "TOTALS")?, MAX_STACKS as usize)
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
         let site_stats = MappedArray::new(map_fd(&ebpf, "SITE_STATS")?, site::SITE_SLOTS as usize)
             .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
-        Ok(Self { armed: Vec::new(), definition: None, guardian: None, uprobes, ebpf, totals, site_stats, site_factor })
+        Ok(Self {
+            armed: Vec::new(),
+            standing,
+            definition: None,
+            guardian: None,
+            uprobes,
+            ebpf,
+            totals,
+            site_stats,
+            site_factor,
+        })
     }
 
     /// Arms the plan: returns first, so that no entry waits for a return that is not watched.
@@ -188,9 +208,7 @@ impl Tracer {
         probes: &[usize],
         returns: &[usize],
     ) -> Result<(), TracerError> {
-        if self.guardian.is_none() {
-            self.guardian = Some(Guardian::start(tracefs, pid).map_err(TracerError::Guardian)?);
-        }
+        self.guard(tracefs, pid)?;
         let file = |index: usize| plan.files[index].open_path.as_path();
         if self.uprobes.way() == Way::Link && self.definition.is_none() {
             let probes = plan.probes.iter().map(|p| (p.file, p.file_offset));
@@ -209,6 +227,14 @@ impl Tracer {
         let points: Vec<Point<'_>> = chosen.map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
         self.arm_group(tracefs, pid, "entry", program::ENTRY, &points, false)?;
         self.armed.reverse();
+        Ok(())
+    }
+
+    /// Nothing is armed without a guardian.
+    fn guard(&mut self, tracefs: &Path, pid: u32) -> Result<(), TracerError> {
+        if self.guardian.is_none() {
+            self.guardian = Some(Guardian::start(tracefs, pid).map_err(TracerError::Guardian)?);
+        }
         Ok(())
     }
 
@@ -234,6 +260,7 @@ impl Tracer {
         for armed in self.armed.drain(..) {
             drop(armed);
         }
+        self.standing.disarm();
         self.definition = None;
         self.guardian = None;
     }
@@ -298,10 +325,13 @@ impl Tracer {
         Ok(cost::calibrate(tracefs, &self.uprobes)?)
     }
 
-    /// Takes the ring out, for the thread that drains it.
-    pub fn take_ring(&mut self) -> Result<RingBuf<aya::maps::MapData>, TracerError> {
-        let map = self.ebpf.take_map("RING").ok_or(LoadError::Missing("map RING"))?;
-        RingBuf::try_from(map).map_err(|source| LoadError::Map { name: "RING", source }.into())
+    /// Takes the rings out, for the thread that drains them.
+    pub fn take_rings(&mut self) -> Result<Rings, TracerError> {
+        let mut take = |name| {
+            let map = self.ebpf.take_map(name).ok_or(LoadError::Missing("map of a ring"))?;
+            RingBuf::try_from(map).map_err(|source| LoadError::Map { name, source })
+        };
+        Ok([take("RING")?, take("COLLECTIONS")?])
     }
 
     /// The diagnostics of the BPF side, to the `log` crate when flushed.

@@ -126,6 +126,11 @@ impl Budget {
         self.patience = 1.0 + patience / 2.0;
     }
 
+    /// Enters CPU seconds of hits of what is armed beside windows.
+    pub fn pay(&mut self, hit_seconds: f64) {
+        self.spent += hit_seconds;
+    }
+
     /// How long a window that requests may notice is open at most, seconds. A verdict wants to see blocks of all the time: where there
     /// are few such windows, many short ones show more than few long ones.
     pub fn longest_noticed(&self) -> f64 {

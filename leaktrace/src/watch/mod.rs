@@ -4,11 +4,13 @@
 //! * [`units`]: what can be armed by itself, what it costs and serves.
 //! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much.
 //! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was.
+//! * [`allowance`]: whether what is rare may stay armed beside the windows.
 //! * [`budget`]: what has been spent, and when the next window may open.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
 //! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides what is
 //!   armed.
 
+pub mod allowance;
 pub mod budget;
 pub mod choice;
 pub mod classes;
@@ -18,6 +20,7 @@ mod parts;
 mod shown;
 pub mod units;
 
+pub use allowance::Allowance;
 pub use budget::{Budget, HitCost};
 pub use classes::Classes;
 pub use exposure::Exposures;

@@ -187,7 +187,7 @@ impl Units {
                 // What a realloc moves to is foretold at the realloc's own site.
                 op::PY_MALLOC | op::PY_CALLOC if probe.domain == domain::SHARED => continue,
                 op::PY_WRAPPER | op::PY_FREE | op::C_FREE => continue,
-                // The counters in memory tell of collections, also of those between windows.
+                // They are armed beside the windows.
                 o if o >= op::GC_START => continue,
                 op::REFILLED => &mut refill,
                 o if (op::C_MALLOC..op::GC_START).contains(&o) => &mut c,
