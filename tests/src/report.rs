@@ -68,6 +68,15 @@ pub struct Capture {
     pub coverage: Coverage,
     pub cost: Cost,
     pub notes: Vec<String>,
+    /// `None`: everything was traced.
+    pub watch: Option<Watch>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Watch {
+    pub windows: u64,
+    pub overhead: f64,
+    pub overhead_limit: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,6 +181,7 @@ pub struct Generation {
     pub collected: u64,
     pub uncollectable: u64,
     pub pause_seconds: Option<Pause>,
+    pub pause_counts: Vec<u64>,
 }
 
 #[derive(Debug, Deserialize)]
