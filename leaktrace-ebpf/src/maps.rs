@@ -97,8 +97,8 @@ pub static STATE: Array<u64> = Array::with_max_entries(state::COUNT, 0);
 #[map]
 pub static RING: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
 
-/// Collections. Their own ring, because they wake no one: to wake a reader takes ten times as long as all else of a hit, and they
-/// have time until the next look. One that is half full does.
+/// Collections. A ring of their own, because they wake no one unless it is half full: to wake a reader takes several times as long as
+/// all else of a hit, and they have time until the next look.
 #[map]
 pub static COLLECTIONS: RingBuf = RingBuf::with_byte_size(COLLECTIONS_BYTES, 0);
 
@@ -188,7 +188,7 @@ pub struct Thread {
     pub gc_counts: [u64; GENERATIONS],
     /// Not 0: of another interpreter than the main one.
     pub gc_other: u32,
-    /// What of the collector belongs to, as [`state::STANDING`] has it.
+    /// The arming of the collector's probes that these belong to, as [`state::STANDING`] has it.
     pub gc_standing: u32,
     pub gc_generation: u32,
     /// Not 0: the target replaced its program, and what this thread does now is another program's.

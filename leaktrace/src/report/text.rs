@@ -194,7 +194,8 @@ fn collector(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<(
     };
     writeln!(out, "{}", style.dim(row(header.map(str::to_owned))))?;
     for generation in &gc.generations {
-        let pause = |seconds| if gc.pauses_known { span(seconds) } else { "unknown".to_owned() };
+        let is_known = gc.pauses_known || generation.timed() > 0;
+        let pause = |seconds| if is_known { span(seconds) } else { "unknown".to_owned() };
         let cells = [
             generation.generation.to_string(),
             count(generation.collections as f64),
@@ -205,7 +206,8 @@ fn collector(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<(
         ];
         writeln!(out, "{}", row(cells))?;
     }
-    words::other_collectors(gc).map_or(Ok(()), |text| writeln!(out, "  {text}"))
+    let notes = [words::untimed(gc), words::other_collectors(gc)];
+    notes.into_iter().flatten().try_for_each(|text| writeln!(out, "  {text}"))
 }
 
 fn capture(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {

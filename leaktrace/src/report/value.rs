@@ -297,7 +297,7 @@ pub struct Collector {
     pub generations: Vec<Generation>,
     /// Whether automatic collection is on; `None` where it cannot be told.
     pub enabled: Option<bool>,
-    /// Whether pauses were measured.
+    /// Whether each pause was measured; else those of [`Self::timed`] collections were.
     pub pauses_known: bool,
     /// Upper bounds of [`Generation::pause_counts`].
     pub pause_bounds_seconds: Vec<f64>,
@@ -312,6 +312,13 @@ pub struct OtherCollectors {
     pub pause_seconds: Pause,
 }
 
+impl Collector {
+    /// Collections whose pause was measured.
+    pub fn timed(&self) -> u64 {
+        self.generations.iter().fold(0, |sum, generation| sum.saturating_add(generation.timed()))
+    }
+}
+
 /// One generation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
@@ -323,6 +330,13 @@ pub struct Generation {
     /// How many pauses were within each of [`Collector::pause_bounds_seconds`] and not within the one before; the last
     /// count is of those longer than all.
     pub pause_counts: Vec<u64>,
+}
+
+impl Generation {
+    /// Collections whose pause was measured.
+    pub fn timed(&self) -> u64 {
+        self.pause_counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
 }
 
 /// How long collections stopped the interpreter.

@@ -210,6 +210,15 @@ fn memory(memory: &Memory) -> String {
     )
 }
 
+/// That pauses are not those of all collections, where that is so; where none was measured there is nothing to say.
+pub(crate) fn untimed(gc: &Collector) -> Option<String> {
+    let timed = gc.timed();
+    (!gc.pauses_known && timed > 0).then(|| {
+        let all = gc.generations.iter().fold(0u64, |sum, generation| sum.saturating_add(generation.collections));
+        format!("pauses are those of {} collections of {}", count(timed as f64), count(all as f64))
+    })
+}
+
 /// What the collectors of other interpreters did, if they did anything.
 pub(crate) fn other_collectors(gc: &Collector) -> Option<String> {
     let others = &gc.other_interpreters;

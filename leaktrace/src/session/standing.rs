@@ -4,6 +4,7 @@ use leaktrace_common::site::slot;
 
 use super::Session;
 use crate::{
+    cpython::gc::Generation,
     plan::{Execution, ProbePlan},
     watch::Allowance,
 };
@@ -88,7 +89,7 @@ impl Session {
         let is_armed = self.tracer.has_collector();
         // What would have been hits, where there were none.
         let collections = now.collections.saturating_sub(last.collections);
-        let hits = if is_armed { now.hits - last.hits } else { HITS_OF_COLLECTION * collections };
+        let hits = if is_armed { now.hits - last.hits } else { HITS_OF_COLLECTION.saturating_mul(collections) };
         let cost = hits as f64 * hit;
         standing.allowance.enter(now.cpu_seconds - last.cpu_seconds, cost, is_armed);
         if let Some(watch) = self.watch.as_mut().filter(|_| is_armed) {
@@ -106,7 +107,9 @@ impl Session {
 
     fn seen(&self) -> Option<Seen> {
         let hits = self.hits_of_standing(self.standing.as_ref()?);
-        let collections = self.collector_state()?.generations.iter().map(|generation| generation.collections).sum();
+        // Of a target that has just replaced its program it may be any number.
+        let add = |sum: u64, generation: &Generation| sum.saturating_add(generation.collections);
+        let collections = self.collector_state()?.generations.iter().fold(0, add);
         Some(Seen { cpu_seconds: self.target.cpu_clock().ok()?.as_secs_f64(), collections, hits })
     }
 

@@ -25,7 +25,8 @@ pub(super) fn rows(app: &App, picture: &Picture, _width: usize) -> Vec<Row> {
     let gc = &picture.report.gc;
     let mut texts: Vec<(String, Style)> = Vec::new();
     for row in &gc.generations {
-        let pause = |seconds: f64| if gc.pauses_known { span(seconds) } else { "-".to_owned() };
+        let is_known = gc.pauses_known || row.timed() > 0;
+        let pause = |seconds: f64| if is_known { span(seconds) } else { "-".to_owned() };
         let style = if row.uncollectable > 0 { app.theme.warning() } else { Style::new() };
         texts.push((
             format!(
@@ -40,7 +41,8 @@ pub(super) fn rows(app: &App, picture: &Picture, _width: usize) -> Vec<Row> {
             style,
         ));
     }
-    texts.extend(words::other_collectors(gc).map(|text| (format!(" {text}"), Style::new())));
+    let notes = [words::untimed(gc), words::other_collectors(gc)];
+    texts.extend(notes.into_iter().flatten().map(|text| (format!(" {text}"), Style::new())));
     texts.push((String::new(), Style::new()));
     texts.push(match gc.enabled {
         Some(true) => (" Automatic collection is on.".to_owned(), Style::new()),
@@ -66,7 +68,7 @@ pub(super) fn rows(app: &App, picture: &Picture, _width: usize) -> Vec<Row> {
 /// How many pauses were how long, all generations together.
 fn pauses(app: &App, picture: &Picture, texts: &mut Vec<(String, Style)>) {
     let gc = &picture.report.gc;
-    if !gc.pauses_known {
+    if !gc.pauses_known && gc.timed() == 0 {
         texts.push((" Pauses were not measured.".to_owned(), Style::new()));
         return;
     }

@@ -289,10 +289,19 @@ fn the_collector_is_told() {
         pause_counts: vec![3, 8, 1],
     }];
     let past = PastCollection { seconds: 3.0, generation: 2, pause_seconds: Some(0.004) };
+    let mut partly = next.clone();
+    partly.gc.pauses_known = false;
+    partly.gc.generations[0].collections = 20;
     app.receive(Picture { collections: vec![past], ..picture(next) });
     press(&mut app, "3");
     let rows = all(&text(&mut app, 80, 24));
     for part in ["500 ms", "250 ms", "collection is off", "over 10 ms", "4 ms"] {
+        assert!(rows.contains(part), "{part}: {rows}");
+    }
+    assert!(!rows.contains("pauses are those of"), "{rows}");
+    app.receive(picture(partly));
+    let rows = all(&text(&mut app, 80, 24));
+    for part in ["500 ms", "over 10 ms", "pauses are those of 12 collections of 20"] {
         assert!(rows.contains(part), "{part}: {rows}");
     }
 }

@@ -70,9 +70,10 @@ const plainTable = (caption, names, rows) => h("div", { class: "scroll", tabinde
 const collector = () => {
   const { gc, capture } = data;
   const state = { true: "on", false: "switched off: cycles are never freed" }[String(gc.enabled)] ?? "not known";
-  const pause = (seconds) => (gc.pauses_known ? units.span(seconds) : "unknown");
+  const timedOf = (g) => g.pause_counts.reduce((sum, count) => sum + count, 0);
+  const pause = (g, seconds) => (gc.pauses_known || timedOf(g) ? units.span(seconds) : "unknown");
   const rows = gc.generations.map((g) => [String(g.generation), units.exact(g.collections), units.exact(g.collected),
-    units.exact(g.uncollectable), pause(g.pause_seconds.total), pause(g.pause_seconds.max)]);
+    units.exact(g.uncollectable), pause(g, g.pause_seconds.total), pause(g, g.pause_seconds.max)]);
   const timed = data.collections.some((collection) => collection[2] !== null);
   return [
     h("p", {}, `Automatic collection is ${state}.`),
