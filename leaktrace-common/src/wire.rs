@@ -45,7 +45,10 @@ pub mod state {
     pub const WINDOW: u32 = 2;
     /// How often the target has started a process or a thread.
     pub const FORKS: u32 = 3;
-    pub const COUNT: u32 = 4;
+    /// Size classes that the window is for, bits as in [`super::SiteStats::classes`]: of what sites ask for in others it is
+    /// noted that they do, not who asks.
+    pub const CLASSES: u32 = 4;
+    pub const COUNT: u32 = 5;
 }
 
 /// What a window of tracing does without.

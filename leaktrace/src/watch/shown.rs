@@ -128,6 +128,11 @@ impl Units {
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
     }
 
+    /// Whether a block of a class has outlived a window.
+    pub(super) fn survived(&self, class: u32) -> bool {
+        self.shown.get(&class).is_some_and(|shown| shown.ever > 0.0)
+    }
+
     pub(super) fn interest(&self, class: u32, unnoticed: bool) -> f64 {
         self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed))
     }
