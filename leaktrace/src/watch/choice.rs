@@ -199,9 +199,10 @@ impl Units {
 #[cfg(test)]
 mod tests {
     use super::super::{
+        classes::LARGE,
         exposure::Sight,
         units::{
-            Growing,
+            Growing, Units,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -235,6 +236,24 @@ mod tests {
         }
         assert!((20..400).contains(&complete[0]), "{complete:?}");
         assert!(complete[1] > 700 && complete[2] > 700, "both fit in one gentle window: {complete:?}");
+    }
+
+    #[test]
+    fn parts_wait_while_a_whole_class_shows_survivors() {
+        let mut units = units(&[(Some(1e5), 1 << 63, true), (Some(7e5), 1, true), (Some(6e5), 1, true)]);
+        units.all[0].is_c = true;
+        let growing = growing(&[0, LARGE]);
+        let mut parts = |units: &Units, seed| {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let chosen = (0..1000).filter_map(|_| units.choose(&growing, 1.0, HIT, GENTLE, &mut random));
+            chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
+        };
+        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], (1.0, 0.1), false, |_| 20);
+        let before = parts(&units, 5);
+        let whole = [Sight { class: LARGE, left_out: vec![] }];
+        units.enter_survivors(&growing, &whole, (1.0, 0.1), false, |_| 1);
+        let after = parts(&units, 5);
+        assert!(after < before * 4 / 5, "{before}, then {after}");
     }
 
     #[test]

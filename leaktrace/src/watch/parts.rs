@@ -130,8 +130,9 @@ impl Units {
 mod tests {
     use super::super::{
         exposure::meet,
+        latency::MODEST,
         units::{
-            Doubt, Growing,
+            Doubt, Growing, Units,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -172,6 +173,21 @@ mod tests {
         );
         units.doubts.insert(0, Doubt { unit: 0, rivals: vec![], turn: 0 });
         assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT, None).0, [0, 3]);
+    }
+
+    #[test]
+    fn what_few_requests_notice_is_seen_for_longer() {
+        let mut units =
+            units(&[(Some(1e5), 1, true), (Some(1e5), 1, true), (Some(1.2e5), 1, true), (Some(1e3), 1, true)]);
+        let part = |units: &Units| units.part(&growing(&[0])[0], 1.0, HIT, GENTLE);
+        let (selection, shown) = part(&units);
+        assert!(selection.units == [2, 3] && selection.expected <= MODEST && shown < 0.25, "{selection:?}");
+        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![], turn: 1 });
+        let (selection, shown) = part(&units);
+        assert!(selection.units == [1, 3] && (shown - 1.0).abs() < 1e-9, "{selection:?}");
+        units.all[1].hits = 300_000;
+        let (selection, _) = part(&units);
+        assert!(selection.units[0] == 1 && selection.units.len() == 4, "not that cheap: all that is allowed");
     }
 
     #[test]
