@@ -243,7 +243,7 @@ mod tests {
         let mut units = units(&[(Some(1e5), 1 << 63, true), (Some(7e5), 1, true), (Some(6e5), 1, true)]);
         units.all[0].is_c = true;
         let growing = growing(&[0, LARGE]);
-        let mut parts = |units: &Units, seed| {
+        let parts = |units: &Units, seed| {
             let mut random = fastrand::Rng::with_seed(seed);
             let chosen = (0..1000).filter_map(|_| units.choose(&growing, 1.0, HIT, GENTLE, &mut random));
             chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
