@@ -297,7 +297,7 @@ impl Session {
         if let Some(exposure) = exposure {
             selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
             let found = |class| found.get(&class).copied().unwrap_or(0);
-            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure.seconds);
+            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure);
             let unnoticed = is_unnoticed(selection);
             for class in watch.units.enter_survivors(growing, &selection.sights, window, unnoticed, found) {
                 watch.exposures.forget(class);

@@ -200,7 +200,7 @@ impl Units {
 mod tests {
     use super::super::{
         classes::LARGE,
-        exposure::Sight,
+        exposure::{Exposure, Sight},
         units::{
             Growing, Units,
             tests::{GENTLE, HIT, growing, units},
@@ -248,10 +248,11 @@ mod tests {
             let chosen = (0..1000).filter_map(|_| units.choose(&growing, 1.0, HIT, GENTLE, &mut random));
             chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
         };
-        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], (1.0, 0.1), false, |_| 20);
+        let window = (1.0, Exposure { begin_ns: 1, end_ns: 2, seconds: 0.1 });
+        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], window, false, |_| 20);
         let before = parts(&units, 5);
         let whole = [Sight { class: LARGE, left_out: vec![] }];
-        units.enter_survivors(&growing, &whole, (1.0, 0.1), false, |_| 1);
+        units.enter_survivors(&growing, &whole, window, false, |_| 1);
         let after = parts(&units, 5);
         assert!(after < before * 4 / 5, "{before}, then {after}");
     }
