@@ -157,8 +157,6 @@ impl Report {
 /// How many times longer a site is observed before a verdict where only windows show it: a cache that has just filled up is told
 /// later by them.
 const WATCHED: (u64, u64) = (3, 2);
-/// After so long, nanoseconds, so few blocks are enough there: each has lasted for a sixth of that.
-const PATIENT: (u64, u64) = (600_000_000_000, 10);
 
 /// Sites that allocated something, by line and domain, each line judged as a whole.
 fn lines(ledger: &Ledger, chosen: &Chosen<'_>, sampling: Option<&Sampling>, criteria: &Criteria) -> Vec<LineDraft> {
@@ -187,9 +185,7 @@ fn judge_line(
 ) -> LineDraft {
     let judged = |trail: &Trail, sites: &[usize]| {
         let Some(sampling) = sampling else { return judge(trail, ledger.timeline(), ledger.gc(), criteria) };
-        let watched = ledger.timeline().now_ns().saturating_sub(ledger.timeline().start_ns());
         let criteria = Criteria {
-            min_blocks: if watched >= PATIENT.0 { criteria.min_blocks.min(PATIENT.1) } else { criteria.min_blocks },
             weight: sampling.mean_weight(sites),
             exposure: sampling.exposure(sites),
             min_observed_ns: criteria.min_observed_ns.saturating_mul(WATCHED.0) / WATCHED.1,

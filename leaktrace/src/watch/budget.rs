@@ -19,7 +19,7 @@ const CAREFUL: f64 = 0.2 * NOTICED;
 pub(super) const NOTICED_SHARE: f64 = 0.7;
 /// Part of that which windows may take that few requests notice; and how much more than they were to cost they may, to count as such.
 /// They need so little at a time that nothing would be left for the others.
-const MODEST_PART: f64 = 0.5;
+const MODEST_PART: f64 = 0.6;
 const STILL_MODEST: f64 = 2.0;
 /// Seconds that are to be between two of them.
 const NOTICED_APART: f64 = 6.0;

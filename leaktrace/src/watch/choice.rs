@@ -10,7 +10,7 @@ use super::{
 /// Slowdown, as a share of the limit, up to which further classes are added to a window.
 const GENTLE: f64 = 0.1;
 /// What a part of a class is worth while another class shows survivors that is seen whole: these need no further proof.
-const BESIDE_WHOLE: f64 = 0.25;
+const BESIDE_WHOLE: f64 = 0.15;
 /// How often a window is for a class that is drawn without regard to what it costs.
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
