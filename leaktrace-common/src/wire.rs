@@ -47,7 +47,10 @@ pub mod state {
     pub const FORKS: u32 = 3;
     /// How often the collector's probes were armed beside the windows.
     pub const STANDING: u32 = 4;
-    pub const COUNT: u32 = 5;
+    /// Size classes that the window is for, bits as in [`super::SiteStats::classes`]: of what sites ask for in others it is
+    /// noted that they do, not who asks.
+    pub const CLASSES: u32 = 5;
+    pub const COUNT: u32 = 6;
 }
 
 /// What a window of tracing does without.

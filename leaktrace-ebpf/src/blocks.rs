@@ -36,7 +36,7 @@ pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     let kind = if new.domain >= domain::COUNT as u8 { domain::OBJ } else { new.domain };
     let stack = stack::current(thread, tid, kind, new.native);
     let block = Block::at_site(new.size, kind, new.in_pool, stamp(thread), stack, tid, thread.site as u32);
-    window::gave(thread, new.size, new.in_pool, config().class_shift);
+    window::gave(thread, new.size, new.in_pool);
     count(if new.is_realloc { counter::REALLOC } else { counter::ALLOC });
     if kind == domain::NATIVE {
         count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
@@ -74,7 +74,7 @@ pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
     };
     let stack = stack::current(thread, tid, old.domain(), 0);
     let block = Block::at_site(old.size(), old.domain(), old.in_pool(), stamp(thread), stack, tid, thread.site as u32);
-    window::gave(thread, old.size(), old.in_pool(), config().class_shift);
+    window::gave(thread, old.size(), old.in_pool());
     count(counter::RETAGGED);
     add_to_totals(stack, old.size());
     write(address, &block);

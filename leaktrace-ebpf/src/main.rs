@@ -76,11 +76,18 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
         return 0;
     };
-    if open & wire::window::SCOUTS != 0 {
-        if let Some(size) = python::asked_for(site, a, b) {
+    if open & wire::window::PARTIAL != 0 {
+        let asked = python::asked_for(site, a, b);
+        if let Some(size) = asked
+            && (open & wire::window::SCOUTS != 0 || !window::is_for(size))
+        {
             window::asked(slot(ip, config().site_factor), size);
+            python::skipped(thread);
+            return 0;
         }
-        return 0;
+        if open & wire::window::SCOUTS != 0 {
+            return 0;
+        }
     }
     if site.op != op::REFILLED && (site.op < op::C_MALLOC || !python::is_pending(thread)) {
         thread.site = u64::from(slot(ip, config().site_factor));

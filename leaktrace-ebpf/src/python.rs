@@ -256,6 +256,14 @@ pub fn asked_for(site: &Site, a: u64, b: u64) -> Option<u64> {
     (site.domain != domain::RAW && size != 0 && size <= config().small_max).then_some(size)
 }
 
+/// A request is not followed any further: it is not the end of one that a wrapper began.
+#[inline(always)]
+pub fn skipped(thread: &mut Thread) {
+    if thread.py.state == py_call::NESTED {
+        thread.py.state = py_call::NONE;
+    }
+}
+
 /// Whether a request is under way whose block another event will tell.
 #[inline(always)]
 pub fn is_pending(thread: &Thread) -> bool {

@@ -40,18 +40,29 @@ pub fn hit(slot: u32) {
 
 /// Notes that the site of the request under way handed out a block.
 #[inline(always)]
-pub fn gave(thread: &Thread, size: u64, in_pool: bool, class_shift: u32) {
+pub fn gave(thread: &Thread, size: u64, in_pool: bool) {
     if thread.window & window::PARTIAL == 0 {
         return;
     }
-    let class = (size.wrapping_sub(1) >> class_shift) & 63;
-    serves(thread.site as u32, if in_pool { 1 << class } else { SiteStats::LARGE });
+    serves(thread.site as u32, if in_pool { bit(size) } else { SiteStats::LARGE });
+}
+
+/// Whether the window that is open is for blocks of so many bytes.
+#[inline(always)]
+pub fn is_for(size: u64) -> bool {
+    STATE.get(state::CLASSES).is_none_or(|classes| classes & bit(size) != 0)
 }
 
 /// Notes that a site asks pymalloc for so many bytes.
 #[inline(always)]
 pub fn asked(slot: u32, size: u64) {
-    serves(slot, 1 << ((size.wrapping_sub(1) >> config().class_shift) & 63));
+    serves(slot, bit(size));
+}
+
+/// Bit of a size class.
+#[inline(always)]
+fn bit(size: u64) -> u64 {
+    1 << ((size.wrapping_sub(1) >> config().class_shift) & 63)
 }
 
 #[inline(always)]

@@ -210,6 +210,10 @@ impl Default for Criteria {
     }
 }
 
+/// Where windows were open only now and then, after so many nanoseconds so few survivors are enough: each has lasted for a sixth of
+/// the time.
+const PATIENT_NS: u64 = 600_000_000_000;
+const PATIENT_BLOCKS: u64 = 8;
 /// Fewest survivors that large blocks still need.
 const FEWEST_BLOCKS: u64 = 5;
 /// Share of what became mature at the reference below which later additions count as nothing.
@@ -322,9 +326,11 @@ fn decide(
 fn doubt(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Ageing) -> Option<Reason> {
     // Asked of all survivors, and of the later half for itself: a thousand blocks of one burst and a few stragglers are
     // not a thousand that pile up.
-    let enough = |blocks: u64, bytes: u64| {
-        blocks >= criteria.min_blocks || blocks >= FEWEST_BLOCKS && bytes >= criteria.large_bytes
-    };
+    let observed = timeline.now_ns().saturating_sub(trail.first_ns.max(timeline.start_ns()));
+    let patient = criteria.exposure.is_some() && observed >= PATIENT_NS;
+    let min_blocks = if patient { criteria.min_blocks.min(PATIENT_BLOCKS) } else { criteria.min_blocks };
+    let enough =
+        |blocks: u64, bytes: u64| blocks >= min_blocks || blocks >= FEWEST_BLOCKS && bytes >= criteria.large_bytes;
     if !enough(ageing.blocks, ageing.bytes) || !enough(2 * ageing.matured, 2 * ageing.matured_bytes) {
         return Some(Reason::TooFew);
     }

@@ -88,7 +88,9 @@ impl Session {
         end.finish(pass, &unnamed, &mut self.totals)?;
         watch.exposures.coalesce(self.ledger.timeline());
         watch.units.suspects = watch.followers.blocks().filter_map(|block| watch.units.at_slot(block.site())).collect();
-        watch.units.doubts = doubts(&self.interpreter, watch);
+        let living = living(&self.interpreter, watch);
+        watch.units.recount(&living);
+        watch.units.doubts = doubts(&self.interpreter, watch, &living);
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };
@@ -106,14 +108,13 @@ impl Session {
 }
 
 /// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more.
-fn doubts(interpreter: &Interpreter, watch: &Watch) -> BTreeMap<u32, Doubt> {
+fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> BTreeMap<u32, Doubt> {
     let mut births: HashMap<(Of, u32), Vec<u64>> = HashMap::new();
     for block in watch.followers.blocks() {
         births.entry((watch.of(interpreter, block), block.stack)).or_default().push(block.time_ns);
     }
     let mut stacks: Vec<((Of, u32), Vec<u64>)> = births.into_iter().collect();
     stacks.sort_by_key(|(of, births)| (Reverse(births.len()), *of));
-    let living = living(interpreter, watch);
     let mut looked: HashMap<u32, usize> = HashMap::new();
     let mut doubts = BTreeMap::new();
     for (((class, unit), _), births) in stacks {
@@ -123,7 +124,7 @@ fn doubts(interpreter: &Interpreter, watch: &Watch) -> BTreeMap<u32, Doubt> {
             continue;
         }
         let Some(unit) = unit else { continue };
-        if let Owner::Doubtful(mut rivals) = watch.exposures.owner(class, Some(unit), &births, &living) {
+        if let Owner::Doubtful(mut rivals) = watch.exposures.owner(class, Some(unit), &births, living) {
             let seen = |unit: usize| watch.exposures.seconds(class, Some(unit));
             rivals.sort_by(|&a, &b| seen(a).total_cmp(&seen(b)));
             let turn = rivals.first().copied().filter(|&rival| seen(rival) < seen(unit)).unwrap_or(unit);

@@ -11,7 +11,7 @@ use leaktrace_common::wire::{Block, SiteStats};
 
 use super::{
     Session, SessionError,
-    windows::{Watch, class_of, is_unnoticed},
+    windows::{Watch, class_of},
 };
 use crate::{
     host::signals::StopSignals,
@@ -19,9 +19,10 @@ use crate::{
     target::Memory,
     tracer::{Tracer, cost::Runs, sweep::now_ns},
     watch::{
-        budget::{Grant, LONGEST, NOTICED},
+        budget::{Grant, LONGEST},
         exposure::Exposure,
         followers::Follower,
+        latency::{NOTICED, noticing},
         units::Selection,
     },
 };
@@ -40,6 +41,8 @@ const OVERDRAFT: f64 = 2.0;
 /// CPU seconds of work, at least, that a window is reckoned to slow, and one of scouts: one request is.
 const LEAST_WORK: f64 = 0.005;
 const LEAST_WORK_OF_SCOUTS: f64 = 0.002;
+/// And so much below which it is not asked who noticed.
+const LEAST_NOTICED: f64 = 0.002;
 /// How long a window is open at most, seconds, however idle the target.
 const MOST_OPEN: f64 = 0.6;
 /// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
@@ -187,12 +190,14 @@ impl Session {
         forks: u64,
         passed: impl Fn() -> Passed,
     ) -> Waited {
-        let (is_unnoticed, is_scouting) = (is_unnoticed(selection), selection.scouts.is_some());
+        let is_scouting = selection.scouts.is_some();
+        // Of scouts for what is not known yet nothing is expected.
+        let minds = !is_scouting || selection.expected <= NOTICED;
         let (look, least_work, enough) =
             if is_scouting { (QUICK_LOOK, LEAST_WORK_OF_SCOUTS, 1.0) } else { (LOOK, LEAST_WORK, IDLE) };
         let waits_for_rest = !is_scouting && grant.work <= OFTEN_RESTS * grant.open;
         let (mut parts, mut before, mut last) = (Vec::new(), Passed::default(), Passed::default());
-        let (mut done, mut rest) = (None, Rest::default());
+        let (mut done, mut rest, mut noticed_before) = (None, Rest::default(), 0.0);
         let in_bounds = loop {
             thread::sleep(if done.is_some() { QUICK_LOOK } else { look });
             let now = passed();
@@ -200,15 +205,19 @@ impl Session {
             last = now;
             let hits = self.cost_of(part.runs);
             let too_slow = hits > watch.limit() * (part.cpu_seconds - hits).max(least_work);
-            // It costs more than was expected: not to be noticed, it ends here.
-            let noticed = is_unnoticed && hits > NOTICED * (part.cpu_seconds - hits).max(0.002);
+            // It costs more than was expected: for no more requests to notice it, it ends here.
+            let noticed = noticed_before + noticing(hits / (part.cpu_seconds - hits).max(LEAST_NOTICED)) * part.open;
             if too_slow || self.target.has_exited() {
                 // A look at little costs little.
                 break now.runs.count <= FEW_HITS;
             }
             let hits = self.cost_of(now.runs);
             let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= enough * grant.work;
-            if has_worked || noticed || now.open >= MOST_OPEN.max(grant.open) || hits > grant.hits {
+            if has_worked
+                || minds && noticed > grant.noticed
+                || now.open >= MOST_OPEN.max(grant.open)
+                || hits > grant.hits
+            {
                 // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
                 // bursts, all that the window saw is young when one ends.
                 rest.enter(moment, now.open);
@@ -225,6 +234,7 @@ impl Session {
                 break true;
             }
             if part.open >= LONGEST {
+                noticed_before = noticed;
                 parts.push(part);
                 before = now;
             }

@@ -11,10 +11,11 @@ use crate::{
     tracer::sweep::now_ns,
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
-        budget::{Grant, LONGEST, NOTICED},
+        budget::{Grant, LONGEST},
         classes::LARGE,
         exposure::Exposure,
         followers::{Follower, HandedOut},
+        latency::{MODEST, NOTICED},
         units::{Gentle, Growing, Selection},
     },
 };
@@ -147,7 +148,7 @@ impl Session {
         let hit = watch.hit_cost.seconds();
         let grant = |selection: &Selection| {
             let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
-            let longest = if is_unnoticed(selection) { lasting } else { watch.budget.longest_noticed() };
+            let longest = watch.budget.longest(selection.expected, lasting);
             let wanted = selection.scouts.map_or(longest, |seconds| seconds.clamp(SCOUTING, longest));
             watch.budget.grant(selection.expected, watch.closing, wanted, cpu, wall)
         };
@@ -191,14 +192,14 @@ impl Session {
         word |= if armed(watch.units.c) { 0 } else { window::NO_C };
         word |= if armed(watch.units.refill) { 0 } else { window::NO_REFILL };
         word |= if selection.scouts.is_some() { window::SCOUTS } else { 0 };
-        self.tracer.set_window(word)?;
+        self.tracer.set_window(word, selection.classes())?;
         self.cost.begin_sample(&self.tracer);
         let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = self.cost_of(opened.whole.runs);
         let cost = match selection.scouts {
             Some(_) => &mut watch.scout_cost,
-            None if is_unnoticed(selection) => &mut watch.cold_hit_cost,
+            None if selection.expected <= MODEST => &mut watch.cold_hit_cost,
             None => &mut watch.hit_cost,
         };
         cost.enter(opened.whole.runs.count, hits);
@@ -235,7 +236,7 @@ impl Session {
             );
         }
         if is_unnoticed(selection) {
-            let missed = watch.budget.noticed() > noticed_before;
+            let missed = watch.budget.noticed() - noticed_before > grant.noticed;
             watch.boldness = if missed { watch.boldness / 2.0 } else { watch.boldness * BOLDER }.clamp(LEAST_BOLD, 1.0);
         }
         watch.open_seconds += open;
@@ -296,7 +297,7 @@ impl Session {
         if let Some(exposure) = exposure {
             selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
             let found = |class| found.get(&class).copied().unwrap_or(0);
-            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure.seconds);
+            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure);
             let unnoticed = is_unnoticed(selection);
             for class in watch.units.enter_survivors(growing, &selection.sights, window, unnoticed, found) {
                 watch.exposures.forget(class);

@@ -280,8 +280,9 @@ impl Tracer {
         })
     }
 
-    /// Tells the BPF side which window is open: see [`leaktrace_common::wire::window`].
-    pub fn set_window(&mut self, word: u64) -> Result<(), TracerError> {
+    /// Tells the BPF side which window is open, see [`leaktrace_common::wire::window`], and which size classes it is for.
+    pub fn set_window(&mut self, word: u64, classes: u64) -> Result<(), TracerError> {
+        self.set_state(state::CLASSES, classes)?;
         self.set_state(state::WINDOW, word)
     }
 

@@ -1,5 +1,7 @@
 //! What tracing may cost, what it has cost, when the next window may open and how long.
 
+use super::latency::{MODEST, NOTICED, noticing};
+
 /// Part of a hit's cost that is paid while the kernel takes breakpoints out: the trap is still there, the program is not.
 const TRAP_SHARE: f64 = 0.5;
 /// Part of the share that windows aim at: what is left is for those that cost more than they were granted.
@@ -10,17 +12,23 @@ const ADVANCE: f64 = 0.05;
 const SHORTEST: f64 = 0.06;
 /// And for at most so many where requests may notice it.
 pub const LONGEST: f64 = 0.3;
-/// Slowdown from which on a request that meets a window notices.
-pub const NOTICED: f64 = 0.05;
-/// Slowdown up to which it hardly can, however wrong the estimate.
+/// Slowdown up to which a request hardly can notice a window, however wrong the estimate.
 const CAREFUL: f64 = 0.2 * NOTICED;
-/// Share of the time in which such windows may be open, as a part of the share that tracing may cost: so that of a hundred
-/// requests less than one meets one.
+/// Share of the time in which windows may be open that every request notices, as a part of the share that tracing may cost: so that
+/// of a hundred requests less than one becomes a slow one.
 pub(super) const NOTICED_SHARE: f64 = 0.7;
+/// Part of that which windows may take that few requests notice; and how much more than they were to cost they may, to count as such.
+/// They need so little at a time that nothing would be left for the others.
+const MODEST_PART: f64 = 0.6;
+const STILL_MODEST: f64 = 2.0;
 /// Seconds that are to be between two of them.
 const NOTICED_APART: f64 = 6.0;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
 const NOTICED_ADVANCE: f64 = 0.6;
+/// A window that turns out to be noticed more than was expected is done when it has used up what becomes free in so many seconds, or
+/// so many times what was expected.
+const NOTICED_BY_SURPRISE: f64 = 1.0;
+const NOTICED_MORE: f64 = 2.0;
 
 /// What a hit costs before any was measured, seconds, among many, among few, and one of scouts; how many hits that counts for; how
 /// much less each window counts than the next.
@@ -74,8 +82,10 @@ pub struct Budget {
     /// CPU time of the target when the account was opened.
     opened_at: f64,
     spent: f64,
-    /// Seconds for which windows were open that a request could notice.
+    /// Seconds for which windows were open, each by the share of its requests that noticed.
     noticed: f64,
+    /// Of these, in windows that few noticed.
+    modestly: f64,
     /// What the next window waits for, as a multiple of its expected cost: random, so that windows do not keep step with
     /// what the target does at regular times.
     patience: f64,
@@ -90,12 +100,14 @@ pub struct Grant {
     pub work: f64,
     /// CPU seconds of hits.
     pub hits: f64,
+    /// Seconds, by the share of the requests that notice: see [`Budget::noticed`].
+    pub noticed: f64,
 }
 
 impl Budget {
     /// An account for `share` (0.01: one per cent) of the CPU time that the target uses from `cpu_seconds` on.
     pub fn new(share: f64, cpu_seconds: f64) -> Self {
-        Self { share, opened_at: cpu_seconds, spent: 0.0, noticed: 0.0, patience: 1.0 }
+        Self { share, opened_at: cpu_seconds, spent: 0.0, noticed: 0.0, modestly: 0.0, patience: 1.0 }
     }
 
     /// What a window may take that is expected to cost `slowdown` CPU seconds of hits in each of the target's own work, and to take
@@ -106,12 +118,19 @@ impl Budget {
         let saved = (AIM * self.share * (used + ADVANCE) - self.spent) / self.patience;
         let pace = (used / wall.max(1e-3)).max(1e-6);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
-        let left = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall - self.noticed;
+        let granted = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall;
+        let modestly = if slowdown <= MODEST { MODEST_PART * granted - self.modestly } else { f64::INFINITY };
+        let left = modestly.min(granted - self.noticed);
+        let noticing = noticing(slowdown);
         // What is expected not to be noticed may be: who has taken too much of that gets what hardly can.
-        if slowdown > NOTICED || left < 0.0 && slowdown > CAREFUL {
-            open = open.min(left - TRAP_SHARE * closing);
+        if noticing > 0.0 {
+            open = open.min(left / noticing - TRAP_SHARE * closing);
+        } else if granted < self.noticed && slowdown > CAREFUL {
+            return None;
         }
-        (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved })
+        let surprise = NOTICED_BY_SURPRISE * NOTICED_SHARE * self.share;
+        let noticed = surprise.max(NOTICED_MORE * noticing * open);
+        (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved, noticed })
     }
 
     /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,
@@ -119,9 +138,12 @@ impl Budget {
     /// `patience` is a random number from 0 to 1.
     pub fn enter(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, tail: f64, patience: f64) {
         self.spent += hit_seconds * (1.0 + TRAP_SHARE * tail);
-        if hit_seconds > NOTICED * work {
-            // While it was idle, no request was there to notice.
-            self.noticed += open.min(usual) * (1.0 + TRAP_SHARE * tail);
+        // While it was idle, no request was there to notice.
+        let slowdown = hit_seconds / work.max(1e-9);
+        let noticed = noticing(slowdown) * open.min(usual) * (1.0 + TRAP_SHARE * tail);
+        self.noticed += noticed;
+        if slowdown <= STILL_MODEST * MODEST {
+            self.modestly += noticed;
         }
         self.patience = 1.0 + patience / 2.0;
     }
@@ -131,13 +153,19 @@ impl Budget {
         self.spent += hit_seconds;
     }
 
-    /// How long a window that requests may notice is open at most, seconds. A verdict wants to see blocks of all the time: where there
-    /// are few such windows, many short ones show more than few long ones.
-    pub fn longest_noticed(&self) -> f64 {
-        (NOTICED_SHARE * self.share * NOTICED_APART).clamp(2.0 * SHORTEST, LONGEST)
+    /// How long a window is open at most that is expected to cost so much `slowdown`, seconds; `lasting`: one that no request notices.
+    /// A verdict wants to see blocks of all the time: where there are few windows that are noticed, many short ones show more than few
+    /// long ones.
+    pub fn longest(&self, slowdown: f64, lasting: f64) -> f64 {
+        let noticing = noticing(slowdown);
+        if noticing <= 0.0 {
+            return lasting;
+        }
+        let apart = NOTICED_SHARE * self.share * NOTICED_APART / noticing;
+        apart.max(2.0 * SHORTEST).min(LONGEST / noticing).min(lasting)
     }
 
-    /// Seconds for which windows were open that a request could notice.
+    /// Seconds for which windows were open, each by the share of the requests that became slow ones by it.
     pub fn noticed(&self) -> f64 {
         self.noticed
     }
@@ -200,25 +228,26 @@ mod tests {
         for step in 1..2000 {
             let wall = f64::from(step) * 0.2;
             // At a tenth of a core.
-            if let Some(grant) = budget.grant(0.06, 0.03, LONGEST, wall / 10.0, wall) {
+            if let Some(grant) = budget.grant(1.0, 0.03, LONGEST, 10.0 * wall, wall) {
                 open += grant.open;
-                budget.enter(0.06 * grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open, 0.5);
+                budget.enter(grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open, 0.5);
             }
         }
-        assert!((0.2..=NOTICED_ADVANCE + 2.8).contains(&open), "{open}");
+        assert!((2.0..=NOTICED_ADVANCE + 2.8).contains(&open), "{open}");
     }
 
     #[test]
     fn work_at_the_edges_of_a_window_counts_too() {
         let mut budget = Budget::new(0.01, 0.0);
         budget.enter(0.001, 0.001, 0.03, 0.1, 8.0, 0.0);
-        assert!((budget.spent() - 0.005).abs() < 1e-9 && (budget.noticed() - 0.15).abs() < 1e-9, "{budget:?}");
+        assert!((budget.spent() - 0.005).abs() < 1e-9 && (budget.noticed() - 0.15).abs() < 1e-3, "{budget:?}");
     }
 
     #[test]
     fn who_may_cost_more_has_longer_windows() {
-        let longest = |share| Budget::new(share, 0.0).longest_noticed();
-        assert!(longest(0.01) < longest(0.05) && (longest(0.5) - LONGEST).abs() < 1e-9, "{}", longest(0.05));
+        let longest = |share, slowdown| Budget::new(share, 0.0).longest(slowdown, 3.0);
+        assert!(longest(0.01, 1.0) < longest(0.05, 1.0) && (longest(0.5, 1.0) - LONGEST).abs() < 1e-3);
+        assert!((longest(0.01, 0.04) - 3.0).abs() < 1e-9 && (0.3..0.5).contains(&longest(0.01, 0.15)));
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use super::{
     budget::NOTICED_SHARE,
     exposure::Sight,
+    latency::noticing,
     units::{ENOUGH_SIGHTINGS, Gentle, Growing, LEAST, Selection, Units},
 };
 
 /// Slowdown, as a share of the limit, up to which further classes are added to a window.
 const GENTLE: f64 = 0.1;
-/// What a second of a window costs that requests notice, in slowdowns: there may be few of these, and below this, that is what bounds
-/// them, not the CPU time.
-const NOTICED_PRICE: f64 = 1.0 / NOTICED_SHARE;
+/// What a part of a class is worth while another class shows survivors that is seen whole: these need no further proof.
+const BESIDE_WHOLE: f64 = 0.15;
 /// How often a window is for a class that is drawn without regard to what it costs.
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
@@ -71,28 +71,31 @@ impl Units {
     ) -> Option<Selection> {
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         // In random order, by weight (Efraimidis and Spirakis, 2006).
-        let mut order: Vec<(&Growing, f64)> = Vec::new();
+        let mut order: Vec<(&Growing, Option<Selection>, f64)> = Vec::new();
+        let dear = |cost: f64| cost > WHOLE * limit;
+        let beside = ready.iter().any(|(of, cost)| !dear(*cost) && self.survived(of.class));
         for &(of, cost) in ready {
-            let price = if cost <= gentle.slowdown { cost + LEAST * limit } else { cost.min(limit).max(NOTICED_PRICE) };
-            let worth = self.interest(of.class, false) * of.blocks_per_second / all / price;
+            let part = dear(cost).then(|| self.part(of, limit, hit_seconds, gentle));
+            let (expected, shown) = match &part {
+                Some((selection, shown)) => (selection.expected, if beside { BESIDE_WHOLE * shown } else { *shown }),
+                None => (self.expected(&self.serving(&[of]), hit_seconds, gentle), 1.0),
+            };
+            // What a second costs: CPU time, or the notice of requests, whichever bounds such windows.
+            let price = expected.max(noticing(expected) / NOTICED_SHARE) + LEAST * limit;
+            let worth = shown * self.interest(of.class, false) * of.blocks_per_second / all / price;
             let weight = if random.f64() < ANY { 1.0 } else { worth };
-            order.push((of, random.f64().powf(1.0 / weight.max(1e-9))));
+            order.push((of, part.map(|(selection, _)| selection), random.f64().powf(1.0 / weight.max(1e-9))));
         }
-        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        order.sort_by(|a, b| b.2.total_cmp(&a.2));
+        if let Some((_, part @ Some(_), _)) = order.first_mut() {
+            return part.take();
+        }
         let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: None, sights: Vec::new() };
-        let dear = |of: &Growing| self.cost(&self.serving(&[of]), hit_seconds) > WHOLE * limit;
-        if let Some((of, _)) = order.first().filter(|(of, _)| dear(of)) {
-            let (units, left_out) = self.part_of(of, limit, hit_seconds);
-            selection.expected = self.cost(&units, hit_seconds);
-            selection.units = units;
-            selection.sights.push(Sight { class: of.class, left_out });
-            return Some(selection);
-        }
         let mut chosen: Vec<&Growing> = Vec::new();
-        for (of, _) in order {
+        for (of, _, _) in order {
             chosen.push(of);
             let units = self.serving(&chosen);
-            let cost = self.cost(&units, hit_seconds);
+            let cost = self.expected(&units, hit_seconds, gentle);
             if chosen.len() == 1 || cost <= (GENTLE * limit).max(selection.expected) {
                 selection.units = units;
                 selection.expected = cost;
@@ -196,9 +199,10 @@ impl Units {
 #[cfg(test)]
 mod tests {
     use super::super::{
-        exposure::Sight,
+        classes::LARGE,
+        exposure::{Exposure, Sight},
         units::{
-            Growing,
+            Growing, Units,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -232,6 +236,25 @@ mod tests {
         }
         assert!((20..400).contains(&complete[0]), "{complete:?}");
         assert!(complete[1] > 700 && complete[2] > 700, "both fit in one gentle window: {complete:?}");
+    }
+
+    #[test]
+    fn parts_wait_while_a_whole_class_shows_survivors() {
+        let mut units = units(&[(Some(1e5), 1 << 63, true), (Some(7e5), 1, true), (Some(6e5), 1, true)]);
+        units.all[0].is_c = true;
+        let growing = growing(&[0, LARGE]);
+        let parts = |units: &Units, seed| {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let chosen = (0..1000).filter_map(|_| units.choose(&growing, 1.0, HIT, GENTLE, &mut random));
+            chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
+        };
+        let window = (1.0, Exposure { begin_ns: 1, end_ns: 2, seconds: 0.1 });
+        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], window, false, |_| 20);
+        let before = parts(&units, 5);
+        let whole = [Sight { class: LARGE, left_out: vec![] }];
+        units.enter_survivors(&growing, &whole, window, false, |_| 1);
+        let after = parts(&units, 5);
+        assert!(after < before * 4 / 5, "{before}, then {after}");
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Living {
         living
     }
 
+    /// Those of a class.
+    pub(super) fn births(&self, class: u32) -> impl Iterator<Item = &u64> {
+        self.0.iter().filter(move |((of, _), _)| *of == class).flat_map(|(_, births)| births)
+    }
+
     fn count(&self, class: u32, unit: usize, since: u64, until: u64) -> usize {
         let births = self.0.get(&(class, unit)).into_iter().flatten();
         births.filter(|&&birth| (since..until).contains(&birth)).count()

@@ -5,7 +5,7 @@
 //! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much.
 //! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was.
 //! * [`allowance`]: whether what is rare may stay armed beside the windows.
-//! * [`budget`]: what has been spent, and when the next window may open.
+//! * [`budget`]: what has been spent, and when the next window may open; [`latency`]: what windows do to slow requests.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
 //! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides what is
 //!   armed.
@@ -16,6 +16,7 @@ pub mod choice;
 pub mod classes;
 pub mod exposure;
 pub mod followers;
+pub mod latency;
 mod parts;
 mod shown;
 pub mod units;

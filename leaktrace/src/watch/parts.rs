@@ -4,6 +4,7 @@ use super::{
     choice::WHOLE,
     classes::LARGE,
     exposure::Sight,
+    latency::MODEST,
     units::{Doubt, Gentle, Growing, Selection, Units},
 };
 
@@ -37,7 +38,7 @@ impl Units {
         }
         let window = |of: &Growing| {
             self.known_cost(of, hit_seconds)?;
-            let (units, left_out) = self.part_of(of, gentle.slowdown, gentle.hit_seconds);
+            let (units, left_out) = self.part_of(of, gentle.slowdown, gentle.hit_seconds, None);
             let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
             let expected = self.cost(&units, gentle.hit_seconds);
             let sights = vec![Sight { class: of.class, left_out }];
@@ -62,10 +63,31 @@ impl Units {
         all > WHOLE * limit && (all > MOST_PARTS * limit || units.iter().any(alone))
     }
 
+    /// A window for a part of a class, and how much that is worth: 1 for all that the limit allows, or for what a doubt is about.
+    pub(super) fn part(&self, of: &Growing, limit: f64, hit_seconds: f64, gentle: Gentle) -> (Selection, f64) {
+        let (units, left_out) = self.part_of(of, limit, hit_seconds, Some(gentle));
+        let expected = self.expected(&units, hit_seconds, gentle);
+        let shown = if self.doubts.contains_key(&of.class) { 1.0 } else { (expected / (FULL * limit)).min(1.0) };
+        (Selection { units, expected, scouts: None, sights: vec![Sight { class: of.class, left_out }] }, shown)
+    }
+
+    /// Slowdown that is expected of a window with some units: where there are few hits, each costs more.
+    pub(super) fn expected(&self, units: &[usize], hit_seconds: f64, gentle: Gentle) -> f64 {
+        let few = self.cost(units, gentle.hit_seconds);
+        if few <= MODEST { few } else { self.cost(units, hit_seconds).max(MODEST) }
+    }
+
     /// What to arm of a class of which all together costs too much, and what not. First the unit of the most suspected stack, with those
     /// whose blocks its may be; where there is none, the unit, among those that are not cheap, that was armed for the shortest time; then
     /// those that seem to leak, to see whether they do with that one armed; then the cheap ones; then the others in their turn.
-    pub(super) fn part_of(&self, of: &Growing, limit: f64, hit_seconds: f64) -> (Vec<usize>, Vec<usize>) {
+    /// `gentle`: no more than few requests notice, where the first is that cheap: such windows can be open for ten times as long.
+    pub(super) fn part_of(
+        &self,
+        of: &Growing,
+        limit: f64,
+        hit_seconds: f64,
+        gentle: Option<Gentle>,
+    ) -> (Vec<usize>, Vec<usize>) {
         let mut units = self.serving(&[of]);
         let cost = |index: usize| self.cost(&[index], hit_seconds);
         units.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
@@ -88,10 +110,15 @@ impl Units {
         };
         let rank = |index: &usize| (Some(*index) != turn, in_doubt(index), !self.suspects.contains(index));
         units.sort_by_key(rank);
-        let mut left = turn.map_or(0.0, cost).max(FULL * limit);
+        let modest = |gentle: &Gentle| turn.is_some_and(|turn| self.cost(&[turn], gentle.hit_seconds) <= MODEST);
+        let (mut left, hit_seconds) = match gentle.filter(modest) {
+            Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
+            None => (turn.map_or(0.0, cost).max(FULL * limit), hit_seconds),
+        };
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
-            let fits = cost(index) <= left;
-            left -= if fits { cost(index) } else { 0.0 };
+            let cost = self.cost(&[index], hit_seconds);
+            let fits = cost <= left;
+            left -= if fits { cost } else { 0.0 };
             fits
         });
         left_out.sort_unstable();
@@ -103,8 +130,9 @@ impl Units {
 mod tests {
     use super::super::{
         exposure::meet,
+        latency::MODEST,
         units::{
-            Doubt, Growing,
+            Doubt, Growing, Units,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -135,13 +163,31 @@ mod tests {
             units(&[(Some(7e5), 1, true), (Some(3e5), 1, true), (Some(4e5), 1, true), (Some(1e4), 1, true)]);
         for (rivals, left_out) in [(vec![2], [0]), (vec![0], [0])] {
             units.doubts.insert(0, Doubt { unit: 1, rivals, turn: 1 });
-            let (armed, out) = units.part_of(&growing(&[0])[0], 1.0, HIT);
+            let (armed, out) = units.part_of(&growing(&[0])[0], 1.0, HIT, None);
             assert!(armed.starts_with(&[1]) && armed.contains(&2) && out == left_out, "{armed:?}");
         }
         units.doubts.insert(0, Doubt { unit: 1, rivals: vec![2], turn: 2 });
-        assert!(units.part_of(&growing(&[0])[0], 1.0, HIT).0.starts_with(&[2, 1]), "the rival is to be seen itself");
+        assert!(
+            units.part_of(&growing(&[0])[0], 1.0, HIT, None).0.starts_with(&[2, 1]),
+            "the rival is to be seen itself"
+        );
         units.doubts.insert(0, Doubt { unit: 0, rivals: vec![], turn: 0 });
-        assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT).0, [0, 3]);
+        assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT, None).0, [0, 3]);
+    }
+
+    #[test]
+    fn what_few_requests_notice_is_seen_for_longer() {
+        let mut units =
+            units(&[(Some(1e5), 1, true), (Some(1e5), 1, true), (Some(1.2e5), 1, true), (Some(1e3), 1, true)]);
+        let part = |units: &Units| units.part(&growing(&[0])[0], 1.0, HIT, GENTLE);
+        let (selection, shown) = part(&units);
+        assert!(selection.units == [2, 3] && selection.expected <= MODEST && shown < 0.25, "{selection:?}");
+        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![], turn: 1 });
+        let (selection, shown) = part(&units);
+        assert!(selection.units == [1, 3] && (shown - 1.0).abs() < 1e-9, "{selection:?}");
+        units.all[1].hits = 300_000;
+        let (selection, _) = part(&units);
+        assert!(selection.units[0] == 1 && selection.units.len() == 4, "not that cheap: all that is allowed");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     classes::LARGE,
-    exposure::{Sight, meet},
+    exposure::{Exposure, Living, Sight, meet},
     units::{Growing, Units},
 };
 
@@ -27,8 +27,8 @@ pub(super) struct Shown {
     found: f64,
     /// By window, of the later half of the time.
     finds: Vec<Find>,
-    /// What outlived any window.
-    ever: f64,
+    /// What outlived any window and lives still.
+    alive: f64,
     /// Some windows left out nothing: only these count.
     whole: bool,
     /// Units that no window has armed; `None` before the first.
@@ -37,11 +37,14 @@ pub(super) struct Shown {
     pub(super) since: Vec<f64>,
 }
 
-/// What outlived a window.
+/// What outlived a window, and lives still: of many that are in the middle of something when a window closes the next look finds
+/// none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Find {
     /// Seconds since the attach.
     at: f64,
+    begin_ns: u64,
+    end_ns: u64,
     blocks: f64,
     /// No request noticed the window.
     unnoticed: bool,
@@ -59,9 +62,9 @@ impl Shown {
         let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
         let own: Vec<f64> = late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect();
         let turn = match own.iter().sum::<f64>() {
-            _ if self.ever <= 0.0 => 1.0,
+            _ if self.alive <= 0.0 => 1.0,
             // The more there is of one, the sooner it is enough: many that have a little of each are not. Nor is much of one moment.
-            found if found < VERDICT || own.len() < MOMENTS => 2.0 + 18.0 * (self.ever / VERDICT).min(1.0),
+            found if found < VERDICT || own.len() < MOMENTS => 2.0 + 18.0 * (self.alive / VERDICT).min(1.0),
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
@@ -70,14 +73,14 @@ impl Shown {
 }
 
 impl Units {
-    /// Enters what a window of `seconds`, at a time since the attach, showed of the classes that it saw: how many blocks of each
+    /// Enters what a window, `at` so many seconds since the attach, showed of the classes that it saw: how many blocks of each
     /// outlived it; and whether it was one that no request notices. Where far fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun
     /// since. Gives the classes of which that is so: what was seen of them is not what it seemed.
     pub fn enter_survivors(
         &mut self,
         growing: &[Growing],
         sights: &[Sight],
-        (at, seconds): (f64, f64),
+        (at, window): (f64, Exposure),
         unnoticed: bool,
         found: impl Fn(u32) -> usize,
     ) -> Vec<u32> {
@@ -87,8 +90,9 @@ impl Units {
             let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
             let shown = self.shown.entry(of.class).or_default();
             shown.finds.retain(|find| find.at >= at / 2.0);
-            shown.finds.push(Find { at, blocks: found(of.class) as f64, unnoticed });
-            shown.ever += found(of.class) as f64;
+            let blocks = found(of.class) as f64;
+            shown.finds.push(Find { at, begin_ns: window.begin_ns, end_ns: window.end_ns, blocks, unnoticed });
+            shown.alive += blocks;
             let is_whole = sight.left_out.is_empty();
             // What is hot is left out of each.
             if unnoticed && !is_whole {
@@ -104,7 +108,7 @@ impl Units {
             }
             let (enough, far_fewer) =
                 if is_whole { (ENOUGH_SHOWN, FAR_FEWER) } else { (ENOUGH_SHOWN_OF_PARTS, FAR_FEWER_OF_PARTS) };
-            shown.expected += of.blocks_per_second * seconds;
+            shown.expected += of.blocks_per_second * window.seconds;
             shown.found += found(of.class) as f64;
             if shown.expected > MOST_SHOWN {
                 (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
@@ -118,6 +122,23 @@ impl Units {
         mistaken
     }
 
+    /// Takes those for dead that outlived their window and are not among the `living`.
+    pub fn recount(&mut self, living: &Living) {
+        for (&class, shown) in &mut self.shown {
+            shown.finds.iter_mut().for_each(|find| find.blocks = 0.0);
+            shown.alive = 0.0;
+            for &birth in living.births(class) {
+                shown.alive += 1.0;
+                let after = shown.finds.partition_point(|find| find.begin_ns <= birth);
+                if let Some(find) = after.checked_sub(1).map(|index| &mut shown.finds[index])
+                    && birth < find.end_ns
+                {
+                    find.blocks += 1.0;
+                }
+            }
+        }
+    }
+
     /// Which part of the growth of the `growing` classes windows have shown, 0 to 1.
     pub fn explained(&self, growing: &[Growing]) -> f64 {
         let seen = |of: &Growing| {
@@ -126,6 +147,11 @@ impl Units {
         };
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
+    }
+
+    /// Whether a block of a class has outlived a window.
+    pub(super) fn survived(&self, class: u32) -> bool {
+        self.shown.get(&class).is_some_and(|shown| shown.alive > 0.0)
     }
 
     pub(super) fn interest(&self, class: u32, unnoticed: bool) -> f64 {
@@ -138,6 +164,12 @@ mod tests {
     use super::super::units::tests::{GENTLE, HIT, growing, units};
     use super::*;
 
+    /// A window at a time since the attach, and for how many seconds it counts.
+    fn at(at: f64, seconds: f64) -> (f64, Exposure) {
+        let begin_ns = (at * 1e9) as u64;
+        (at, Exposure { begin_ns, end_ns: begin_ns + (seconds * 1e9) as u64, seconds })
+    }
+
     #[test]
     fn where_little_survives_of_what_grows_others_are_asked() {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, false)]);
@@ -146,9 +178,9 @@ mod tests {
             |units: &Units| units.choose(&growing, 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
         let whole = [Sight { class: 0, left_out: vec![] }];
-        assert!(units.enter_survivors(&growing, &whole, (1.0, 0.1), false, |_| 9).is_empty());
+        assert!(units.enter_survivors(&growing, &whole, at(1.0, 0.1), false, |_| 9).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
-        assert_eq!(units.enter_survivors(&growing, &whole, (2.0, 0.4), false, |_| 0), [0], "9 of 50");
+        assert_eq!(units.enter_survivors(&growing, &whole, at(2.0, 0.4), false, |_| 0), [0], "9 of 50");
         assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
     }
@@ -159,17 +191,34 @@ mod tests {
         let growing = growing(&[0, 1]);
         let whole = [Sight { class: 0, left_out: vec![] }];
         assert!((units.interest(0, false) - 1.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &whole, (20.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &whole, at(20.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) > 3.0, "there is something");
-        units.enter_survivors(&growing, &whole, (21.0, 0.3), false, |_| 30);
+        units.enter_survivors(&growing, &whole, at(21.0, 0.3), false, |_| 30);
         assert!(units.interest(0, false) > 3.0, "much, but of two moments");
-        units.enter_survivors(&growing, &whole, (22.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &whole, at(22.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) < 0.1, "enough for now");
         let other = [Sight { class: 1, left_out: vec![] }];
-        units.enter_survivors(&growing, &other, (39.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &other, at(39.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) < 0.1, "it is of the later half");
-        units.enter_survivors(&growing, &other, (43.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &other, at(43.0, 0.1), false, |_| 9);
         assert!(units.interest(0, false) > 19.0, "there was much of it");
+    }
+
+    #[test]
+    fn only_what_lives_still_is_something() {
+        let mut units = units(&[(Some(2e4), 1, true)]);
+        let (growing, whole) = (growing(&[0]), [Sight { class: 0, left_out: vec![] }]);
+        for second in 1..=4 {
+            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.5), false, |_| 30);
+        }
+        assert!(units.interest(0, false) < 0.1 && units.survived(0), "enough");
+        let births = [(0, Some(0), 3_100_000_000), (0, Some(0), 3_600_000_000), (0, Some(0), 4_100_000_000)];
+        units.recount(&Living::of(births.into_iter()));
+        let finds = &units.shown[&0].finds;
+        assert_eq!(finds.iter().map(|find| find.blocks as u32).collect::<Vec<_>>(), [0, 1, 1], "of the later half");
+        assert!((2.0..4.0).contains(&units.interest(0, false)), "most were dead at the next look");
+        units.recount(&Living::default());
+        assert!(!units.survived(0));
     }
 
     #[test]
@@ -178,14 +227,14 @@ mod tests {
         let growing = growing(&[0]);
         let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
         assert!(
-            units.enter_survivors(&growing, &sight(&[0]), (1.0, 1.0), false, |_| 0).is_empty(),
+            units.enter_survivors(&growing, &sight(&[0]), at(1.0, 1.0), false, |_| 0).is_empty(),
             "it may be the first's"
         );
-        assert!(units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), false, |_| 40).is_empty());
+        assert!(units.enter_survivors(&growing, &sight(&[1]), at(2.0, 0.4), false, |_| 40).is_empty());
         assert!((units.explained(&growing) - 40.0 / 140.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &sight(&[]), (3.0, 0.1), false, |_| 9);
-        units.enter_survivors(&growing, &sight(&[1]), (2.0, 0.4), false, |_| 0);
-        assert!(units.enter_survivors(&growing, &sight(&[1]), (2.0, 30.0), true, |_| 0).is_empty());
+        units.enter_survivors(&growing, &sight(&[]), at(3.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &sight(&[1]), at(2.0, 0.4), false, |_| 0);
+        assert!(units.enter_survivors(&growing, &sight(&[1]), at(2.0, 30.0), true, |_| 0).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
     }
 }

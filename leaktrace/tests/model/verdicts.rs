@@ -366,10 +366,15 @@ fn a_store_of_sessions_that_end_is_not_growing() {
 
 /// Watches a service in windows that are open for a hundredth of the time; `check` sees the judgements after each.
 fn in_windows(make: &dyn Fn() -> Service, seconds: u64, check: &mut dyn FnMut(u64, f64, &Judgement)) {
+    in_windows_of(0.01, make, seconds, check);
+}
+
+/// The same of windows that are open for another part of the time.
+fn in_windows_of(duty: f64, make: &dyn Fn() -> Service, seconds: u64, check: &mut dyn FnMut(u64, f64, &Judgement)) {
     for seed in 1..=10 {
         let mut world = World::new(seed);
         let mut service = make();
-        world.watch(seconds, 0.01, &mut |world| service(world), &mut |world| {
+        world.watch(seconds, duty, &mut |world| service(world), &mut |world| {
             check(seed, world.seconds(), &world.judge(0, true));
         });
     }
@@ -403,6 +408,34 @@ fn what_is_bounded_is_not_growing_in_windows_either() {
     for (name, make) in services {
         in_windows(&make, 300, &mut |seed, time, judgement| {
             let accused = judgement.verdict == Verdict::Growing && time > 60.0;
+            assert!(!accused, "{name} seed {seed} at {time}: {judgement:#?}");
+        });
+    }
+}
+
+#[test]
+fn a_slow_leak_is_found_by_few_blocks_in_a_long_watch() {
+    let (mut last, mut growing) = ([false; 11], 0);
+    in_windows_of(0.02, &|| leak(1.0), 1200, &mut |seed, time, judgement| {
+        last[seed as usize] = judgement.verdict == Verdict::Growing;
+        assert!(time > 300.0 || !last[seed as usize], "{seed} at {time}: {judgement:#?}");
+    });
+    growing += last.iter().filter(|growing| **growing).count();
+    assert!(growing >= 9, "{growing} of 10");
+}
+
+#[test]
+fn what_turns_over_slowly_is_not_growing_in_a_long_watch() {
+    type Make = fn() -> Service;
+    let services: [(&str, Make); 4] = [
+        ("lru", || lru(4.0, 300, 2000, false)),
+        ("lifetimes", || lifetimes(2.0, 60.0, true)),
+        ("ttl", || lifetimes(2.0, 90.0, false)),
+        ("sawtooth", || sawtooth(2.0, 120.0)),
+    ];
+    for (name, make) in services {
+        in_windows_of(0.02, &make, 1500, &mut |seed, time, judgement| {
+            let accused = judgement.verdict == Verdict::Growing && time > 600.0;
             assert!(!accused, "{name} seed {seed} at {time}: {judgement:#?}");
         });
     }
