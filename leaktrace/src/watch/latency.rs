@@ -10,7 +10,7 @@ use std::f64::consts::SQRT_2;
 /// How much longer the 99th of a hundred requests may take.
 const ALLOWED: f64 = 0.05;
 /// Standard deviation of a request's time, as a part of the mean: the p99 is 1.23 times the median. Of the services that the
-/// benchmark loads it is 1.5 times and more.
+/// benchmark loads it is 2.1 times and more.
 const VARIATION: f64 = 0.1;
 /// Standard deviations from the mean of a normal distribution to its p99.
 const P99: f64 = 2.326;
