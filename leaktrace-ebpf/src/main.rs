@@ -82,7 +82,7 @@ pub fn entry(ctx: ProbeContext) -> u32 {
             && (open & wire::window::SCOUTS != 0 || !window::is_for(size))
         {
             window::asked(slot(ip, config().site_factor), size);
-            python::skipped(thread);
+            window::skipped(thread);
             return 0;
         }
         if open & wire::window::SCOUTS != 0 {

@@ -224,6 +224,15 @@ fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Opti
             pend(thread, py_call::TO_C, size, kind, is_realloc);
             None
         }
+        // What its pool hands out is not followed: the next to have this address would not be seen.
+        Some(class)
+            if size <= class
+                && 4 * size > 3 * class
+                && thread.window & window::PARTIAL != 0
+                && !crate::window::is_for(class) =>
+        {
+            None
+        }
         Some(class) if size <= class && 4 * size > 3 * class => {
             Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true })
         }
@@ -243,7 +252,8 @@ fn is_alone(site: &Site, thread: &Thread) -> bool {
     site.op == op::PY_REALLOC_INLINED || thread.window & window::PARTIAL != 0
 }
 
-/// Bytes that a site of CPython's asks for, or those of the block that it takes from a free list; if pymalloc serves them.
+/// Bytes that a site of CPython's asks for, or those of the block that it takes from a free list; if pymalloc serves so many (it does
+/// not where a block of the C allocator becomes that small).
 #[inline(always)]
 pub fn asked_for(site: &Site, a: u64, b: u64) -> Option<u64> {
     let size = match site.op {
@@ -254,14 +264,6 @@ pub fn asked_for(site: &Site, a: u64, b: u64) -> Option<u64> {
         _ => return None,
     };
     (site.domain != domain::RAW && size != 0 && size <= config().small_max).then_some(size)
-}
-
-/// A request is not followed any further: it is not the end of one that a wrapper began.
-#[inline(always)]
-pub fn skipped(thread: &mut Thread) {
-    if thread.py.state == py_call::NESTED {
-        thread.py.state = py_call::NONE;
-    }
 }
 
 /// Whether a request is under way whose block another event will tell.

@@ -47,6 +47,13 @@ pub fn gave(thread: &Thread, size: u64, in_pool: bool) {
     serves(thread.site as u32, if in_pool { bit(size) } else { SiteStats::LARGE });
 }
 
+/// A request of this thread is not followed any further. So the block that it entered last need not be the one that an object is made in
+/// next: that may come from a free list.
+#[inline(always)]
+pub fn skipped(thread: &mut Thread) {
+    thread.entered = 0;
+}
+
 /// Whether the window that is open is for blocks of so many bytes.
 #[inline(always)]
 pub fn is_for(size: u64) -> bool {

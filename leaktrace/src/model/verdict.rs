@@ -214,6 +214,11 @@ impl Default for Criteria {
 /// the time.
 const PATIENT_NS: u64 = 600_000_000_000;
 const PATIENT_BLOCKS: u64 = 8;
+/// Of these so many have to be as old at the reference: else that none has died says little.
+const PATIENT_OLD: u64 = 4;
+/// Where windows were open only now and then: survivors that there should be among what a collection has examined, for it to say that
+/// they are few.
+const FEW_TESTED: f64 = 3.0;
 /// Fewest survivors that large blocks still need.
 const FEWEST_BLOCKS: u64 = 5;
 /// Share of what became mature at the reference below which later additions count as nothing.
@@ -328,6 +333,7 @@ fn doubt(trail: &Trail, timeline: &Timeline, criteria: &Criteria, ageing: &Agein
     // not a thousand that pile up.
     let observed = timeline.now_ns().saturating_sub(trail.first_ns.max(timeline.start_ns()));
     let patient = criteria.exposure.is_some() && observed >= PATIENT_NS;
+    let patient = patient && ageing.at_reference >= PATIENT_OLD;
     let min_blocks = if patient { criteria.min_blocks.min(PATIENT_BLOCKS) } else { criteria.min_blocks };
     let enough =
         |blocks: u64, bytes: u64| blocks >= min_blocks || blocks >= FEWEST_BLOCKS && bytes >= criteria.large_bytes;
@@ -374,6 +380,15 @@ fn collector_test(
             |range| Rate::of_increments(&trail.survivors(timeline, exposure, range, |c| c.live.into())).estimate;
         let kept = survivors(ageing.first..ageing.first + tested);
         let all = survivors(ageing.first..ageing.mature);
+        // None of few says nothing.
+        let seen: f64 = trail
+            .survivors(timeline, exposure, ageing.first..ageing.first + tested, |c| c.live.into())
+            .iter()
+            .map(|increment| increment.seconds)
+            .sum();
+        if exposure.is_some() && all * seen < FEW_TESTED {
+            continue;
+        }
         return if kept * 2.0 >= all { passed } else { CollectorTest::NotApplied };
     }
     CollectorTest::Untested

@@ -64,6 +64,7 @@ impl Session {
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
         let result = self.follow(&mut watch);
         self.watch = Some(watch);
+        self.keep_standing();
         result
     }
 

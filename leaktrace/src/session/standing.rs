@@ -89,7 +89,8 @@ impl Session {
         let is_armed = self.tracer.has_collector();
         // What would have been hits, where there were none.
         let collections = now.collections.saturating_sub(last.collections);
-        let hits = if is_armed { now.hits - last.hits } else { HITS_OF_COLLECTION.saturating_mul(collections) };
+        let hits =
+            if is_armed { now.hits.saturating_sub(last.hits) } else { HITS_OF_COLLECTION.saturating_mul(collections) };
         let cost = hits as f64 * hit;
         standing.allowance.enter(now.cpu_seconds - last.cpu_seconds, cost, is_armed);
         if let Some(watch) = self.watch.as_mut().filter(|_| is_armed) {
@@ -101,7 +102,7 @@ impl Session {
     pub(super) fn is_standing_too_hot(&self) -> bool {
         let Some(standing) = self.standing.as_ref().filter(|_| self.tracer.has_collector()) else { return false };
         let (Ok(cpu), Some(hit)) = (self.target.cpu_clock(), self.hit_of_standing()) else { return false };
-        let cost = (self.hits_of_standing(standing) - standing.last.hits) as f64 * hit;
+        let cost = self.hits_of_standing(standing).saturating_sub(standing.last.hits) as f64 * hit;
         standing.allowance.is_used_up_after(cpu.as_secs_f64() - standing.last.cpu_seconds, cost)
     }
 

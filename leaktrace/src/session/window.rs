@@ -191,7 +191,7 @@ impl Session {
         passed: impl Fn() -> Passed,
     ) -> Waited {
         let is_scouting = selection.scouts.is_some();
-        // Of scouts for what is not known yet nothing is expected.
+        // Scouts of what is not known yet, or is hot, are there to meet it: they are short.
         let minds = !is_scouting || selection.expected <= NOTICED;
         let (look, least_work, enough) =
             if is_scouting { (QUICK_LOOK, LEAST_WORK_OF_SCOUTS, 1.0) } else { (LOOK, LEAST_WORK, IDLE) };

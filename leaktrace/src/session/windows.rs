@@ -169,6 +169,7 @@ impl Session {
     }
 
     fn open(&mut self, growing: &[Growing], selection: &Selection, grant: Grant) -> Result<(), SessionError> {
+        self.keep_standing();
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
         let result = self.open_and_scan(&mut watch, growing, selection, grant);
         let hurry = if selection.scouts.is_some() { 0.5 } else { 1.0 };
@@ -176,6 +177,7 @@ impl Session {
         let pause = pause.max(LOOK_SHARE * self.last.took.as_secs_f64());
         watch.next_window_ns = now_ns() + (pause * 1e9) as u64;
         self.watch = Some(watch);
+        self.keep_standing();
         result
     }
 
@@ -225,15 +227,10 @@ impl Session {
             // A process that works in bursts is at work when a window has seen enough.
             let is_last = index + 1 == opened.parts.len();
             let tail = if is_last { opened.edges.cpu_seconds / part.cpu_seconds.max(LEAST_CPU) } else { 0.0 };
-            let edges = if is_last { edges } else { 0.0 };
-            watch.budget.enter(
-                hits + edges,
-                own,
-                own * grant.open / grant.work,
-                part.open,
-                tail.min(MOST_TAIL),
-                patience,
-            );
+            if is_last {
+                watch.budget.pay(edges);
+            }
+            watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, tail.min(MOST_TAIL), patience);
         }
         if is_unnoticed(selection) {
             let missed = watch.budget.noticed() - noticed_before > grant.noticed;

@@ -10,7 +10,7 @@ const AIM: f64 = 0.9;
 const ADVANCE: f64 = 0.05;
 /// A window is open for at least so many seconds: below, arming and disarming is most of it.
 const SHORTEST: f64 = 0.06;
-/// And for at most so many where requests may notice it.
+/// And for at most so many where all requests notice it: they meet one or two parts of so many.
 pub const LONGEST: f64 = 0.3;
 /// Slowdown up to which a request hardly can notice a window, however wrong the estimate.
 const CAREFUL: f64 = 0.2 * NOTICED;
@@ -148,7 +148,7 @@ impl Budget {
         self.patience = 1.0 + patience / 2.0;
     }
 
-    /// Enters CPU seconds of hits of what is armed beside windows.
+    /// Enters CPU seconds of hits that no request notices much: at the edges of a window, or of what is armed beside them.
     pub fn pay(&mut self, hit_seconds: f64) {
         self.spent += hit_seconds;
     }
@@ -170,12 +170,12 @@ impl Budget {
         self.noticed
     }
 
-    /// CPU seconds that the windows have cost.
+    /// CPU seconds that windows have cost, and what is armed beside them.
     pub fn spent(&self) -> f64 {
         self.spent
     }
 
-    /// Share of the target's CPU time that the windows have cost so far.
+    /// Share of the target's CPU time that this is so far.
     pub fn spent_share(&self, cpu_seconds: f64) -> f64 {
         let used = cpu_seconds - self.opened_at;
         if used > 0.0 { self.spent / used } else { 0.0 }

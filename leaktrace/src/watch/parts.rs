@@ -108,9 +108,12 @@ impl Units {
             let rival = |doubt: &Doubt| doubt.rivals.iter().position(|rival| rival == index).map(|at| at + 1);
             doubt.and_then(|doubt| if doubt.unit == *index { Some(0) } else { rival(doubt) }).unwrap_or(usize::MAX)
         };
-        let rank = |index: &usize| (Some(*index) != turn, in_doubt(index), !self.suspects.contains(index));
+        let always = |index: &usize| self.get(*index).always;
+        let rank =
+            |index: &usize| (!always(index), Some(*index) != turn, in_doubt(index), !self.suspects.contains(index));
         units.sort_by_key(rank);
-        let modest = |gentle: &Gentle| turn.is_some_and(|turn| self.cost(&[turn], gentle.hit_seconds) <= MODEST);
+        let modest =
+            |gentle: &Gentle| turn.is_some_and(|turn| self.cost(&[turn], gentle.hit_seconds) <= MODEST.min(limit));
         let (mut left, hit_seconds) = match gentle.filter(modest) {
             Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
             None => (turn.map_or(0.0, cost).max(FULL * limit), hit_seconds),
@@ -185,6 +188,8 @@ mod tests {
         units.doubts.insert(0, Doubt { unit: 1, rivals: vec![], turn: 1 });
         let (selection, shown) = part(&units);
         assert!(selection.units == [1, 3] && (shown - 1.0).abs() < 1e-9, "{selection:?}");
+        let (armed, _) = units.part_of(&growing(&[0])[0], 0.115, HIT, Some(GENTLE));
+        assert!(armed.starts_with(&[1]), "however little is allowed, who can be armed at all has its turn: {armed:?}");
         units.all[1].hits = 300_000;
         let (selection, _) = part(&units);
         assert!(selection.units[0] == 1 && selection.units.len() == 4, "not that cheap: all that is allowed");
