@@ -232,8 +232,10 @@ impl Session {
             }
             watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, tail.min(MOST_TAIL), patience);
         }
+        let noticed = watch.budget.noticed() - noticed_before;
+        watch.budget.share_out(selection.expected, noticed);
         if is_unnoticed(selection) {
-            let missed = watch.budget.noticed() - noticed_before > grant.noticed;
+            let missed = noticed > grant.noticed;
             watch.boldness = if missed { watch.boldness / 2.0 } else { watch.boldness * BOLDER }.clamp(LEAST_BOLD, 1.0);
         }
         watch.open_seconds += open;

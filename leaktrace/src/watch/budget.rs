@@ -17,10 +17,9 @@ const CAREFUL: f64 = 0.2 * NOTICED;
 /// Share of the time in which windows may be open that every request notices, as a part of the share that tracing may cost: so that
 /// of a hundred requests less than one becomes a slow one.
 pub(super) const NOTICED_SHARE: f64 = 0.7;
-/// Part of that which windows may take that few requests notice; and how much more than they were to cost they may, to count as such.
-/// They need so little at a time that nothing would be left for the others.
+/// Part of that which windows may take that few requests are to notice: they need so little at a time that nothing would be left for the
+/// others.
 const MODEST_PART: f64 = 0.6;
-const STILL_MODEST: f64 = 2.0;
 /// Seconds that are to be between two of them.
 const NOTICED_APART: f64 = 6.0;
 /// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
@@ -84,7 +83,7 @@ pub struct Budget {
     spent: f64,
     /// Seconds for which windows were open, each by the share of its requests that noticed.
     noticed: f64,
-    /// Of these, in windows that few noticed.
+    /// Of these, in windows that few were to notice.
     modestly: f64,
     /// What the next window waits for, as a multiple of its expected cost: random, so that windows do not keep step with
     /// what the target does at regular times.
@@ -140,12 +139,15 @@ impl Budget {
         self.spent += hit_seconds * (1.0 + TRAP_SHARE * tail);
         // While it was idle, no request was there to notice.
         let slowdown = hit_seconds / work.max(1e-9);
-        let noticed = noticing(slowdown) * open.min(usual) * (1.0 + TRAP_SHARE * tail);
-        self.noticed += noticed;
-        if slowdown <= STILL_MODEST * MODEST {
+        self.noticed += noticing(slowdown) * open.min(usual) * (1.0 + TRAP_SHARE * tail);
+        self.patience = 1.0 + patience / 2.0;
+    }
+
+    /// Enters which part of what was noticed was so in a window that was to cost so much `slowdown`.
+    pub fn share_out(&mut self, slowdown: f64, noticed: f64) {
+        if slowdown <= MODEST {
             self.modestly += noticed;
         }
-        self.patience = 1.0 + patience / 2.0;
     }
 
     /// Enters CPU seconds of hits that no request notices much: at the edges of a window, or of what is armed beside them.
@@ -234,6 +236,20 @@ mod tests {
             }
         }
         assert!((2.0..=NOTICED_ADVANCE + 2.8).contains(&open), "{open}");
+    }
+
+    #[test]
+    fn windows_that_few_notice_and_others_do_not_take_all_from_each_other() {
+        let mut budget = Budget::new(0.01, 0.0);
+        let is_granted = |budget: &Budget, slowdown| budget.grant(slowdown, 0.0, 0.1, 1e3, 100.0).is_some();
+        // Of 1.3 s.
+        budget.enter(0.025, 0.1, 3.0, 3.0, 0.0, 0.0);
+        budget.share_out(0.5, budget.noticed());
+        assert!(budget.noticed() > 1.0 && is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
+        let mut budget = Budget::new(0.01, 0.0);
+        budget.enter(0.01, 0.1, 30.0, 30.0, 0.0, 0.0);
+        budget.share_out(0.1, budget.noticed());
+        assert!(budget.noticed() > 0.8 && !is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
     }
 
     #[test]
