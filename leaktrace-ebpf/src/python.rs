@@ -224,17 +224,10 @@ fn reallocate(site: &Site, address: u64, size: u64, thread: &mut Thread) -> Opti
             pend(thread, py_call::TO_C, size, kind, is_realloc);
             None
         }
-        // What its pool hands out is not followed: the next to have this address would not be seen.
-        Some(class)
-            if size <= class
-                && 4 * size > 3 * class
-                && thread.window & window::PARTIAL != 0
-                && !crate::window::is_for(class) =>
-        {
-            None
-        }
         Some(class) if size <= class && 4 * size > 3 * class => {
-            Some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true })
+            // Where it is not followed what its pool hands out, the next to have this address would not be seen.
+            let is_seen = thread.window & window::PARTIAL == 0 || crate::window::is_for(class);
+            is_seen.then_some(New { address, size, native: 0, domain: kind, in_pool: true, is_realloc: true })
         }
         Some(_) if kind == domain::RAW || is_alone(site, thread) => allocate(size, kind, is_realloc, thread),
         Some(_) => {

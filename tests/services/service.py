@@ -3,7 +3,8 @@
 A service prints `READY {json}` on stdout and starts work when a line arrives on stdin, or at once with --go. The JSON has
 the pid to trace and, for a leaking service, where it leaks: the line marked `# LEAK` and the function around it.
 While it works, the line `stats` is answered by one line of JSON, `exec` replaces the process by a fresh one of the same
-service, and `quit` or the end of stdin ends it.
+service, and `quit` or the end of stdin ends it. With --rarely, it does what it is for in one step of 200, and in the others only
+what every service does beside that: those that leak do so once a second.
 Pure standard library, 3.8 and later.
 """
 
@@ -16,6 +17,7 @@ import sys
 import time
 
 MARKER = "# LEAK"
+RARELY = 200
 
 
 class Control:
@@ -102,6 +104,7 @@ def serve(step, rate, source=None, pid=None, more=dict):
     """Calls `step(n)` for n = 0, 1, ... at `rate` a second (None: as fast as it goes) until told to quit.
     `more()` is what the service adds to the answer to `stats`."""
     control = ready(pid, source)
+    every = RARELY if "--rarely" in sys.argv else 1
     begin, n = time.monotonic(), 0
     while True:
         wait = 0.0 if rate is None else begin + n / rate - time.monotonic()
@@ -113,7 +116,7 @@ def serve(step, rate, source=None, pid=None, more=dict):
         if command == "exec":
             os.execv(sys.executable, [sys.executable, *sys.argv])
         if command is None:
-            step(n)
+            (churn if n % every else step)(n)
             n += 1
 
 

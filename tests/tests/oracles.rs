@@ -12,7 +12,7 @@ use leaktrace_tests::{asset, python};
 fn services() -> Vec<String> {
     let files = std::fs::read_dir(asset("services")).expect("the services").flatten();
     let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let kinds = ["leak_", "calm_", "flask_", "storm"];
+    let kinds = ["leak_", "calm_", "flask_", "slow_", "storm"];
     names.filter(|name| kinds.iter().any(|kind| name.starts_with(kind))).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use leaktrace_tests::process::{Service, wait_for_end};
 use leaktrace_tests::python::{Python, each_minor, supported};
+use leaktrace_tests::report::Report;
 use leaktrace_tests::system::{Bpf, altered_text, assert_unaltered};
 use leaktrace_tests::trace::Trace;
 use serde::Deserialize;
@@ -38,18 +39,26 @@ fn watched(python: &Python) -> (Service, Trace) {
     (service, trace)
 }
 
+/// What the service and leaktrace say at the end of the work, which cost no more than it might.
+fn stop(mut service: Service, trace: Trace) -> (Truth, Report) {
+    service.say("stop");
+    let truth = service.expect("ANSWER");
+    let report = trace.finish();
+    let watch = report.capture.watch.as_ref().expect("it was watched");
+    assert!(watch.overhead <= watch.overhead_limit, "{watch:?}");
+    assert_unaltered(service.pid());
+    service.quit();
+    (truth, report)
+}
+
 #[test]
 fn each_collection_is_timed_whatever_windows_do() {
     for python in each_minor() {
         let (mut service, mut trace) = watched(&python);
         service.say("work");
         wait_for(&mut trace, "window 3: ");
-        service.say("stop");
-        let truth: Truth = service.expect("ANSWER");
-        let report = trace.finish();
+        let (truth, report) = stop(service, trace);
         report.assert_nothing_lost();
-        let watch = report.capture.watch.as_ref().expect("it was watched");
-        assert!(watch.overhead <= watch.overhead_limit, "{python:?}: {watch:?}");
         assert!(report.gc.pauses_known, "{python:?}");
         for (number, seen) in report.gc.generations.iter().enumerate() {
             let (stats, least, most) = (&truth.stats[number], &truth.least[number], &truth.most[number]);
@@ -66,8 +75,6 @@ fn each_collection_is_timed_whatever_windows_do() {
                 "{python:?}: {pause:?}, {least:?} to {most:?}"
             );
         }
-        assert_unaltered(service.pid());
-        service.quit();
     }
 }
 
@@ -80,18 +87,12 @@ fn a_storm_of_collections_is_not_traced() {
         service.say("calm");
         wait_for(&mut trace, "the collector's probes are armed");
         service.say("work");
-        service.say("stop");
-        let truth: Truth = service.expect("ANSWER");
-        let report = trace.finish();
-        let watch = report.capture.watch.as_ref().expect("it was watched");
-        assert!(watch.overhead <= watch.overhead_limit, "{python:?}: {watch:?}");
+        let (truth, report) = stop(service, trace);
         let timed: Vec<u64> = report.gc.generations.iter().map(|of| of.pause_counts.iter().sum()).collect();
         // All of the youngest generation before they were disarmed, and all of the others.
         assert!(timed[0] < report.gc.generations[0].collections, "{python:?}: {timed:?}");
         assert_eq!([timed[1], timed[2]], [truth.stats[1].collections, truth.stats[2].collections], "{python:?}");
         assert!(!report.gc.pauses_known, "{python:?}");
-        assert_unaltered(service.pid());
-        service.quit();
     }
 }
 

@@ -17,6 +17,7 @@ mod spread;
 mod subject;
 mod table;
 mod target;
+mod verdicts;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -53,11 +54,15 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "census")]
     refs: bool,
     /// Measure what leaktrace and others cost real services under load: the first part of services.md and services.json
+    /// (with --leaking: the second)
     #[arg(long, conflicts_with_all = ["census", "refs"])]
     services: bool,
-    /// Measure how leaktrace's own cost grows with events, heap and threads: the second part of services.md and services.json
+    /// Measure how leaktrace's own cost grows with events, heap and threads: the last part of services.md and services.json
     #[arg(long, conflicts_with_all = ["census", "refs", "services"])]
     curves: bool,
+    /// Measure after how long watch names the leaking lines of the bundled services, and write verdicts.md and verdicts.json
+    #[arg(long, conflicts_with_all = ["census", "refs", "services", "curves"])]
+    verdicts: bool,
     #[command(flatten)]
     of_services: services::Extent,
     /// Folder for the page and its JSON, docs unless told otherwise
@@ -119,6 +124,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     if options.refs {
         return all_holders(&pythons, options);
+    }
+    if options.verdicts {
+        return all_verdicts(&pythons, options);
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let tools = Tools {
@@ -190,6 +198,28 @@ fn all_holders(pythons: &[PathBuf], options: &Options) -> Result<()> {
     machine.finish();
     let json = serde_json::json!({ "schema": "leaktrace.benchmarks.holders/1", "machine": machine, "sizes": all });
     publish(options, &page, "holders", &json)
+}
+
+/// The time that verdicts take alone, on each interpreter.
+fn all_verdicts(pythons: &[PathBuf], options: &Options) -> Result<()> {
+    let leaktrace = build::leaktrace(Profile::Release)?;
+    let mut machine = Machine::look()?;
+    let mut all = Vec::new();
+    let mut page = String::from(
+        "# The time that verdicts take, measured\n\nBy `cargo xtask bench --verdicts`: `leaktrace run` at its default budget, a look every 2 s. \
+         Those that leak most are watched at once, the others at once after them.\n",
+    );
+    for python in pythons {
+        eprintln!("==> verdicts on {}", python.display());
+        let with_packages = peers::with_packages(python, "services", &verdicts::PACKAGES)?;
+        let measured = verdicts::measure(&leaktrace, &with_packages)?;
+        let version = measured.first().map_or("", |of| &of.python);
+        let _ = write!(page, "\n## CPython {version}\n\n{}", verdicts::page(&measured)?);
+        all.extend(measured);
+    }
+    machine.finish();
+    let json = serde_json::json!({ "schema": "leaktrace.benchmarks.verdicts/1", "machine": machine, "services": all });
+    publish(options, &page, "verdicts", &json)
 }
 
 /// Prints a page, and writes it with its JSON.

@@ -11,7 +11,7 @@ use super::{
 const GENTLE: f64 = 0.1;
 /// What a part of a class is worth while another class shows survivors that is seen whole: these need no further proof.
 const BESIDE_WHOLE: f64 = 0.15;
-/// How often a window is for a class that is drawn without regard to what it costs.
+/// How often the class that a window is for is drawn without regard to what each costs and shows.
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
 const CURIOUS: f64 = 0.15;
@@ -74,6 +74,7 @@ impl Units {
         let mut order: Vec<(&Growing, Option<Selection>, f64)> = Vec::new();
         let dear = |cost: f64| cost > WHOLE * limit;
         let beside = ready.iter().any(|(of, cost)| !dear(*cost) && self.survived(of.class));
+        let any = random.f64() < ANY;
         for &(of, cost) in ready {
             let part = dear(cost).then(|| self.part(of, limit, hit_seconds, gentle));
             let (expected, shown) = match &part {
@@ -83,7 +84,7 @@ impl Units {
             // What a second costs: CPU time, or the notice of requests, whichever bounds such windows.
             let price = expected.max(noticing(expected) / NOTICED_SHARE) + LEAST * limit;
             let worth = shown * self.interest(of.class, false) * of.blocks_per_second / all / price;
-            let weight = if random.f64() < ANY { 1.0 } else { worth };
+            let weight = if any { 1.0 } else { worth };
             order.push((of, part.map(|(selection, _)| selection), random.f64().powf(1.0 / weight.max(1e-9))));
         }
         order.sort_by(|a, b| b.2.total_cmp(&a.2));

@@ -1,9 +1,11 @@
 """What each of the measured services does for a request: takes an order, looks its lines up, prices them, and sums up.
 
-The last thousand orders are kept. That is what a service holds on to, and no leak.
+The last thousand orders are kept. That is what a service holds on to, and no leak. With SHOP_LEAKS set, one order in ten is kept
+for good, which is one.
 """
 
 import json
+import os
 import tracemalloc
 from collections import OrderedDict
 
@@ -15,6 +17,7 @@ STOCK = {
 
 _recent = OrderedDict()
 _orders = 0
+_audit = [] if os.environ.get("SHOP_LEAKS") else None
 
 
 class Line:
@@ -43,6 +46,8 @@ def order(body):
     lines = [Line(row) for row in wanted["lines"]]
     _orders += 1
     _recent[_orders] = {"customer": wanted["customer"], "cents": sum(line.cents for line in lines)}
+    if _audit is not None and _orders % 10 == 0:
+        _audit.append(_recent[_orders])
     while len(_recent) > KEPT:
         _recent.popitem(last=False)
     return {

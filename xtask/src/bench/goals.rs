@@ -36,14 +36,14 @@ pub(super) fn goals(interpreter: &Interpreter) -> Vec<Goal> {
     };
     for slowdowns in &interpreter.workloads {
         let what = format!("time lost per event, over an empty program's ({})", slowdowns.workload);
-        goals.push(at_most(&what, 2.0, slowdowns.exact.over_empty));
+        goals.push(at_most(&what, 1.5, slowdowns.exact.over_empty));
     }
     if let Some(wsgi) = exact("wsgi") {
-        goals.push(at_most("slowdown over that of tracemalloc.start(25) (wsgi)", 0.5, wsgi.over_tracemalloc));
+        goals.push(at_most("slowdown over that of tracemalloc.start(25) (wsgi)", 0.4, wsgi.over_tracemalloc));
     }
     if let Some(allocations) = exact("allocations") {
         let what = "slowdown over that of tracemalloc.start(25) (allocations)";
-        goals.push(at_most(what, 1.3, allocations.over_tracemalloc));
+        goals.push(at_most(what, 1.0, allocations.over_tracemalloc));
         goals.push(throughput(allocations));
     }
     goals.push(at_most("bytes of the collector per live block", 200.0, interpreter.memory.bytes_per_block));

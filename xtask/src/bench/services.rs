@@ -30,6 +30,9 @@ use workload::{PACKAGES, Workload};
 
 /// Rounds where nothing else is asked for.
 const ROUNDS: u32 = 4;
+/// Seconds of a window under watch.
+const SECONDS: f64 = 20.0;
+const LEAKING_SECONDS: f64 = 60.0;
 const CURVE_ROUNDS: u32 = 2;
 /// Of the curves; windows of watch are rare.
 const CURVE_SECONDS: f64 = 12.0;
@@ -55,7 +58,11 @@ pub(super) struct Extent {
     /// With --services: only this tool (may be repeated)
     #[arg(long, value_enum, value_name = "NAME", requires = "services")]
     contender: Vec<Name>,
-    /// With --services: seconds of a window under watch, 20 unless told otherwise (others have a tenth); with --curves: of a point
+    /// With --services: the three services leak, and are watched for a minute before anything is measured: a part of its own
+    #[arg(long, requires = "services", conflicts_with = "contender")]
+    leaking: bool,
+    /// With --services: seconds of a window under watch, 20 unless told otherwise, 60 if leaking (others have a tenth); with --curves:
+    /// of a point
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// With --services: connections of the load
@@ -83,11 +90,15 @@ impl Name {
 
 impl Extent {
     fn workloads(&self) -> Vec<Workload> {
-        Workload::ALL.into_iter().filter(|one| self.only.is_empty() || self.only.contains(one)).collect()
+        let all = Workload::ALL.into_iter().filter(|one| !self.leaking || one.is_plain_service());
+        all.filter(|one| self.only.is_empty() || self.only.contains(one)).collect()
     }
 
     fn contenders(&self) -> Vec<Contender> {
         use clap::ValueEnum as _;
+        if self.leaking {
+            return vec![Contender::Watch];
+        }
         let names = Name::value_variants().iter();
         let names = names.filter(|name| self.contender.is_empty() || self.contender.contains(name));
         names.flat_map(|name| name.contenders()).collect()
@@ -101,6 +112,9 @@ impl Extent {
 
 /// The comparison on each interpreter: `out` is where the results go, `docs` where nothing was said.
 pub(super) fn compare(pythons: &[PathBuf], repeats: Option<u32>, options: &Extent, out: Option<&Path>) -> Result<()> {
+    if options.workloads().is_empty() {
+        bail!("with --leaking there are the services json, flask and aiohttp only");
+    }
     if options.is_part() && out.is_none() {
         bail!("a part of the comparison would take the place of the whole in docs/: give it a folder with --out");
     }
@@ -116,7 +130,8 @@ pub(super) fn compare(pythons: &[PathBuf], repeats: Option<u32>, options: &Exten
         contenders: options.contenders(),
         missing: Vec::new(),
         rounds: repeats.unwrap_or(ROUNDS),
-        seconds: options.seconds.unwrap_or(20.0),
+        seconds: options.seconds.unwrap_or(if options.leaking { LEAKING_SECONDS } else { SECONDS }),
+        leaking: options.leaking,
         load: Load { wrk: peers::wrk()?, connections: options.connections },
     };
     let mut machine = Machine::look()?;
@@ -130,7 +145,8 @@ pub(super) fn compare(pythons: &[PathBuf], repeats: Option<u32>, options: &Exten
     }
     machine.finish();
     let mut results = Results::read(&folder(out).join("services.json"))?;
-    results.comparison = Some(Comparison {
+    let part = if options.leaking { &mut results.leaking } else { &mut results.comparison };
+    *part = Some(Comparison {
         machine,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         packages,

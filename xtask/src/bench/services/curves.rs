@@ -31,8 +31,8 @@ const SURVIVORS: f64 = 1e6;
 /// Objects a second that are all kept, and how tracing is to see as many of them as it can.
 const SURVIVOR_RATE: u32 = 300_000;
 const SURVIVOR_OPTIONS: [&str; 6] = ["--mode", "watch", "--overhead", "50%", "--max-slowdown", "100x"];
-/// Seconds after which there are that many.
-const SURVIVOR_SECONDS: u64 = 60;
+/// Seconds after which there are that many: the more there are, the longer a look at them takes, and the rarer windows are.
+const SURVIVOR_SECONDS: u64 = 450;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Curves {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::load::Load;
 use super::results::{Figures, Measured, Row, Tracer, Untraced, Watched};
 use super::workload::Workload;
-use crate::bench::contender::{Contender, Tools};
+use crate::bench::contender::{Armed, Contender, Tools};
 use crate::bench::leaktrace::{Report, ReportPython};
 use crate::bench::memory::Sample;
 use crate::bench::process;
@@ -17,6 +17,9 @@ use crate::bench::subject::{Latency, Requests, Subject, Window};
 
 /// Seconds of load before anything is measured: caches fill, and the interpreter specialises its code.
 const WARM_UP_SECONDS: f64 = 1.0;
+/// Seconds for which a service that leaks is watched before anything is measured: at the start it is learned what sites cost, with
+/// windows that are granted in advance.
+const SETTLE_SECONDS: f64 = 60.0;
 
 /// What is measured, and for how long.
 pub(super) struct Plan {
@@ -26,6 +29,8 @@ pub(super) struct Plan {
     pub(super) rounds: u32,
     /// Of a window under watch.
     pub(super) seconds: f64,
+    /// The services leak.
+    pub(super) leaking: bool,
     pub(super) load: Load,
 }
 
@@ -33,7 +38,10 @@ impl Plan {
     /// Seconds of a contender's traced windows, and of the untraced ones around them. Windows of watch are rare, and what it
     /// costs is little: that takes time to see. What others cost is seen at once.
     fn seconds(&self, contender: Contender) -> (f64, f64) {
-        if contender == Contender::Watch {
+        if self.leaking {
+            // Windows come by now: what they cost is less than what windows of a few seconds differ by.
+            (self.seconds, self.seconds / 2.0)
+        } else if contender == Contender::Watch {
             (self.seconds, self.seconds / 4.0)
         } else {
             let seconds = (self.seconds / 10.0).max(1.0);
@@ -76,7 +84,7 @@ pub(super) fn measure(
         plan.contenders.iter().copied().filter(able).map(|one| (one, plan.rounds(one, workload))).collect();
     let mut untraced = Vec::new();
     let start = || {
-        let mut subject = workload.start(python, &plan.load)?;
+        let mut subject = workload.start(python, plan.leaking, &plan.load)?;
         let warm = subject.run(WARM_UP_SECONDS)?;
         Ok((subject, warm))
     };
@@ -84,7 +92,11 @@ pub(super) fn measure(
         let seconds = plan.seconds(contender);
         // What is left of another contender's turn may be too short to compare with.
         let before = if before.wall < 0.9 * seconds.1 { subject.run(seconds.1)? } else { before };
-        let pair = pair(contender, tools, python, subject.as_mut(), before, seconds)?;
+        let armed = contender.arm(tools, python, subject.as_mut())?;
+        if plan.leaking {
+            subject.run(SETTLE_SECONDS)?;
+        }
+        let pair = pair(armed, subject.as_mut(), before, seconds)?;
         untraced.extend([pair.before, pair.after]);
         let after = pair.after;
         Ok((pair, after))
@@ -109,15 +121,7 @@ pub(super) fn measure(
     Ok((Measured { workload, untraced: Untraced { throughput, latency_us }, rows }, about))
 }
 
-fn pair(
-    contender: Contender,
-    tools: &Tools,
-    python: &Path,
-    subject: &mut dyn Subject,
-    before: Window,
-    (seconds, untraced): (f64, f64),
-) -> Result<Pair> {
-    let armed = contender.arm(tools, python, subject)?;
+fn pair(armed: Armed, subject: &mut dyn Subject, before: Window, (seconds, untraced): (f64, f64)) -> Result<Pair> {
     let tracer = armed.tracer();
     let begun = tracer.map(process::cpu_seconds).transpose()?;
     let traced = subject.run(seconds)?;

@@ -35,11 +35,14 @@ What is compared is not always the same work. py-spy samples stacks and knows no
 
 pub(super) fn page(results: &Results) -> std::result::Result<String, std::fmt::Error> {
     let mut page = String::from(
-        "# Services, measured\n\nWritten by `cargo xtask bench --services` and `cargo xtask bench --curves`, each its part; the same numbers\n\
+        "# Services, measured\n\nWritten by `cargo xtask bench --services`, the same with `--leaking`, and `cargo xtask bench --curves`, each its part; the same numbers\n\
          are in [services.json](services.json).\n",
     );
     if let Some(comparison) = &results.comparison {
         of_comparison(&mut page, comparison)?;
+    }
+    if let Some(leaking) = &results.leaking {
+        of_leaking(&mut page, leaking)?;
     }
     if let Some(curves) = &results.curves {
         of_curves(&mut page, curves)?;
@@ -73,6 +76,21 @@ fn of_comparison(page: &mut String, of: &Comparison) -> Result {
         of_interpreter(page, interpreter)?;
     }
     Ok(())
+}
+
+fn of_leaking(page: &mut String, of: &Comparison) -> Result {
+    writeln!(page, "\n## Watching services that leak\n")?;
+    machine(page, &of.machine, &of.version, of.minutes)?;
+    writeln!(
+        page,
+        " {}.\n{} connections; each service keeps one order in ten for good, so that windows have something to look for. It is watched\n\
+         for a minute before anything is measured, then for {} s, between untraced windows of {} s.\n",
+        of.packages.join(", "),
+        of.connections,
+        of.seconds,
+        of.seconds / 2.0
+    )?;
+    of.interpreters.iter().try_for_each(|interpreter| of_interpreter(page, interpreter))
 }
 
 fn of_interpreter(page: &mut String, of: &Interpreter) -> Result {
@@ -218,6 +236,7 @@ mod tests {
             "| memray attach | not measured: it hung |",
             "| JSON service | 5000 (4500 .. 6000) | 2.00 (1.80 .. 2.40) |",
             "| throughput lost under watch, % (aiohttp) | at most 1 | 0.50 (-19.40 .. 10.45) | yes |",
+            "for a minute before anything is measured, then for 60 s, between untraced windows of 30 s.",
             "| 180000 | exact | 0.18 (0.16 .. 0.22) |",
             "| collector with a million survivors under watch, MiB | at most 100 | 76 with 1000123 survivors | yes |",
         ] {

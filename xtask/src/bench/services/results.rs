@@ -1,4 +1,4 @@
-//! docs/services.json: what was measured, in two parts that are measured apart.
+//! docs/services.json: what was measured, in parts that are measured apart.
 
 use std::fs;
 use std::path::Path;
@@ -18,10 +18,13 @@ const SCHEMA: &str = "leaktrace.services/1";
 pub(super) struct Results {
     schema: String,
     pub(super) comparison: Option<Comparison>,
+    /// Services that leak, and watch alone.
+    #[serde(default)]
+    pub(super) leaking: Option<Comparison>,
     pub(super) curves: Option<Curves>,
 }
 
-/// `cargo xtask bench --services`.
+/// `cargo xtask bench --services`, with or without `--leaking`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Comparison {
     pub(super) machine: Machine,
@@ -109,7 +112,7 @@ impl Results {
     /// What was written last, of which a part may be replaced; empty where there is no such file.
     pub(super) fn read(path: &Path) -> Result<Self> {
         if !path.exists() {
-            return Ok(Self { schema: SCHEMA.to_owned(), comparison: None, curves: None });
+            return Ok(Self { schema: SCHEMA.to_owned(), comparison: None, leaking: None, curves: None });
         }
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| {
@@ -178,12 +181,16 @@ pub(super) mod sample {
             ]
         });
         let survivors = json!({ "blocks": 1_000_123, "cores": 0.1, "resident_bytes": 8e7, "bpf_bytes": 1e8 });
+        let part = |seconds: f64, interpreters: Vec<Value>| {
+            json!({
+                "machine": machine(), "version": "0.1.0", "packages": ["Flask 3.1.0"], "connections": 8, "seconds": seconds,
+                "minutes": 25.0, "interpreters": interpreters,
+            })
+        };
         serde_json::from_value(json!({
             "schema": super::SCHEMA,
-            "comparison": {
-                "machine": machine(), "version": "0.1.0", "packages": ["Flask 3.1.0"], "connections": 8, "seconds": 20.0,
-                "minutes": 25.0, "interpreters": [interpreter("3.11.2 (stripped)"), interpreter("3.11.7")],
-            },
+            "comparison": part(20.0, vec![interpreter("3.11.2 (stripped)"), interpreter("3.11.7")]),
+            "leaking": part(60.0, vec![interpreter("3.11.2 (stripped)")]),
             "curves": {
                 "machine": machine(), "version": "0.1.0", "python": "3.11.2", "rounds": 2, "seconds": 12, "minutes": 9.0,
                 "lines": lines.concat(), "survivors": survivors,

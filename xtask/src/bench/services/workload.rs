@@ -58,11 +58,11 @@ impl Workload {
         self.is_plain_service() || self == Self::Storm
     }
 
-    /// Starts it; `python` has [`PACKAGES`].
-    pub(super) fn start(self, python: &Path, load: &Load) -> Result<Box<dyn Subject>> {
+    /// Starts it; `python` has [`PACKAGES`]. One of the three services can leak.
+    pub(super) fn start(self, python: &Path, leaking: bool, load: &Load) -> Result<Box<dyn Subject>> {
         let folder = workspace::root().join("tests/bench/services");
         let mut command = Command::new(python);
-        command.arg("-sB");
+        command.arg("-sB").envs(leaking.then_some(("SHOP_LEAKS", "1")));
         match self {
             Self::Json => command.arg("json_service.py"),
             Self::Heap => command.args(["json_service.py", HEAP_OBJECTS]),
