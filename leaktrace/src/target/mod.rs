@@ -5,6 +5,7 @@ pub mod elf;
 pub mod maps;
 pub mod memory;
 pub mod process;
+mod stat;
 
 pub use cache::CachedMemory;
 pub use elf::{ElfError, ElfFile};

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::maps::{FileId, Maps};
 use super::memory::ProcessMemory;
+use super::stat::{Stat, Status, proc_path};
 
 /// `PF_KTHREAD` of the flags in `/proc/PID/stat` (Linux `include/linux/sched.h`).
 const PF_KTHREAD: u64 = 0x0020_0000;
@@ -43,7 +44,7 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    fn from_io(pid: u32, what: &'static str, source: io::Error) -> Self {
+    pub(super) fn from_io(pid: u32, what: &'static str, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::PermissionDenied => Self::PermissionDenied { pid, what },
             io::ErrorKind::NotFound => Self::Gone { pid },
@@ -286,10 +287,6 @@ impl Image {
     }
 }
 
-fn proc_path(pid: u32, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/{name}"))
-}
-
 fn read_cmdline(pid: u32) -> Result<Vec<String>, TargetError> {
     let bytes = fs::read(proc_path(pid, "cmdline")).map_err(|e| TargetError::from_io(pid, "the command line", e))?;
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
@@ -315,68 +312,9 @@ fn judge_header(pid: u32, header: [u8; 20], exe: &Path) -> Result<(), TargetErro
     }
 }
 
-/// The fields used of `/proc/PID/stat` (proc_pid_stat(5)).
-struct Stat {
-    state: char,
-    flags: u64,
-    cpu_ticks: u64,
-    start_time: u64,
-    start_code: u64,
-    start_stack: u64,
-}
-
-impl Stat {
-    fn read(pid: u32) -> Result<Self, TargetError> {
-        let bytes = fs::read(proc_path(pid, "stat")).map_err(|e| not_there(pid, e))?;
-        Self::parse(&bytes).ok_or(TargetError::Gone { pid })
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        // The name, field 2, may hold anything, parentheses too: the last one closes it.
-        let after_name = bytes.iter().rposition(|&b| b == b')')? + 1;
-        let text = std::str::from_utf8(&bytes[after_name..]).ok()?;
-        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        Some(Self {
-            state: fields.first()?.chars().next()?,
-            flags: number(9)?,
-            cpu_ticks: number(14)? + number(15)?,
-            start_time: number(22)?,
-            start_code: number(26)?,
-            start_stack: number(28)?,
-        })
-    }
-}
-
-/// `/proc/PID/status`, which may hold bytes that are not UTF-8 (the name).
-struct Status(String);
-
-impl Status {
-    fn read(pid: u32) -> Result<Self, TargetError> {
-        let bytes = fs::read(proc_path(pid, "status")).map_err(|e| not_there(pid, e))?;
-        Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    fn numbers(&self, key: &str) -> Vec<u64> {
-        let line = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        line.map_or(Vec::new(), |line| line.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect())
-    }
-
-    fn number(&self, key: &str) -> Option<u64> {
-        self.numbers(key).first().copied()
-    }
-}
-
 /// When the process with this pid started, in clock ticks since boot; `None`: there is none. A zombie still counts.
 pub fn start_time(pid: u32) -> Option<u64> {
     Stat::read(pid).ok().map(|stat| stat.start_time)
-}
-
-fn not_there(pid: u32, e: io::Error) -> TargetError {
-    match TargetError::from_io(pid, "the state", e) {
-        TargetError::Gone { pid } => TargetError::NoSuchProcess { pid },
-        other => other,
-    }
 }
 
 /// A path that the target names, as this process can open it: through the target's own root.
@@ -482,13 +420,5 @@ mod tests {
         if !rustix::process::geteuid().is_root() && fs::metadata("/proc/1").is_ok_and(|m| m.uid() == 0) {
             assert!(matches!(Target::open(1), Err(TargetError::PermissionDenied { pid: 1, .. })));
         }
-    }
-
-    #[test]
-    fn a_name_may_hold_parentheses() {
-        let fields = (4..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-        let stat = Stat::parse(format!("7 (a) R 1 (b) S {fields}\n").as_bytes()).unwrap();
-        assert_eq!((stat.state, stat.flags, stat.cpu_ticks, stat.start_time), ('S', 9, 29, 22));
-        assert!(Stat::parse(b"7 (a").is_none() && Stat::parse(b"7 (a) S 1").is_none());
     }
 }

@@ -4,7 +4,8 @@
 //! what it is known by from then on. An address that was freed and handed out again between two later looks would pass for a
 //! survivor. Four things tell: the pool's free list at each look, the object that lies in the block (its type, and whether it
 //! is referenced at all: objects on CPython's own free lists are not), the words that it holds, and a window that sees the
-//! address handed out, or for the C allocator a block that lies where it does. An object that still is the same but has changed
+//! address handed out, or for the C allocator a block that lies where it does. glibc's malloc also notes beside each block how long it
+//! is and whether it is in use: zeroed buffers look alike, whoever has them. An object that still is the same but has changed
 //! its words is lost sight of: that hides a leak, and accuses
 //! no one. How often the last one caught what the others had let pass is counted, and says how often that may be.
 
@@ -16,6 +17,7 @@ use leaktrace_common::{
     wire::Block,
 };
 
+use super::chunks::{self, Chunk};
 use crate::{
     cpython::pools::{BlockState, Pools},
     target::Memory,
@@ -30,15 +32,20 @@ const TYPES_AT: [usize; 3] = [8, 24, 40];
 const NO_HASH: u64 = u64::MAX;
 /// Blocks read at once.
 const PIECE: usize = 4096;
+/// Of the blocks of the C allocator that windows see, one of so many at least has a chunk of glibc's where that allocator is glibc's: of
+/// those that were given back, some have not.
+const FEWEST_CHUNKS: u64 = 20;
 /// Blocks before an address of which one may reach to it: some that are gone may lie between.
 const NEIGHBOURS: usize = 8;
 /// Types whose nature is remembered.
 const MOST_TYPES: usize = 1 << 16;
 
+const CHUNK: u16 = 1 << 15;
+
 /// What a block is known by: words of it that stay the same while it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
-    /// Bit n: the word at 8n is one of them.
+    /// Bit n: the word at 8n is one of them; [`CHUNK`]: that before the block as well.
     which: u16,
     /// Where the object's type is noted, 0: no object is known to be in it. The count of references is before the type.
     type_at: u8,
@@ -71,6 +78,9 @@ pub struct Followers {
     types: HashMap<u64, bool>,
     /// Addresses that a window saw handed out while they were believed to be alive.
     caught: u64,
+    /// Blocks of the C allocator that were looked at, and those of them that had a chunk of glibc's.
+    looked: u64,
+    in_chunks: u64,
 }
 
 impl Followers {
@@ -79,10 +89,24 @@ impl Followers {
         let addresses: Vec<u64> = blocks.iter().map(|(address, _)| *address).collect();
         let mut bytes = Vec::new();
         let read = memory.read_many(&addresses, HEAD, &mut bytes);
+        let of_c = blocks.iter().filter(|(_, block)| !block.in_pool());
+        let mut chunks = chunks::before(memory, of_c.clone().map(|(address, _)| *address));
+        self.looked += of_c.count() as u64;
+        let size: HashMap<u64, u64> = blocks.iter().map(|(address, block)| (*address, block.size())).collect();
+        chunks.retain(|address, chunk| chunk.is_for(size[address]));
+        self.in_chunks += chunks.len() as u64;
+        let is_glibc = self.in_chunks * FEWEST_CHUNKS > self.looked;
+        chunks::drop_free(memory, &mut chunks);
         let seen = blocks.into_iter().zip(bytes.chunks_exact(HEAD)).zip(read).filter(|(_, read)| *read);
+        // Some have been given back already.
+        let seen =
+            seen.filter(|(((address, block), _), _)| block.in_pool() || !is_glibc || chunks.contains_key(address));
         let types = &mut self.types;
-        let mut mark = |block: &Block, head: &[u8]| Mark::of(block, head, |address| is_type(address, memory, types));
-        seen.map(|(((address, block), head), _)| (address, Follower { block, mark: mark(&block, head) })).collect()
+        let mut mark = |address, block: &Block, head: &[u8]| {
+            Mark::of(block, head, chunks.get(&address).copied(), |address| is_type(address, memory, types))
+        };
+        seen.map(|(((address, block), head), _)| (address, Follower { block, mark: mark(address, &block, head) }))
+            .collect()
     }
 
     /// An address that a window saw handed out: whatever was followed there is dead.
@@ -131,9 +155,13 @@ impl Followers {
             let Some(&(last, _)) = piece.last() else { break };
             let addresses: Vec<u64> = piece.iter().map(|(address, _)| *address).collect();
             let read = memory.read_many(&addresses, HEAD, &mut bytes);
+            let in_chunks = piece.iter().filter(|(_, follower)| follower.mark.which & CHUNK != 0);
+            let mut chunks = chunks::before(memory, in_chunks.map(|(address, _)| *address));
+            chunks::drop_free(memory, &mut chunks);
             for (((address, follower), head), read) in piece.iter().zip(bytes.chunks_exact(HEAD)).zip(read) {
                 // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
-                let alive = if read { follower.mark.still(head) } else { follower.block.in_pool() };
+                let chunk = chunks.get(address).copied();
+                let alive = if read { follower.mark.still(head, chunk) } else { follower.block.in_pool() };
                 dead.extend((!alive).then_some(*address));
             }
             let Some(next) = last.checked_add(1) else { break };
@@ -189,8 +217,8 @@ impl HandedOut {
 }
 
 impl Mark {
-    /// Of what lies in a block while that is known.
-    fn of(block: &Block, head: &[u8], is_type: impl FnMut(u64) -> bool) -> Self {
+    /// Of what lies in a block while that is known, and the chunk that it is in, where it is glibc's.
+    fn of(block: &Block, head: &[u8], chunk: Option<Chunk>, is_type: impl FnMut(u64) -> bool) -> Self {
         // What lies behind the block is another's.
         let words = (block.size() as usize).min(HEAD) / 8;
         let type_at = if block.domain() == domain::OBJ { type_at(head, is_type) } else { 0 };
@@ -198,19 +226,21 @@ impl Mark {
         // allocator all: it overwrites the first two words of what is freed, glibc `malloc/malloc.c`.)
         let own = |n: usize| n >= type_at / 8 || type_at == TYPES_AT[2] && n < 2;
         let which = (0..words).filter(|&n| own(n) && word(head, 8 * n) != NO_HASH).fold(0, |bits, n| bits | 1 << n);
-        Self { which, type_at: type_at as u8, hash: hash(head, which) }
+        let which = which | if chunk.is_some() { CHUNK } else { 0 };
+        Self { which, type_at: type_at as u8, hash: hash(head, chunk, which) }
     }
 
-    fn still(self, head: &[u8]) -> bool {
+    fn still(self, head: &[u8], chunk: Option<Chunk>) -> bool {
         // The count of 0: on a free list of its type. From 3.12 on the low half is the count.
         let referenced = self.type_at == 0 || word(head, usize::from(self.type_at) - 8) as u32 != 0;
-        referenced && hash(head, self.which) == self.hash
+        let in_chunk = self.which & CHUNK == 0 || chunk.is_some();
+        referenced && in_chunk && hash(head, chunk, self.which) == self.hash
     }
 }
 
-fn hash(head: &[u8], which: u16) -> u32 {
-    let words = (0..HEAD / 8).filter(|n| which & 1 << n != 0);
-    words.fold(HASH_SEED, |hash, n| mix(hash, word(head, 8 * n))) as u32
+fn hash(head: &[u8], chunk: Option<Chunk>, which: u16) -> u32 {
+    let words = (0..HEAD / 8).filter(|n| which & 1 << n != 0).map(|n| word(head, 8 * n));
+    words.chain(chunk.map(Chunk::own)).fold(HASH_SEED, mix) as u32
 }
 
 /// Where the object at the start of a block notes its type, 0 where there is none.
@@ -341,6 +371,44 @@ mod tests {
         let raw = [11, 12, 13, 0, 0, 0, 0, 0];
         assert!(survives(4096, domain::NATIVE, raw, raw));
         assert!(!survives(4096, domain::NATIVE, raw, [0x7f00, 12, 13, 0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn zeroed_buffers_are_told_apart_by_their_chunks() {
+        let image = |own: u64, next: u64| {
+            let mut image = types();
+            image.insert(0x8ff8, own.to_le_bytes().to_vec());
+            image.insert(0x9000, vec![0; HEAD]);
+            image.insert(0x8ff8 + (own & !7), next.to_le_bytes().to_vec());
+            image
+        };
+        let look = |followers: &mut Followers, image: &Image| {
+            followers.look(image, vec![(0x9000, block(4096, domain::RAW))]).remove(&0x9000)
+        };
+        let survives = |after: &Image| {
+            let mut followers = Followers::default();
+            let seen = look(&mut followers, &image(4112 | 1, 0x41)).expect("it is there");
+            followers.enter(0x9000, seen);
+            followers.settle(after, None);
+            assert!(look(&mut followers, &image(4112, 0x40)).is_none(), "it was given back before the look");
+            assert!(look(&mut followers, &image(6032, 0x41)).is_none(), "a part of what is free");
+            followers.len() == 1
+        };
+        assert!(survives(&image(4112, 0x61)), "its neighbours change");
+        assert!(!survives(&image(6032 | 1, 0x41)), "it is another's, or part of what is free");
+        assert!(!survives(&image(4112 | 1, 0x40)), "it is free");
+    }
+
+    #[test]
+    fn another_allocator_has_no_chunks() {
+        let mut image = types();
+        image.insert(0x8ff8, vec![0; HEAD + 8]);
+        let mut followers = Followers::default();
+        let seen = followers.look(&image, vec![(0x9000, block(4096, domain::RAW))]);
+        followers.enter(0x9000, seen[&0x9000]);
+        image.insert(0x8ff8, [vec![7; 8], vec![0; HEAD]].concat());
+        followers.settle(&image, None);
+        assert_eq!(followers.len(), 1, "what lies before it is another's");
     }
 
     #[test]

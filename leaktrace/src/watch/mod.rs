@@ -13,6 +13,7 @@
 pub mod allowance;
 pub mod budget;
 pub mod choice;
+mod chunks;
 pub mod classes;
 pub mod exposure;
 pub mod followers;

@@ -18,6 +18,8 @@ const MOST_SHOWN: f64 = 200.0;
 const VERDICT: f64 = 40.0;
 /// And of so many windows.
 const MOMENTS: usize = 3;
+/// Least interest in a class of which there is enough, while its most suspected stack is no more than suspected.
+const DOUBTED: f64 = 0.5;
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -58,17 +60,17 @@ impl Shown {
 
     /// How much more of it is worth `now`: first enough of one class for a verdict, then the others. Windows that no request notices
     /// show what may leak; the others, whether it is what seemed to.
-    fn interest(&self, now: f64, unnoticed: bool) -> f64 {
+    fn interest(&self, now: f64, unnoticed: bool, in_doubt: bool) -> f64 {
         let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
         let own: Vec<f64> = late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect();
-        let turn = match own.iter().sum::<f64>() {
+        let turn: f64 = match own.iter().sum::<f64>() {
             _ if self.alive <= 0.0 => 1.0,
             // The more there is of one, the sooner it is enough: many that have a little of each are not. Nor is much of one moment.
             found if found < VERDICT || own.len() < MOMENTS => 2.0 + 18.0 * (self.alive / VERDICT).min(1.0),
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
-        turn * self.share()
+        turn.max(if in_doubt { DOUBTED } else { 0.0 }) * self.share()
     }
 }
 
@@ -155,7 +157,8 @@ impl Units {
     }
 
     pub(super) fn interest(&self, class: u32, unnoticed: bool) -> f64 {
-        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed))
+        let in_doubt = !unnoticed && self.doubts.contains_key(&class);
+        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed, in_doubt))
     }
 }
 

@@ -26,6 +26,10 @@ const START: Duration = Duration::from_mins(2);
 /// Seconds from the attach to the first measurement: the first looks are over.
 const SETTLE_SECONDS: u64 = 3;
 
+/// At the end of a measurement memory is looked at so many times, with so many seconds between.
+const LATE_LOOKS: u64 = 5;
+const LATE_SECONDS: u64 = 3;
+
 /// Survivors that the collector is to follow in watch mode.
 const SURVIVORS: f64 = 1e6;
 /// Objects a second that are all kept, and how tracing is to see as many of them as it can.
@@ -88,8 +92,12 @@ pub(super) struct Point {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Survivors {
     pub(super) blocks: u64,
+    /// Objects in the heap by then.
+    pub(super) objects: f64,
     pub(super) cores: f64,
+    /// Resident set, bytes, without mapped BPF maps: at most times, and at its largest, when a census of the heap is taken.
     pub(super) resident_bytes: f64,
+    pub(super) peak_bytes: f64,
     pub(super) bpf_bytes: f64,
 }
 
@@ -158,8 +166,10 @@ pub(super) fn measure(executable: &Path, python: &Path, rounds: u32, seconds: u6
     let cost = Cost::of(executable, &paced, &SURVIVOR_OPTIONS, SURVIVOR_SECONDS, scratch)?;
     let survivors = Survivors {
         blocks: cost.followed,
+        objects: f64::from(BASE[1]) + f64::from(SURVIVOR_RATE) * SURVIVOR_SECONDS as f64,
         cores: cost.cores,
-        resident_bytes: cost.memory.peak,
+        resident_bytes: cost.usual,
+        peak_bytes: cost.memory.peak,
         bpf_bytes: cost.memory.bpf,
     };
     machine.finish();
@@ -193,6 +203,8 @@ struct Cost {
     cores: f64,
     end: f64,
     memory: Sample,
+    /// Resident set at most times of the last quarter of a minute, bytes.
+    usual: f64,
     followed: u64,
     python: String,
 }
@@ -204,14 +216,21 @@ impl Cost {
         let attach = leaktrace.cpu_seconds()?;
         sleep(Duration::from_secs(SETTLE_SECONDS));
         let (before, begun) = (leaktrace.cpu_seconds()?, Instant::now());
-        sleep(Duration::from_secs(seconds));
+        let late = seconds.min(LATE_LOOKS * LATE_SECONDS);
+        sleep(Duration::from_secs(seconds - late));
+        let mut resident = Vec::new();
+        for _ in 0..late / LATE_SECONDS {
+            sleep(Duration::from_secs(LATE_SECONDS));
+            resident.push(Sample::take(leaktrace.pid())?.resident);
+        }
         let after = leaktrace.cpu_seconds()?;
         let cores = (after - before) / begun.elapsed().as_secs_f64();
         let memory = Sample::take(leaktrace.pid())?;
+        let usual = Spread::of(resident).map_or(memory.resident, |of| of.median);
         let (report, _) = leaktrace.detach()?;
         let end = process::reaped_cpu_seconds() - reaped - after;
         let followed = report.capture.watch.map_or(0, |watch| watch.followed_blocks);
-        Ok(Self { attach, cores, end, memory, followed, python: report.target.python.version })
+        Ok(Self { attach, cores, end, memory, usual, followed, python: report.target.python.version })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::bench::contender::Contender;
 use crate::bench::goals::Goal;
 use crate::bench::spread::Spread;
 
-const MIB: f64 = 1048576.0;
+const MB: f64 = 1e6;
 /// Cores and memory are measured coarsely: what grows by less than this above linear is linear.
 const TOLERANCE: f64 = 0.05;
 
@@ -49,9 +49,9 @@ type Cost = (&'static str, fn(&Point) -> f64);
 /// Those of the collector's own growth.
 pub(super) fn of_curves(curves: &Curves) -> Vec<Goal> {
     let survivors = &curves.survivors;
-    let memory = survivors.resident_bytes / MIB;
+    let memory = survivors.resident_bytes / MB;
     let mut goals = vec![Goal {
-        what: "collector with a million survivors under watch, MiB".to_owned(),
+        what: "collector with a million survivors under watch, MB".to_owned(),
         limit: "at most 100".to_owned(),
         measured: format!("{memory:.0} with {} survivors", survivors.blocks),
         met: memory <= 100.0 && survivors.are_enough(),

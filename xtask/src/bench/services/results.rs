@@ -180,7 +180,9 @@ pub(super) mod sample {
                 curve(mode, "threads", [1, 4, 16]),
             ]
         });
-        let survivors = json!({ "blocks": 1_000_123, "cores": 0.1, "resident_bytes": 8e7, "bpf_bytes": 1e8 });
+        let survivors = json!({
+            "blocks": 1_000_123, "objects": 1.35e8, "cores": 0.1, "resident_bytes": 8e7, "peak_bytes": 3e8, "bpf_bytes": 1e8,
+        });
         let part = |seconds: f64, interpreters: Vec<Value>| {
             json!({
                 "machine": machine(), "version": "0.1.0", "packages": ["Flask 3.1.0"], "connections": 8, "seconds": seconds,
