@@ -1,4 +1,4 @@
-"""Leaks two zeroed buffers a second. Larger ones come and go, and where one of them was, the next is kept: memory alone does not tell
+"""Leaks six zeroed buffers a second. Larger ones come and go, and where one of them was, the next is kept: memory alone does not tell
 one from the other."""
 
 import service
@@ -18,7 +18,7 @@ def step(n):
     service.churn(n)
     if n % 50 == 0:
         borrow(n)
-    if n % 100 == 0:
+    if n % 33 == 0:
         keep()
 
 

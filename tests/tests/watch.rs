@@ -47,8 +47,7 @@ fn leaks_are_named_and_the_innocent_left_in_peace() {
             None => assert!(growing.is_empty(), "{name}: {growing:#?}"),
             Some(leak) => {
                 let places: Vec<_> = growing.iter().filter_map(|site| site.places().first().cloned()).collect();
-                let takes_longer = name.starts_with("slow_") && growing.is_empty();
-                assert!(takes_longer || places.contains(leak), "{name}: the leak is at {leak:?}, not {places:?}");
+                assert!(places.contains(leak), "{name}: the leak is at {leak:?}, not {places:?}");
                 // It lets go of all that it asks for.
                 let lets_go = |frame: &Frame| ["churn", "borrow"].contains(&&*frame.function);
                 let innocent = growing.iter().find(|site| site.stack.iter().any(lets_go));

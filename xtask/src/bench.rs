@@ -205,19 +205,22 @@ fn all_verdicts(pythons: &[PathBuf], options: &Options) -> Result<()> {
     let leaktrace = build::leaktrace(Profile::Release)?;
     let mut machine = Machine::look()?;
     let mut all = Vec::new();
-    let mut page = String::from(
-        "# The time that verdicts take, measured\n\nBy `cargo xtask bench --verdicts`: `leaktrace run` at its default budget, a look every 2 s. \
-         Those that leak most are watched at once, the others at once after them.\n",
-    );
+    let mut tables = String::new();
     for python in pythons {
         eprintln!("==> verdicts on {}", python.display());
         let with_packages = peers::with_packages(python, "services", &verdicts::PACKAGES)?;
         let measured = verdicts::measure(&leaktrace, &with_packages)?;
-        let version = measured.first().map_or("", |of| &of.python);
-        let _ = write!(page, "\n## CPython {version}\n\n{}", verdicts::page(&measured)?);
+        let version = measured.iter().map(|of| &*of.python).find(|version| !version.is_empty()).unwrap_or_default();
+        let _ = write!(tables, "\n## CPython {version}\n\n{}", verdicts::page(&measured)?);
         all.extend(measured);
     }
     machine.finish();
+    let page = format!(
+        "# The time that verdicts take, measured\n\nBy `cargo xtask bench --verdicts`: {}. `leaktrace run` at its default budget, a look every 2 s, one run of each service; \
+         those that leak most are watched at once, the others at once after them. Windows are random: another run differs.\n\
+         Lines that are kept with what leaks (the key of an entry, the exception that has the frame) are named as well.\n{tables}",
+        machine.describe()
+    );
     let json = serde_json::json!({ "schema": "leaktrace.benchmarks.verdicts/1", "machine": machine, "services": all });
     publish(options, &page, "verdicts", &json)
 }

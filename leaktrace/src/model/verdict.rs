@@ -216,6 +216,9 @@ const PATIENT_NS: u64 = 600_000_000_000;
 const PATIENT_BLOCKS: u64 = 8;
 /// Of these so many have to be as old at the reference: else that none has died says little.
 const PATIENT_OLD: u64 = 4;
+/// Where windows were open only now and then: survivors that there should be among what a collection has examined, for it to say that
+/// they are few.
+const FEW_TESTED: f64 = 3.0;
 /// Fewest survivors that large blocks still need.
 const FEWEST_BLOCKS: u64 = 5;
 /// Share of what became mature at the reference below which later additions count as nothing.
@@ -377,6 +380,15 @@ fn collector_test(
             |range| Rate::of_increments(&trail.survivors(timeline, exposure, range, |c| c.live.into())).estimate;
         let kept = survivors(ageing.first..ageing.first + tested);
         let all = survivors(ageing.first..ageing.mature);
+        // None of few says nothing.
+        let seen: f64 = trail
+            .survivors(timeline, exposure, ageing.first..ageing.first + tested, |c| c.live.into())
+            .iter()
+            .map(|increment| increment.seconds)
+            .sum();
+        if exposure.is_some() && all * seen < FEW_TESTED {
+            continue;
+        }
         return if kept * 2.0 >= all { passed } else { CollectorTest::NotApplied };
     }
     CollectorTest::Untested

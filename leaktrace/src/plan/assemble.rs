@@ -94,6 +94,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ProbePlan, PlanError> {
     interpreter.collector(&mut builder);
     foreign.probes(inputs, &interpreter.module, &slots, &mut builder);
     native::probes(inputs, &interpreter.module, &slots, &mut builder);
+    builder.plan.glibc &= !foreign.serves_any();
     builder.plan.slots = slots.0.map(|slot| slot.live);
     if slots.get(domain::OBJ).layers.debug {
         builder.plan.block_head = slots::DEBUG_HEAD;

@@ -43,6 +43,10 @@ impl Foreign {
         self.0.get(usize::from(domain)).is_some_and(|&foreign| foreign)
     }
 
+    pub(super) fn serves_any(self) -> bool {
+        self.0.contains(&true)
+    }
+
     pub(super) fn probes(self, inputs: &Inputs<'_>, python: &Module<'_>, slots: &Slots, builder: &mut Builder) {
         let mut functions: BTreeMap<(u64, usize), u8> = BTreeMap::new();
         for domain in DOMAINS.into_iter().filter(|&domain| self.serves(domain)) {

@@ -60,6 +60,11 @@ pub fn file(target: &Target, maps: &Maps, python: &Code<'_>, memory: &dyn Memory
     defining.next()
 }
 
+/// Whether a library that has malloc is glibc: only that has its version to tell (`version.c`).
+pub fn is_glibc(library: &ElfFile) -> bool {
+    library.dynamic_symbol("gnu_get_libc_version").is_some()
+}
+
 /// Whether the interpreter calls an allocator that is linked into it: it calls no other file's, and defines none that others could
 /// call.
 pub fn is_linked_in(python: &Code<'_>) -> bool {

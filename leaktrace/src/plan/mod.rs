@@ -121,6 +121,8 @@ pub struct ProbePlan {
     pub block_head: u32,
     /// The interpreter's code, if guards of the raw domain were left out: what is called from there is a request of raw.
     pub raw_callers: Range<u64>,
+    /// All that the C allocator hands out has a chunk of glibc's malloc around it.
+    pub glibc: bool,
     /// Dict keys may change hands unseen: on their free list they are no one's, and nothing in them tells.
     pub unseen_dict_keys: bool,
     /// What the plan could not cover and why, for doctor and the report.

@@ -25,6 +25,7 @@ pub(super) fn probes(inputs: &Inputs<'_>, own: &Module<'_>, slots: &Slots, build
         }
         return;
     };
+    builder.plan.glibc = !is_linked_in && libc::is_glibc(&library);
     let code = Code::new(&library);
     let sweep = Sweep::new(&code, |_| false);
     let module = Module { code: &code, sweep: &sweep, file: builder.file(&code) };

@@ -176,7 +176,7 @@ impl Session {
         let start_ns = now_ns();
         let watch = if let Some(limits) = options.limits {
             let units = Units::of(&plan, tracer.site_factor(), |size| windows::size_class(&interpreter, size))?;
-            Some(Watch::new(limits, units, target.cpu_clock()?.as_secs_f64()))
+            Some(Watch::new(limits, units, plan.glibc, target.cpu_clock()?.as_secs_f64()))
         } else {
             tracer.arm(&spec)?;
             None

@@ -12,7 +12,7 @@ use crate::{
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
         budget::{Grant, LONGEST},
-        classes::LARGE,
+        classes::{Found, LARGE},
         exposure::Exposure,
         followers::{Follower, HandedOut},
         latency::{MODEST, NOTICED},
@@ -89,14 +89,14 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(limits: Limits, units: Units, cpu_seconds: f64) -> Self {
+    pub(super) fn new(limits: Limits, units: Units, glibc: bool, cpu_seconds: f64) -> Self {
         Self {
             limits,
             units,
             budget: Budget::new(limits.overhead, cpu_seconds),
             classes: Classes::default(),
             exposures: Exposures::default(),
-            followers: Followers::default(),
+            followers: Followers::new(glibc),
             random: fastrand::Rng::new(),
             next_reading_ns: 0,
             next_window_ns: 0,
@@ -288,14 +288,15 @@ impl Session {
         })?;
         followers.overlaid(&handed_out);
         survivors.retain(|&address, follower| !handed_out.overlay(address, follower.block()));
-        let mut found: HashMap<u32, usize> = HashMap::new();
+        let mut found: HashMap<u32, Found> = HashMap::new();
         for (address, follower) in survivors {
-            *found.entry(class_of(&self.interpreter, follower.block())).or_default() += 1;
+            let block = follower.block();
+            found.entry(class_of(&self.interpreter, block)).or_default().add(block.size());
             followers.enter(address, follower);
         }
         if let Some(exposure) = exposure {
             selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
-            let found = |class| found.get(&class).copied().unwrap_or(0);
+            let found = |class| found.get(&class).copied().unwrap_or_default();
             let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure);
             let unnoticed = is_unnoticed(selection);
             for class in watch.units.enter_survivors(growing, &selection.sights, window, unnoticed, found) {

@@ -200,7 +200,7 @@ impl Units {
 #[cfg(test)]
 mod tests {
     use super::super::{
-        classes::LARGE,
+        classes::{Found, LARGE},
         exposure::{Exposure, Sight},
         units::{
             Growing, Units,
@@ -250,10 +250,13 @@ mod tests {
             chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
         };
         let window = (1.0, Exposure { begin_ns: 1, end_ns: 2, seconds: 0.1 });
-        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], window, false, |_| 20);
+        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], window, false, |_| Found {
+            blocks: 20,
+            bytes: 0,
+        });
         let before = parts(&units, 5);
         let whole = [Sight { class: LARGE, left_out: vec![] }];
-        units.enter_survivors(&growing, &whole, window, false, |_| 1);
+        units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 1, bytes: 900 });
         let after = parts(&units, 5);
         assert!(after < before * 4 / 5, "{before}, then {after}");
     }

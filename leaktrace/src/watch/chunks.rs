@@ -1,5 +1,5 @@
-//! What glibc's malloc notes beside a block: how long its chunk is, and behind it whether that is in use (`malloc/malloc.c`, "Chunk
-//! specifics"; the same from 2.26 to 2.43). Freed chunks in the caches of threads and in fast bins look used.
+//! What glibc's malloc notes beside a block: before it how long its chunk is, and behind that whether it is in use (`malloc/malloc.c`,
+//! "Chunk specifics"; the same from 2.26 to 2.43). Freed chunks in the caches of threads and in fast bins look used.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,9 @@ use crate::target::Memory;
 const PREV_IN_USE: u64 = 1;
 const MMAPPED: u64 = 2;
 const FLAGS: u64 = 7;
-/// Bytes of the size before a block, least size of a chunk, and what sizes are multiples of.
+/// Bytes of the size before a block, and what sizes are multiples of.
 const HEADER: u64 = 8;
-const LEAST: u64 = 32;
 const ALIGNED: u64 = 16;
-/// A mapping is longer than what was asked for by at most so much (pages, huge ones where malloc is told to use them).
-const MOST_MAPPED: u64 = 4 << 20;
 
 /// The size that lies before a block, with its flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,17 +22,9 @@ impl Chunk {
         self.0 & !FLAGS
     }
 
-    /// Whether it is that of a chunk that was made for so many bytes: what is left of a free one may be too small to be another.
-    pub(super) fn is_for(self, bytes: u64) -> bool {
-        let size = self.size();
-        if self.0 & MMAPPED != 0 {
-            return size > bytes && size - bytes < MOST_MAPPED;
-        }
-        let Some(least) = bytes.checked_add(HEADER).and_then(|bytes| bytes.checked_next_multiple_of(ALIGNED)) else {
-            return false;
-        };
-        let least = least.max(LEAST);
-        size == least || size == least + ALIGNED
+    /// Whether so many bytes may have been asked for. How much longer a chunk may be differs by version and by how it came about.
+    fn holds(self, bytes: u64) -> bool {
+        self.size().is_multiple_of(ALIGNED) && self.size() >= bytes.saturating_add(HEADER)
     }
 
     /// What of it stays the same while the block is in use.
@@ -43,7 +32,7 @@ impl Chunk {
         self.0 & !PREV_IN_USE
     }
 
-    /// Where the next chunk notes whether this one is in use; `None` where there is none.
+    /// Where the next chunk notes whether this one is in use; `None` where none follows it.
     fn next(self, block: u64) -> Option<u64> {
         (self.0 & MMAPPED == 0).then(|| block.wrapping_sub(HEADER).wrapping_add(self.size()))
     }
@@ -54,43 +43,40 @@ impl Chunk {
     }
 }
 
-/// The chunks of blocks at these addresses, if their allocator is glibc's; those that cannot be read are left out.
-pub(super) fn before(memory: &dyn Memory, blocks: impl Iterator<Item = u64>) -> HashMap<u64, Chunk> {
-    let blocks: Vec<u64> = blocks.collect();
-    let sizes = words(memory, &blocks.iter().map(|block| block.wrapping_sub(HEADER)).collect::<Vec<_>>());
-    blocks.into_iter().zip(sizes).filter_map(|(block, size)| Some((block, Chunk(size?)))).collect()
+/// The chunks of those of these blocks that are in use; each with the bytes that were asked for. What is free at the end of a heap has
+/// none behind it.
+pub(super) fn in_use(memory: &dyn Memory, blocks: impl Iterator<Item = (u64, u64)>) -> HashMap<u64, Chunk> {
+    let blocks: Vec<(u64, u64)> = blocks.collect();
+    let own = words(memory, blocks.iter().map(|(block, _)| block.wrapping_sub(HEADER)));
+    let own = blocks.into_iter().zip(own).filter_map(|((block, bytes), word)| {
+        let chunk = Chunk(word?);
+        chunk.holds(bytes).then_some((block, chunk))
+    });
+    let (between, mapped): (Vec<_>, Vec<_>) = own.partition(|(block, chunk)| chunk.next(*block).is_some());
+    let next = words(memory, between.iter().filter_map(|(block, chunk)| chunk.next(*block)));
+    let between = between.into_iter().zip(next).filter(|(_, word)| word.is_some_and(|word| Chunk(word).says_in_use()));
+    mapped.into_iter().chain(between.map(|(one, _)| one)).collect()
 }
 
-/// Leaves out the chunks that are not in use.
-pub(super) fn drop_free(memory: &dyn Memory, chunks: &mut HashMap<u64, Chunk>) {
-    let behind: Vec<(u64, u64)> =
-        chunks.iter().filter_map(|(&block, chunk)| Some((block, chunk.next(block)?))).collect();
-    let next = words(memory, &behind.iter().map(|(_, next)| *next).collect::<Vec<_>>());
-    for ((block, _), next) in behind.into_iter().zip(next) {
-        if next.is_some_and(|next| !Chunk(next).says_in_use()) {
-            chunks.remove(&block);
-        }
-    }
-}
-
-fn words(memory: &dyn Memory, addresses: &[u64]) -> Vec<Option<u64>> {
+fn words(memory: &dyn Memory, addresses: impl Iterator<Item = u64>) -> Vec<Option<u64>> {
     let mut bytes = Vec::new();
-    let read = memory.read_many(addresses, HEADER as usize, &mut bytes);
+    let read = memory.read_many(&addresses.collect::<Vec<_>>(), HEADER as usize, &mut bytes);
     let words = bytes.as_chunks::<{ HEADER as usize }>().0.iter().map(|word| u64::from_le_bytes(*word));
     words.zip(read).map(|(word, read)| read.then_some(word)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::c_void;
+
     use super::*;
+    use crate::target::ProcessMemory;
 
     #[test]
     fn sizes_that_fit() {
-        assert!(Chunk(0x21).is_for(1) && Chunk(0x21).is_for(24) && !Chunk(0x21).is_for(25));
-        assert!(Chunk(1008 | 1).is_for(1000) && Chunk(1024).is_for(1000) && !Chunk(1040).is_for(1000));
-        assert!(Chunk(4112 | 1).is_for(4096) && !Chunk(0x20d51).is_for(4096), "the rest of the heap");
-        assert!(Chunk(0x62002).is_for(400_000) && !Chunk(0x62002).is_for(402_000), "a mapping of its own");
-        assert!(!Chunk(0).is_for(0) && !Chunk(u64::MAX).is_for(u64::MAX));
+        assert!(Chunk(0x21).holds(1) && Chunk(0x21).holds(24) && !Chunk(0x21).holds(25));
+        assert!(Chunk(1008 | 1).holds(1000) && !Chunk(1000).holds(100) && Chunk(0x62002).holds(400_000));
+        assert!(!Chunk(0).holds(0) && !Chunk(u64::MAX).holds(u64::MAX));
     }
 
     #[test]
@@ -99,5 +85,52 @@ mod tests {
         assert_eq!(Chunk(0x62002).next(0x7010), None);
         assert!(Chunk(0x31).says_in_use() && !Chunk(0x30).says_in_use());
         assert_eq!(Chunk(0x31).own(), Chunk(0x30).own());
+    }
+
+    /// Blocks of this process in all the ways that malloc has.
+    fn blocks() -> Vec<(*mut c_void, u64)> {
+        let mut blocks = Vec::new();
+        for bytes in [1, 24, 25, 600, 1032, 1201, 4000, 40_000, 130_000, 200_000, 3 << 20] {
+            // SAFETY: these calls have no preconditions but that what is reallocated is a block, which it is.
+            unsafe {
+                blocks.push((libc::malloc(bytes), bytes as u64));
+                blocks.push((libc::calloc(bytes, 1), bytes as u64));
+                blocks.push((libc::realloc(libc::malloc(3 * bytes), bytes), bytes as u64));
+                blocks.push((libc::realloc(libc::malloc(bytes), 2 * bytes), 2 * bytes as u64));
+                for alignment in [64, 4096, 65536] {
+                    let mut block = std::ptr::null_mut();
+                    assert_eq!(libc::posix_memalign(&raw mut block, alignment, bytes), 0);
+                    blocks.push((block, bytes as u64));
+                }
+            }
+        }
+        blocks
+    }
+
+    /// Those that seem to be in use.
+    fn seen(blocks: &[(u64, u64)]) -> HashMap<u64, Chunk> {
+        in_use(&ProcessMemory::new(std::process::id()), blocks.iter().copied())
+    }
+
+    /// Against the C library of this test. Threads have heaps of their own.
+    #[test]
+    fn blocks_of_this_process() {
+        for own_arena in [false, true] {
+            let work = move || {
+                let blocks = blocks();
+                let named: Vec<(u64, u64)> = blocks.iter().map(|&(block, bytes)| (block as u64, bytes)).collect();
+                let before = seen(&named);
+                assert_eq!(before.len(), named.len(), "all of them are in use");
+                // SAFETY: each is a block that was not freed before.
+                blocks.iter().for_each(|&(block, _)| unsafe { libc::free(block) });
+                // What is small stays in the thread's cache, and looks used.
+                let large: Vec<_> = named.iter().copied().filter(|(_, bytes)| *bytes > 1032).collect();
+                let after = seen(&large);
+                let same = |block: &u64| after.get(block).is_some_and(|chunk| chunk.own() == before[block].own());
+                let wrong: Vec<_> = large.iter().filter(|(block, _)| same(block)).collect();
+                assert!(wrong.len() * 5 <= large.len(), "{} of {}: {wrong:?}", wrong.len(), large.len());
+            };
+            if own_arena { std::thread::spawn(work).join().unwrap() } else { work() }
+        }
     }
 }

@@ -18,6 +18,25 @@ pub const LARGE: u32 = 63;
 /// Bytes that a block of the C allocator is reckoned at, to compare its growth with that of others.
 const LARGE_BLOCK: f64 = 1024.0;
 
+/// What outlived a window, of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Found {
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+impl Found {
+    pub fn add(&mut self, bytes: u64) {
+        self.blocks += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// In the blocks that growth is told in.
+    pub(super) fn grown(&self, class: u32) -> f64 {
+        if class == LARGE { self.bytes as f64 / LARGE_BLOCK } else { self.blocks as f64 }
+    }
+}
+
 /// Used blocks of each size class over time.
 #[derive(Debug, Clone, Default)]
 pub struct Classes {

@@ -2,12 +2,12 @@
 //!
 //! What lies in a block is first looked at while its window is open, when nobody can have taken its address unseen; that look is
 //! what it is known by from then on. An address that was freed and handed out again between two later looks would pass for a
-//! survivor. Four things tell: the pool's free list at each look, the object that lies in the block (its type, and whether it
+//! survivor. Five things tell: the pool's free list at each look, the object that lies in the block (its type, and whether it
 //! is referenced at all: objects on CPython's own free lists are not), the words that it holds, and a window that sees the
-//! address handed out, or for the C allocator a block that lies where it does. glibc's malloc also notes beside each block how long it
-//! is and whether it is in use: zeroed buffers look alike, whoever has them. An object that still is the same but has changed
+//! address handed out, or for the C allocator a block that lies where it does; before all, what glibc's malloc notes beside each
+//! of its blocks ([`super::chunks`]): zeroed buffers look alike, whoever has them. An object that still is the same but has changed
 //! its words is lost sight of: that hides a leak, and accuses
-//! no one. How often the last one caught what the others had let pass is counted, and says how often that may be.
+//! no one. How often such a window caught what the others had let pass is counted, and says how often that may be.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,9 +32,6 @@ const TYPES_AT: [usize; 3] = [8, 24, 40];
 const NO_HASH: u64 = u64::MAX;
 /// Blocks read at once.
 const PIECE: usize = 4096;
-/// Of the blocks of the C allocator that windows see, one of so many at least has a chunk of glibc's where that allocator is glibc's: of
-/// those that were given back, some have not.
-const FEWEST_CHUNKS: u64 = 20;
 /// Blocks before an address of which one may reach to it: some that are gone may lie between.
 const NEIGHBOURS: usize = 8;
 /// Types whose nature is remembered.
@@ -78,29 +75,27 @@ pub struct Followers {
     types: HashMap<u64, bool>,
     /// Addresses that a window saw handed out while they were believed to be alive.
     caught: u64,
-    /// Blocks of the C allocator that were looked at, and those of them that had a chunk of glibc's.
-    looked: u64,
-    in_chunks: u64,
+    /// Blocks of the C allocator are in chunks of glibc's.
+    glibc: bool,
 }
 
 impl Followers {
+    /// `glibc`: see [`ProbePlan::glibc`](crate::plan::ProbePlan::glibc).
+    pub fn new(glibc: bool) -> Self {
+        Self { glibc, ..Self::default() }
+    }
+
     /// Looks at blocks while the window is open in which they were handed out.
     pub fn look(&mut self, memory: &dyn Memory, blocks: Vec<(u64, Block)>) -> HashMap<u64, Follower> {
         let addresses: Vec<u64> = blocks.iter().map(|(address, _)| *address).collect();
         let mut bytes = Vec::new();
         let read = memory.read_many(&addresses, HEAD, &mut bytes);
-        let of_c = blocks.iter().filter(|(_, block)| !block.in_pool());
-        let mut chunks = chunks::before(memory, of_c.clone().map(|(address, _)| *address));
-        self.looked += of_c.count() as u64;
-        let size: HashMap<u64, u64> = blocks.iter().map(|(address, block)| (*address, block.size())).collect();
-        chunks.retain(|address, chunk| chunk.is_for(size[address]));
-        self.in_chunks += chunks.len() as u64;
-        let is_glibc = self.in_chunks * FEWEST_CHUNKS > self.looked;
-        chunks::drop_free(memory, &mut chunks);
+        let of_c = blocks.iter().filter(|(_, block)| self.glibc && !block.in_pool());
+        let chunks = chunks::in_use(memory, of_c.map(|(address, block)| (*address, block.size())));
         let seen = blocks.into_iter().zip(bytes.chunks_exact(HEAD)).zip(read).filter(|(_, read)| *read);
         // Some have been given back already.
         let seen =
-            seen.filter(|(((address, block), _), _)| block.in_pool() || !is_glibc || chunks.contains_key(address));
+            seen.filter(|(((address, block), _), _)| !self.glibc || block.in_pool() || chunks.contains_key(address));
         let types = &mut self.types;
         let mut mark = |address, block: &Block, head: &[u8]| {
             Mark::of(block, head, chunks.get(&address).copied(), |address| is_type(address, memory, types))
@@ -156,8 +151,7 @@ impl Followers {
             let addresses: Vec<u64> = piece.iter().map(|(address, _)| *address).collect();
             let read = memory.read_many(&addresses, HEAD, &mut bytes);
             let in_chunks = piece.iter().filter(|(_, follower)| follower.mark.which & CHUNK != 0);
-            let mut chunks = chunks::before(memory, in_chunks.map(|(address, _)| *address));
-            chunks::drop_free(memory, &mut chunks);
+            let chunks = chunks::in_use(memory, in_chunks.map(|(address, f)| (*address, f.block.size())));
             for (((address, follower), head), read) in piece.iter().zip(bytes.chunks_exact(HEAD)).zip(read) {
                 // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
                 let chunk = chunks.get(address).copied();
@@ -386,12 +380,12 @@ mod tests {
             followers.look(image, vec![(0x9000, block(4096, domain::RAW))]).remove(&0x9000)
         };
         let survives = |after: &Image| {
-            let mut followers = Followers::default();
+            let mut followers = Followers::new(true);
             let seen = look(&mut followers, &image(4112 | 1, 0x41)).expect("it is there");
             followers.enter(0x9000, seen);
             followers.settle(after, None);
             assert!(look(&mut followers, &image(4112, 0x40)).is_none(), "it was given back before the look");
-            assert!(look(&mut followers, &image(6032, 0x41)).is_none(), "a part of what is free");
+            assert!(look(&mut followers, &image(6032, 0)).is_none(), "a part of what is free at the end");
             followers.len() == 1
         };
         assert!(survives(&image(4112, 0x61)), "its neighbours change");

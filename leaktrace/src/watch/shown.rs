@@ -1,7 +1,7 @@
 //! What windows have shown of the growth of each class.
 
 use super::{
-    classes::LARGE,
+    classes::{Found, LARGE},
     exposure::{Exposure, Living, Sight, meet},
     units::{Growing, Units},
 };
@@ -18,8 +18,6 @@ const MOST_SHOWN: f64 = 200.0;
 const VERDICT: f64 = 40.0;
 /// And of so many windows.
 const MOMENTS: usize = 3;
-/// Least interest in a class of which there is enough, while its most suspected stack is no more than suspected.
-const DOUBTED: f64 = 0.5;
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,22 +58,22 @@ impl Shown {
 
     /// How much more of it is worth `now`: first enough of one class for a verdict, then the others. Windows that no request notices
     /// show what may leak; the others, whether it is what seemed to.
-    fn interest(&self, now: f64, unnoticed: bool, in_doubt: bool) -> f64 {
+    fn interest(&self, now: f64, unnoticed: bool) -> f64 {
         let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
         let own: Vec<f64> = late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect();
-        let turn: f64 = match own.iter().sum::<f64>() {
+        let turn = match own.iter().sum::<f64>() {
             _ if self.alive <= 0.0 => 1.0,
             // The more there is of one, the sooner it is enough: many that have a little of each are not. Nor is much of one moment.
             found if found < VERDICT || own.len() < MOMENTS => 2.0 + 18.0 * (self.alive / VERDICT).min(1.0),
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
-        turn.max(if in_doubt { DOUBTED } else { 0.0 }) * self.share()
+        turn * self.share()
     }
 }
 
 impl Units {
-    /// Enters what a window, `at` so many seconds since the attach, showed of the classes that it saw: how many blocks of each
+    /// Enters what a window, `at` so many seconds since the attach, showed of the classes that it saw: what of each
     /// outlived it; and whether it was one that no request notices. Where far fewer did than the class grows by, others serve it than those that were seen to: a leak may have begun
     /// since. Gives the classes of which that is so: what was seen of them is not what it seemed.
     pub fn enter_survivors(
@@ -84,7 +82,7 @@ impl Units {
         sights: &[Sight],
         (at, window): (f64, Exposure),
         unnoticed: bool,
-        found: impl Fn(u32) -> usize,
+        found: impl Fn(u32) -> Found,
     ) -> Vec<u32> {
         let mut mistaken = Vec::new();
         self.now = at;
@@ -92,7 +90,8 @@ impl Units {
             let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
             let shown = self.shown.entry(of.class).or_default();
             shown.finds.retain(|find| find.at >= at / 2.0);
-            let blocks = found(of.class) as f64;
+            let found = found(of.class);
+            let blocks = found.blocks as f64;
             shown.finds.push(Find { at, begin_ns: window.begin_ns, end_ns: window.end_ns, blocks, unnoticed });
             shown.alive += blocks;
             let is_whole = sight.left_out.is_empty();
@@ -111,7 +110,7 @@ impl Units {
             let (enough, far_fewer) =
                 if is_whole { (ENOUGH_SHOWN, FAR_FEWER) } else { (ENOUGH_SHOWN_OF_PARTS, FAR_FEWER_OF_PARTS) };
             shown.expected += of.blocks_per_second * window.seconds;
-            shown.found += found(of.class) as f64;
+            shown.found += found.grown(of.class);
             if shown.expected > MOST_SHOWN {
                 (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
             }
@@ -157,8 +156,7 @@ impl Units {
     }
 
     pub(super) fn interest(&self, class: u32, unnoticed: bool) -> f64 {
-        let in_doubt = !unnoticed && self.doubts.contains_key(&class);
-        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed, in_doubt))
+        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed))
     }
 }
 
@@ -166,6 +164,10 @@ impl Units {
 mod tests {
     use super::super::units::tests::{GENTLE, HIT, growing, units};
     use super::*;
+
+    fn blocks(blocks: u64) -> Found {
+        Found { blocks, bytes: 512 * blocks }
+    }
 
     /// A window at a time since the attach, and for how many seconds it counts.
     fn at(at: f64, seconds: f64) -> (f64, Exposure) {
@@ -181,9 +183,9 @@ mod tests {
             |units: &Units| units.choose(&growing, 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
         let whole = [Sight { class: 0, left_out: vec![] }];
-        assert!(units.enter_survivors(&growing, &whole, at(1.0, 0.1), false, |_| 9).is_empty());
+        assert!(units.enter_survivors(&growing, &whole, at(1.0, 0.1), false, |_| blocks(9)).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
-        assert_eq!(units.enter_survivors(&growing, &whole, at(2.0, 0.4), false, |_| 0), [0], "9 of 50");
+        assert_eq!(units.enter_survivors(&growing, &whole, at(2.0, 0.4), false, |_| blocks(0)), [0], "9 of 50");
         assert_eq!(serving(&units), [0, 1]);
         assert!(units.explained(&growing) < 1e-9);
     }
@@ -194,16 +196,16 @@ mod tests {
         let growing = growing(&[0, 1]);
         let whole = [Sight { class: 0, left_out: vec![] }];
         assert!((units.interest(0, false) - 1.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &whole, at(20.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &whole, at(20.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) > 3.0, "there is something");
-        units.enter_survivors(&growing, &whole, at(21.0, 0.3), false, |_| 30);
+        units.enter_survivors(&growing, &whole, at(21.0, 0.3), false, |_| blocks(30));
         assert!(units.interest(0, false) > 3.0, "much, but of two moments");
-        units.enter_survivors(&growing, &whole, at(22.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &whole, at(22.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) < 0.1, "enough for now");
         let other = [Sight { class: 1, left_out: vec![] }];
-        units.enter_survivors(&growing, &other, at(39.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &other, at(39.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) < 0.1, "it is of the later half");
-        units.enter_survivors(&growing, &other, at(43.0, 0.1), false, |_| 9);
+        units.enter_survivors(&growing, &other, at(43.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) > 19.0, "there was much of it");
     }
 
@@ -212,7 +214,7 @@ mod tests {
         let mut units = units(&[(Some(2e4), 1, true)]);
         let (growing, whole) = (growing(&[0]), [Sight { class: 0, left_out: vec![] }]);
         for second in 1..=4 {
-            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.5), false, |_| 30);
+            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.5), false, |_| blocks(30));
         }
         assert!(units.interest(0, false) < 0.1 && units.survived(0), "enough");
         let births = [(0, Some(0), 3_100_000_000), (0, Some(0), 3_600_000_000), (0, Some(0), 4_100_000_000)];
@@ -225,19 +227,29 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_the_c_allocator_count_by_their_bytes() {
+        let mut units = units(&[(Some(2e4), 1 << LARGE, true)]);
+        units.all[0].is_c = true;
+        // By 100 KiB a second.
+        let (growing, whole) = (growing(&[LARGE]), [Sight { class: LARGE, left_out: vec![] }]);
+        units.enter_survivors(&growing, &whole, at(1.0, 0.5), false, |_| Found { blocks: 1, bytes: 40 << 10 });
+        assert!((units.explained(&growing) - 0.8).abs() < 1e-9);
+    }
+
+    #[test]
     fn parts_show_little_by_nature_and_the_whole_shows_it_better() {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 1, true)]);
         let growing = growing(&[0]);
         let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
         assert!(
-            units.enter_survivors(&growing, &sight(&[0]), at(1.0, 1.0), false, |_| 0).is_empty(),
+            units.enter_survivors(&growing, &sight(&[0]), at(1.0, 1.0), false, |_| blocks(0)).is_empty(),
             "it may be the first's"
         );
-        assert!(units.enter_survivors(&growing, &sight(&[1]), at(2.0, 0.4), false, |_| 40).is_empty());
+        assert!(units.enter_survivors(&growing, &sight(&[1]), at(2.0, 0.4), false, |_| blocks(40)).is_empty());
         assert!((units.explained(&growing) - 40.0 / 140.0).abs() < 1e-9);
-        units.enter_survivors(&growing, &sight(&[]), at(3.0, 0.1), false, |_| 9);
-        units.enter_survivors(&growing, &sight(&[1]), at(2.0, 0.4), false, |_| 0);
-        assert!(units.enter_survivors(&growing, &sight(&[1]), at(2.0, 30.0), true, |_| 0).is_empty());
+        units.enter_survivors(&growing, &sight(&[]), at(3.0, 0.1), false, |_| blocks(9));
+        units.enter_survivors(&growing, &sight(&[1]), at(2.0, 0.4), false, |_| blocks(0));
+        assert!(units.enter_survivors(&growing, &sight(&[1]), at(2.0, 30.0), true, |_| blocks(0)).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
     }
 }

@@ -22,6 +22,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// "2026-11-29, on a virtual machine with 2 cores (x86_64), Linux 6.18.5".
+    pub(crate) fn describe(&self) -> String {
+        let kind = if self.hypervisor { "a virtual machine" } else { "a machine" };
+        format!("{}, on {kind} with {} cores ({}), Linux {}", self.date, self.cores, self.architecture, self.kernel)
+    }
+
     pub(crate) fn look() -> Result<Self> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;

@@ -44,12 +44,7 @@ fn head(page: &mut String, results: &Results) -> Result {
         page,
         "# Benchmarks\n\nWritten by `cargo xtask bench`; the same numbers are in [benchmarks.json](benchmarks.json).\n"
     )?;
-    let kind = if machine.hypervisor { "a virtual machine" } else { "a machine" };
-    write!(
-        page,
-        "{}, on {kind} with {} cores ({}), Linux {}, leaktrace {} (release build)",
-        machine.date, machine.cores, machine.architecture, machine.kernel, results.leaktrace
-    )?;
+    write!(page, "{}, leaktrace {} (release build)", machine.describe(), results.leaktrace)?;
     if let Some(memray) = &results.memray {
         write!(page, ", memray {memray}")?;
     }

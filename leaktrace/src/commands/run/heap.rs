@@ -11,7 +11,7 @@ use leaktrace::session::Session;
 use leaktrace::target::process::Target;
 
 /// A census rests for this many times as long as it took, so that it stays a small part of the collector's work.
-const REST: u32 = 30;
+const REST: u32 = 100;
 
 /// Censuses while a run goes on, each on a thread of its own: the trace does not wait for them.
 pub(super) struct HeapWatch {

@@ -92,7 +92,7 @@ pub(super) struct Point {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Survivors {
     pub(super) blocks: u64,
-    /// Objects in the heap by then.
+    /// Objects in the heap by then, at most: what the process is late with it leaves out.
     pub(super) objects: f64,
     pub(super) cores: f64,
     /// Resident set, bytes, without mapped BPF maps: at most times, and at its largest, when a census of the heap is taken.

@@ -51,7 +51,7 @@ pub(super) fn of_curves(curves: &Curves) -> Vec<Goal> {
     let survivors = &curves.survivors;
     let memory = survivors.resident_bytes / MB;
     let mut goals = vec![Goal {
-        what: "collector with a million survivors under watch, MB".to_owned(),
+        what: "collector with a million survivors under watch, MB (no census being taken)".to_owned(),
         limit: "at most 100".to_owned(),
         measured: format!("{memory:.0} with {} survivors", survivors.blocks),
         met: memory <= 100.0 && survivors.are_enough(),

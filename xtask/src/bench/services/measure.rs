@@ -60,15 +60,20 @@ struct Pair {
     before: Window,
     traced: Window,
     after: Window,
+    /// Seconds between the window before and the traced one.
+    settled: f64,
     /// CPU seconds of the tracer in the traced window, and its memory at the end of it.
     tracer: Option<(f64, Sample)>,
     report: Option<Report>,
 }
 
 impl Pair {
-    /// A figure of the traced window over that of the untraced ones.
+    /// A figure of the traced window over that of the untraced ones, as it would be in its middle if it changed steadily.
     fn over(&self, figure: impl Fn(&Window) -> f64) -> f64 {
-        figure(&self.traced) / f64::midpoint(figure(&self.before), figure(&self.after))
+        let to_before = f64::midpoint(self.before.wall, self.traced.wall) + self.settled;
+        let to_after = f64::midpoint(self.traced.wall, self.after.wall);
+        let share = to_before / (to_before + to_after);
+        figure(&self.traced) / (figure(&self.before) * (1.0 - share) + figure(&self.after) * share)
     }
 }
 
@@ -93,10 +98,8 @@ pub(super) fn measure(
         // What is left of another contender's turn may be too short to compare with.
         let before = if before.wall < 0.9 * seconds.1 { subject.run(seconds.1)? } else { before };
         let armed = contender.arm(tools, python, subject.as_mut())?;
-        if plan.leaking {
-            subject.run(SETTLE_SECONDS)?;
-        }
-        let pair = pair(armed, subject.as_mut(), before, seconds)?;
+        let settled = if plan.leaking { subject.run(SETTLE_SECONDS)?.wall } else { 0.0 };
+        let pair = Pair { settled, ..pair(armed, subject.as_mut(), before, seconds)? };
         untraced.extend([pair.before, pair.after]);
         let after = pair.after;
         Ok((pair, after))
@@ -131,7 +134,7 @@ fn pair(armed: Armed, subject: &mut dyn Subject, before: Window, (seconds, untra
     };
     let report = armed.disarm(subject)?;
     let after = subject.run(untraced)?;
-    Ok(Pair { before, traced, after, tracer, report })
+    Ok(Pair { before, traced, after, settled: 0.0, tracer, report })
 }
 
 fn row(series: &Series<Pair>) -> Row {

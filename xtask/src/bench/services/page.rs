@@ -51,13 +51,12 @@ pub(super) fn page(results: &Results) -> std::result::Result<String, std::fmt::E
 }
 
 fn machine(page: &mut String, machine: &Machine, version: &str, minutes: f64) -> Result {
-    let kind = if machine.hypervisor { "a virtual machine" } else { "a machine" };
     let [start, end] = machine.load;
     write!(
         page,
-        "{}, on {kind} with {} cores ({}), Linux {}, leaktrace {version} (release build); it took {minutes:.0} minutes. Load average\n\
+        "{}, leaktrace {version} (release build); it took {minutes:.0} minutes. Load average\n\
          {start} at the start, {end} at the end.",
-        machine.date, machine.cores, machine.architecture, machine.kernel
+        machine.describe()
     )
 }
 
@@ -83,8 +82,9 @@ fn of_leaking(page: &mut String, of: &Comparison) -> Result {
     machine(page, &of.machine, &of.version, of.minutes)?;
     writeln!(
         page,
-        " {}.\n{} connections; each service keeps one order in ten for good, so that windows have something to look for. It is watched\n\
-         for a minute before anything is measured, then for {} s, between untraced windows of {} s.\n",
+        " {}.\n{} connections; each service keeps one order in ten for good, so that windows have something to look for. When it has been\n\
+         watched for a minute, it is measured for {} s, and compared with untraced windows of {} s before and after all that: each by its\n\
+         distance in time, as the service grows. What watch says of its windows and their cost is of the whole time.\n",
         of.packages.join(", "),
         of.connections,
         of.seconds,
@@ -198,14 +198,14 @@ fn of_curves(page: &mut String, of: &Curves) -> Result {
     writeln!(
         page,
         "\nWith {} survivors to follow (all objects kept, watched at `--overhead 50%` to see so many), watch has {:.0} MiB resident, {:.0} MiB\n\
-         in BPF maps, and takes {:.1} % of a core. That many are seen of {:.0} million objects; a census of these, of which the report\n\
-         has what there is more of, takes {:.0} MiB for a moment: two bytes for each block.\n",
+         in BPF maps, and takes {:.1} % of a core. That many were seen of up to {:.0} million objects, and its largest resident set is {:.0} MiB:\n\
+         a census of the heap holds two bytes for each block of it, for the seconds that it takes.\n",
         survivors.blocks,
         survivors.resident_bytes / MIB,
         survivors.bpf_bytes / MIB,
         100.0 * survivors.cores,
         survivors.objects / 1e6,
-        (survivors.peak_bytes - survivors.resident_bytes) / MIB
+        survivors.peak_bytes / MIB
     )?;
     table(page, &goals::of_curves(of))
 }
@@ -239,9 +239,9 @@ mod tests {
             "| memray attach | not measured: it hung |",
             "| JSON service | 5000 (4500 .. 6000) | 2.00 (1.80 .. 2.40) |",
             "| throughput lost under watch, % (aiohttp) | at most 1 | 0.50 (-19.40 .. 10.45) | yes |",
-            "for a minute before anything is measured, then for 60 s, between untraced windows of 30 s.",
+            "watched for a minute, it is measured for 60 s, and compared with untraced windows of 30 s before",
             "| 180000 | exact | 0.18 (0.16 .. 0.22) |",
-            "| collector with a million survivors under watch, MB | at most 100 | 80 with 1000123 survivors | yes |",
+            "| collector with a million survivors under watch, MB (no census being taken) | at most 100 | 80 with 1000123 survivors | yes |",
         ] {
             assert!(page.contains(expected), "no {expected:?} in {page}");
         }
