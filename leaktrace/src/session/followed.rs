@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     cpython::{Interpreter, pools::Pools},
+    host::priority::Leisure,
     model::trail::seconds,
     tracer::sweep::now_ns,
     watch::{
@@ -39,6 +40,7 @@ impl Session {
     }
 
     fn read_heap(&self, watch: &mut Watch) -> bool {
+        let _leisure = Leisure::new();
         let begin = now_ns();
         let pools = self.pools();
         watch.followers.settle(&self.target.memory(), pools.as_ref());
