@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn sizes_that_fit() {
         assert!(Chunk(0x21).holds(1) && Chunk(0x21).holds(24) && !Chunk(0x21).holds(25));
-        assert!(Chunk(1008 | 1).holds(1000) && !Chunk(1000).holds(100) && Chunk(0x62002).holds(400_000));
+        assert!(Chunk(0x3f1).holds(1000) && !Chunk(1000).holds(100) && Chunk(0x62002).holds(400_000));
         assert!(!Chunk(0).holds(0) && !Chunk(u64::MAX).holds(u64::MAX));
     }
 
