@@ -16,12 +16,11 @@ const BUDGET: [&str; 4] = ["--mode", "watch", "--overhead", "10%"];
 
 /// What the builds that are not the distribution's are watched at: they have no guards, and the calls of the allocator are armed instead.
 const FEW: [&str; 3] = ["leak_callbacks.py", "leak_global_list.py", "calm_lru.py"];
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 6] = [
     "leak_dict_cache.py",
     "leak_callbacks.py",
     "leak_global_list.py",
     "leak_reused.py",
-    "slow_leak_buffers.py",
     "calm_lru.py",
     "calm_queue.py",
 ];
