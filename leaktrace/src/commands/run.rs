@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use leaktrace::host::claim::Claim;
 use leaktrace::host::kernel::{KernelVersion, ReturnProbes};
 use leaktrace::host::memory;
-use leaktrace::host::priority::Hurry;
+use leaktrace::host::priority::Priority;
 use leaktrace::host::privileges;
 use leaktrace::host::signals::StopSignals;
 use leaktrace::host::tracefs::Tracefs;
@@ -91,7 +91,7 @@ fn trace_it(run: &RunArgs, kind: Kind) -> Result<ExitCode> {
         (args.mode == Mode::Watch).then_some(Limits { overhead: args.overhead, max_slowdown: args.max_slowdown });
     let options =
         Options { tracefs: &tracefs.root, max_blocks: args.max_blocks, verbose: args.verbose, return_probes, limits };
-    let hurry = Hurry::new();
+    let hurry = Priority::hurry();
     let progress = Progress::start(format!("attaching to pid {pid}"));
     let mut session = Session::start(target, &options)?;
     drop(progress);
@@ -109,7 +109,7 @@ fn trace_it(run: &RunArgs, kind: Kind) -> Result<ExitCode> {
     let ended = runtime.block_on(watch(&mut session, args, signals, &mut outputs));
     let Outputs { selection, mut view, mut heap, tape, mut metrics } = outputs;
     // Whatever happened: first the target gets its full speed back.
-    let hurry = Hurry::new();
+    let hurry = Priority::hurry();
     session.disarm();
     drop(hurry);
     view.end()?;
@@ -244,7 +244,7 @@ async fn watch(
                 }
                 session.settle();
                 // A window is to be closed when it is to be closed.
-                let hurry = Hurry::new();
+                let hurry = Priority::hurry();
                 session.watch(deadline.map(|deadline| deadline.saturating_duration_since(Moment::now())))?;
                 drop(hurry);
                 if let Some(ended) = session.ended() {
@@ -258,7 +258,7 @@ async fn watch(
     if session.last_scan().took > SLOW {
         outputs.view.note("taking a last look; Ctrl-C again ends at once, without a report")?;
     }
-    let _hurry = Hurry::new();
+    let _hurry = Priority::hurry();
     // While everything is still armed: what is handed out afterwards would pass for what was seen.
     let ended = session.ended();
     if ended.is_none() {

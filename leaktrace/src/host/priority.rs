@@ -6,59 +6,39 @@ use rustix::process::{getpriority_process, setpriority_process};
 const HIGHEST: i32 = -20;
 const LOWEST: i32 = 19;
 
-/// While it lives, the calling thread, and threads that it starts for good, run before the target's: to attach to or to let
-/// go a target that keeps hundreds of threads busy must not take minutes. Without the right to it nothing changes.
+/// Another priority of the calling thread, and of threads that it starts for good, which is given back when this is dropped.
 #[derive(Debug)]
-pub struct Hurry {
+pub struct Priority {
     before: i32,
 }
 
-impl Hurry {
+impl Priority {
+    /// Before the target's threads: to attach to or to let go a target that keeps hundreds of them busy must not take minutes. Without
+    /// the right to it nothing changes.
     #[must_use]
-    pub fn new() -> Self {
-        let before = getpriority_process(None).unwrap_or(0);
+    pub fn hurry() -> Self {
+        let priority = Self::current();
         let _ = setpriority_process(None, HIGHEST);
-        Self { before }
+        priority
     }
-}
 
-impl Default for Hurry {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Hurry {
-    fn drop(&mut self) {
-        let _ = setpriority_process(None, self.before);
-    }
-}
-
-/// While it lives, the calling thread runs when nobody else wants to: what it reads of the target can wait, and the target's requests
-/// cannot. Without the right to come back from that nothing changes.
-#[derive(Debug)]
-pub struct Leisure {
-    before: i32,
-}
-
-impl Leisure {
+    /// When nobody else wants to run: what is read of the target can wait, and the target's requests cannot. Without the right to come
+    /// back from that nothing changes.
     #[must_use]
-    pub fn new() -> Self {
-        let before = getpriority_process(None).unwrap_or(0);
-        if before < LOWEST && setpriority_process(None, before - 1).is_ok() {
+    pub fn leisure() -> Self {
+        let priority = Self::current();
+        if priority.before < LOWEST && setpriority_process(None, priority.before - 1).is_ok() {
             let _ = setpriority_process(None, LOWEST);
         }
-        Self { before }
+        priority
+    }
+
+    fn current() -> Self {
+        Self { before: getpriority_process(None).unwrap_or(0) }
     }
 }
 
-impl Default for Leisure {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Leisure {
+impl Drop for Priority {
     fn drop(&mut self) {
         let _ = setpriority_process(None, self.before);
     }
@@ -69,22 +49,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_cannot_come_back_does_not_leave() {
-        let before = getpriority_process(None).unwrap();
-        let leisure = Leisure::new();
-        let lowered = getpriority_process(None).unwrap();
-        assert!(lowered == LOWEST || lowered == before, "{lowered}");
-        drop(leisure);
-        assert_eq!(getpriority_process(None).unwrap(), before);
-    }
-
-    #[test]
     fn the_priority_is_given_back() {
         let before = getpriority_process(None).unwrap();
-        let hurry = Hurry::new();
-        let raised = getpriority_process(None).unwrap();
-        assert!(raised == HIGHEST || raised == before, "{raised}");
-        drop(hurry);
-        assert_eq!(getpriority_process(None).unwrap(), before);
+        for (other, priority) in [(HIGHEST, Priority::hurry as fn() -> Priority), (LOWEST, Priority::leisure)] {
+            let priority = priority();
+            let now = getpriority_process(None).unwrap();
+            assert!(now == other || now == before, "{now}");
+            drop(priority);
+            assert_eq!(getpriority_process(None).unwrap(), before);
+        }
     }
 }

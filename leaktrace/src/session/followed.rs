@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     cpython::{Interpreter, pools::Pools},
-    host::priority::Leisure,
+    host::priority::Priority,
     model::trail::seconds,
     tracer::sweep::now_ns,
     watch::{
@@ -40,7 +40,7 @@ impl Session {
     }
 
     fn read_heap(&self, watch: &mut Watch) -> bool {
-        let _leisure = Leisure::new();
+        let _leisure = Priority::leisure();
         let begin = now_ns();
         let pools = self.pools();
         watch.followers.settle(&self.target.memory(), pools.as_ref());

@@ -7,7 +7,7 @@ use leaktrace::census::growth::{Growth, Watch};
 use leaktrace::census::{self, Census, ProcessMemoryUse, Subject};
 use leaktrace::cpython::PymallocState;
 use leaktrace::cpython::offsets::Offsets;
-use leaktrace::host::priority::Leisure;
+use leaktrace::host::priority::Priority;
 use leaktrace::session::Session;
 use leaktrace::target::process::Target;
 
@@ -52,7 +52,7 @@ impl HeapWatch {
             let job = Job::of(session);
             self.started = Instant::now();
             let run = move || {
-                let _leisure = Leisure::new();
+                let _leisure = Priority::leisure();
                 job.run()
             };
             // Without a thread there is no census; the trace goes on.
