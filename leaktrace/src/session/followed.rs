@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     cpython::{Interpreter, pools::Pools},
-    host::priority::Priority,
     model::trail::seconds,
     tracer::sweep::now_ns,
     watch::{
@@ -40,7 +39,6 @@ impl Session {
     }
 
     fn read_heap(&self, watch: &mut Watch) -> bool {
-        let _leisure = Priority::leisure();
         let begin = now_ns();
         let pools = self.pools();
         watch.followers.settle(&self.target.memory(), pools.as_ref());

@@ -153,7 +153,8 @@ impl Session {
         }
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
-        let sizes = Sizes { blocks: options.max_blocks, ring_bytes: 1 << 24 };
+        let room = if options.limits.is_some() { windows::ROOM } else { u32::MAX };
+        let sizes = Sizes { blocks: options.max_blocks.min(room), ring_bytes: 1 << 24 };
         let spec = Spec {
             verbose: options.verbose,
             windows: options.limits.is_some(),

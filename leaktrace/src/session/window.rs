@@ -11,7 +11,7 @@ use leaktrace_common::wire::{Block, SiteStats};
 
 use super::{
     Session, SessionError,
-    windows::{Watch, class_of},
+    windows::{ROOM, Watch, class_of},
 };
 use crate::{
     host::signals::StopSignals,
@@ -163,14 +163,18 @@ impl Session {
         let (now, stats_after) = (passed(), stats_of(&self.tracer));
         parts.push(now.since(&before));
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
-        let (addresses, bytes): (Vec<u64>, Vec<u8>) = armed.map(|p| (p.address, p.bytes[0])).unzip();
+        let mut left: Vec<(u64, u8)> = armed.map(|p| (p.address, p.bytes[0])).collect();
         let memory = self.target.memory();
         let gone_at = Cell::new(None);
         let closing = self.tracer.disarm_window(|| {
-            let mut now = Vec::new();
-            memory.read_many(&addresses, 1, &mut now);
+            // One after the other: each reading waits for who takes them out, and has these wait.
+            let is_gone = |&mut (address, byte): &mut (u64, u8)| {
+                let mut now = [0];
+                memory.read(address, &mut now).is_ok() && now[0] == byte
+            };
+            while left.pop_if(is_gone).is_some() {}
             gone_at.set(self.target.cpu_clock().ok());
-            now == bytes
+            left.is_empty()
         });
         let mut edges = armed_at.since(&unarmed);
         edges.open += closing.as_secs_f64();
@@ -217,6 +221,7 @@ impl Session {
                 || minds && noticed > grant.noticed
                 || now.open >= MOST_OPEN.max(grant.open)
                 || hits > grant.hits
+                || !is_scouting && now.runs.count >= u64::from(ROOM / 2)
             {
                 // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
                 // bursts, all that the window saw is young when one ends.

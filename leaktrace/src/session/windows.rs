@@ -50,6 +50,10 @@ const MOST_UNUSUAL: f64 = 3.0;
 /// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
 
+/// Blocks that the kernel's table has room for, at most: it is gone through after each window, and the empty places of a larger one take
+/// the kernel milliseconds, in which nobody else has that processor.
+pub(super) const ROOM: u32 = 1 << 18;
+
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -278,14 +282,17 @@ impl Session {
         let mut survivors = survivors.unwrap_or_default();
         let followers = &mut watch.followers;
         let mut handed_out = HandedOut::default();
-        self.tracer.take_blocks(|address, block| {
-            followers.handed_out(address);
-            handed_out.enter(address, block);
-            // Handed out once more since it was looked at: it is another block.
-            if survivors.get(&address).is_some_and(|seen| *seen.block() != block) {
-                survivors.remove(&address);
-            }
-        })?;
+        // Scouts enter none.
+        if selection.scouts.is_none() {
+            self.tracer.take_blocks(|address, block| {
+                followers.handed_out(address);
+                handed_out.enter(address, block);
+                // Handed out once more since it was looked at: it is another block.
+                if survivors.get(&address).is_some_and(|seen| *seen.block() != block) {
+                    survivors.remove(&address);
+                }
+            })?;
+        }
         followers.overlaid(&handed_out);
         survivors.retain(|&address, follower| !handed_out.overlay(address, follower.block()));
         let mut found: HashMap<u32, Found> = HashMap::new();

@@ -267,7 +267,7 @@ impl Tracer {
 
     /// Disarms what is armed; another part can be armed later. Gives the time after which the breakpoints were gone, which `gone`
     /// tells: the kernel then waits for who is still at one of them, and nobody pays for that.
-    pub fn disarm_window(&mut self, gone: impl Fn() -> bool) -> Duration {
+    pub fn disarm_window(&mut self, mut gone: impl FnMut() -> bool) -> Duration {
         let begin = Instant::now();
         // Each waits for itself: so they wait at the same time.
         thread::scope(|scope| {

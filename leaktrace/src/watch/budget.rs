@@ -22,8 +22,13 @@ pub(super) const NOTICED_SHARE: f64 = 0.7;
 const MODEST_PART: f64 = 0.6;
 /// Seconds that are to be between two of them.
 const NOTICED_APART: f64 = 6.0;
-/// Seconds of such windows that are granted at the start: the first ones have to learn what sites cost.
+/// Seconds of such windows that are lent at the start, at most, and as what is granted in how many seconds: the first ones have to learn
+/// what sites cost.
 const NOTICED_ADVANCE: f64 = 0.6;
+const NOTICED_IN_ADVANCE: f64 = 90.0;
+/// Seconds from the start until that is asked back, and until all of it is.
+const LENT: f64 = 60.0;
+const PAID_BACK: f64 = 120.0;
 /// A window that turns out to be noticed more than was expected is done when it has used up what becomes free in so many seconds, or
 /// so many times what was expected.
 const NOTICED_BY_SURPRISE: f64 = 1.0;
@@ -117,7 +122,7 @@ impl Budget {
         let saved = (AIM * self.share * (used + ADVANCE) - self.spent) / self.patience;
         let pace = (used / wall.max(1e-3)).max(1e-6);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
-        let granted = NOTICED_ADVANCE + NOTICED_SHARE * self.share * wall;
+        let granted = self.granted_notice(wall);
         let modestly = if slowdown <= MODEST { MODEST_PART * granted - self.modestly } else { f64::INFINITY };
         let left = modestly.min(granted - self.noticed);
         let noticing = noticing(slowdown);
@@ -130,6 +135,13 @@ impl Budget {
         let surprise = NOTICED_BY_SURPRISE * NOTICED_SHARE * self.share;
         let noticed = surprise.max(NOTICED_MORE * noticing * open);
         (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved, noticed })
+    }
+
+    /// Seconds of windows, each by the share of the requests that notice, that are granted until so many after the start.
+    fn granted_notice(&self, wall: f64) -> f64 {
+        let share = NOTICED_SHARE * self.share;
+        let lent = ((PAID_BACK - wall) / (PAID_BACK - LENT)).clamp(0.0, 1.0);
+        share * wall + lent * NOTICED_ADVANCE.min(share * NOTICED_IN_ADVANCE)
     }
 
     /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,
@@ -235,21 +247,28 @@ mod tests {
                 budget.enter(grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open, 0.5);
             }
         }
-        assert!((2.0..=NOTICED_ADVANCE + 2.8).contains(&open), "{open}");
+        assert!((2.0..=2.9).contains(&open), "what was lent is paid back: {open}");
     }
 
     #[test]
     fn windows_that_few_notice_and_others_do_not_take_all_from_each_other() {
         let mut budget = Budget::new(0.01, 0.0);
         let is_granted = |budget: &Budget, slowdown| budget.grant(slowdown, 0.0, 0.1, 1e3, 100.0).is_some();
-        // Of 1.3 s.
-        budget.enter(0.025, 0.1, 3.0, 3.0, 0.0, 0.0);
+        // Of 0.9 s.
+        budget.enter(0.025, 0.1, 2.3, 2.3, 0.0, 0.0);
         budget.share_out(0.5, budget.noticed());
-        assert!(budget.noticed() > 1.0 && is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
+        assert!(budget.noticed() > 0.8 && is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
         let mut budget = Budget::new(0.01, 0.0);
-        budget.enter(0.01, 0.1, 30.0, 30.0, 0.0, 0.0);
+        budget.enter(0.01, 0.1, 22.0, 22.0, 0.0, 0.0);
         budget.share_out(0.1, budget.noticed());
         assert!(budget.noticed() > 0.8 && !is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
+    }
+
+    #[test]
+    fn what_is_lent_at_the_start_is_less_where_less_is_granted() {
+        let granted = |share, wall| Budget::new(share, 0.0).granted_notice(wall);
+        assert!((granted(0.01, 0.0) - NOTICED_ADVANCE).abs() < 1e-9 && granted(0.001, 0.0) < 0.07);
+        assert!((granted(0.01, 100.0) - 0.9).abs() < 1e-9 && (granted(0.01, 200.0) - 1.4).abs() < 1e-9);
     }
 
     #[test]

@@ -112,9 +112,19 @@ mod tests {
         in_use(&ProcessMemory::new(std::process::id()), blocks.iter().copied())
     }
 
-    /// Against the C library of this test. Threads have heaps of their own.
+    /// Against the C library of this test, in a process of its own: other tests would be given what this one frees. Threads have heaps of
+    /// their own.
     #[test]
-    fn blocks_of_this_process() {
+    fn blocks_of_a_process() {
+        const ALONE: &str = "LEAKTRACE_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let test = concat!(module_path!(), "::blocks_of_a_process").split_once("::").unwrap().1;
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
+            return;
+        }
         for own_arena in [false, true] {
             let work = move || {
                 let blocks = blocks();

@@ -7,7 +7,6 @@ use leaktrace::census::growth::{Growth, Watch};
 use leaktrace::census::{self, Census, ProcessMemoryUse, Subject};
 use leaktrace::cpython::PymallocState;
 use leaktrace::cpython::offsets::Offsets;
-use leaktrace::host::priority::Priority;
 use leaktrace::session::Session;
 use leaktrace::target::process::Target;
 
@@ -51,10 +50,7 @@ impl HeapWatch {
         if self.running.is_none() && Instant::now() >= self.not_before {
             let job = Job::of(session);
             self.started = Instant::now();
-            let run = move || {
-                let _leisure = Priority::leisure();
-                job.run()
-            };
+            let run = move || job.run();
             // Without a thread there is no census; the trace goes on.
             self.running = std::thread::Builder::new().name("census".to_owned()).spawn(run).ok();
         }
