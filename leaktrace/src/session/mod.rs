@@ -313,7 +313,7 @@ impl Session {
     /// A moment for what is done between scans: ends the timing of the programs that the last scan began, and looks after what is
     /// armed beside windows.
     pub fn tick(&mut self) {
-        self.cost.end_sample(&self.tracer);
+        self.cost.end_sample_if_enough(&self.tracer);
         self.cost.calibrate(&mut self.tracer, &self.tracefs);
         self.keep_standing();
     }

@@ -16,8 +16,6 @@ const COLD: f64 = 2.0;
 /// What the programs take of a hit before they were timed, seconds, and runs from which on they were.
 const RUN_SECONDS: f64 = 1e-6;
 const ENOUGH_RUNS: u64 = 20;
-/// Seconds that a hit takes longer whose instruction is single-stepped.
-const STEP_SECONDS: f64 = 1e-5;
 
 /// What may stay armed, and what is known of its cost.
 #[derive(Debug)]
@@ -126,8 +124,8 @@ impl Session {
     /// Seconds that a hit costs.
     fn hit_of_standing(&self) -> Option<f64> {
         let runs = self.tracer.collector_runs();
-        let run = if runs.count < ENOUGH_RUNS { RUN_SECONDS } else { runs.nanos as f64 * 1e-9 / runs.count as f64 };
-        let step = if self.standing.as_ref()?.is_stepped { STEP_SECONDS } else { 0.0 };
-        Some(COLD * self.cost.hit().as_secs_f64() + run + step)
+        let run = if runs.count() < ENOUGH_RUNS { RUN_SECONDS } else { runs.mean() };
+        let step = if self.standing.as_ref()?.is_stepped { self.cost.times().step } else { 0.0 };
+        Some(COLD * self.cost.times().emulated + run + step)
     }
 }

@@ -213,7 +213,7 @@ impl Session {
             let noticed = noticed_before + noticing(hits / (part.cpu_seconds - hits).max(LEAST_NOTICED)) * part.open;
             if too_slow || self.target.has_exited() {
                 // A look at little costs little.
-                break now.runs.count <= FEW_HITS;
+                break now.runs.count() <= FEW_HITS;
             }
             let hits = self.cost_of(now.runs);
             let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= enough * grant.work;
@@ -221,7 +221,7 @@ impl Session {
                 || minds && noticed > grant.noticed
                 || now.open >= MOST_OPEN.max(grant.open)
                 || hits > grant.hits
-                || !is_scouting && now.runs.count >= u64::from(ROOM / 2)
+                || !is_scouting && now.runs.count() >= u64::from(ROOM / 2)
             {
                 // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
                 // bursts, all that the window saw is young when one ends.
@@ -258,7 +258,7 @@ impl Session {
 
     /// CPU seconds that so many hits have cost.
     pub(super) fn cost_of(&self, runs: Runs) -> f64 {
-        runs.count as f64 * self.cost.hit().as_secs_f64() + runs.nanos as f64 * 1e-9
+        self.cost.times().cost(runs)
     }
 
     /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived

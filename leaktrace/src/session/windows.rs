@@ -208,7 +208,7 @@ impl Session {
             None if selection.expected <= MODEST => &mut watch.cold_hit_cost,
             None => &mut watch.hit_cost,
         };
-        cost.enter(opened.whole.runs.count, hits);
+        cost.enter(opened.whole.runs.count(), hits);
         let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
         let own = (opened.whole.cpu_seconds - hits).max(LEAST_OWN * opened.whole.cpu_seconds);
         let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
@@ -254,7 +254,7 @@ impl Session {
             selection.classes(),
             open * 1e3,
             closing * 1e3,
-            opened.whole.runs.count,
+            opened.whole.runs.count(),
             hits * 1e3,
             opened.whole.cpu_seconds * 1e3,
             grant.work * 1e3,

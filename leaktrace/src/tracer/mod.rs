@@ -41,7 +41,7 @@ use standing::Standing;
 use uprobes::{Armed, Uprobes, Way};
 
 use crate::cpython::{Interpreter, PymallocState, gc};
-use crate::plan::ProbePlan;
+use crate::plan::{Execution, ProbePlan};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
@@ -130,6 +130,8 @@ pub struct Tracer {
     totals: MappedArray<StackTotals>,
     site_stats: MappedArray<SiteStats>,
     site_factor: u64,
+    /// Slots of the sites whose instruction is single-stepped.
+    stepped: Vec<u32>,
 }
 
 impl Tracer {
@@ -179,6 +181,7 @@ impl Tracer {
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
         let site_stats = MappedArray::new(map_fd(&ebpf, "SITE_STATS")?, site::SITE_SLOTS as usize)
             .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
+        let stepped = spec.plan.probes.iter().filter(|probe| probe.execution == Execution::SingleStepped);
         Ok(Self {
             armed: Vec::new(),
             standing,
@@ -189,6 +192,7 @@ impl Tracer {
             totals,
             site_stats,
             site_factor,
+            stepped: stepped.map(|probe| site::slot(probe.address, site_factor)).collect(),
         })
     }
 
@@ -318,12 +322,13 @@ impl Tracer {
 
     /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
     pub fn run_statistics(&self) -> cost::Runs {
-        self.uprobes.runs()
+        let steps = self.stepped.iter().map(|&slot| self.site_stats(slot).hits).sum();
+        cost::Runs { steps, ..self.uprobes.runs() }
     }
 
-    /// Time of a hit of an emulated instruction with a program that does nothing, measured on this process itself.
-    pub fn calibrate(&mut self, tracefs: &Path) -> Result<Duration, TracerError> {
-        Ok(cost::calibrate(tracefs, &self.uprobes)?)
+    /// What hits take with a program that does nothing, measured on this process itself.
+    pub fn calibrate(&mut self, tracefs: &Path) -> Result<cost::HitTimes, TracerError> {
+        Ok(cost::calibrate(tracefs, &self.uprobes, !self.stepped.is_empty())?)
     }
 
     /// Takes the rings out, for the thread that drains them.

@@ -102,11 +102,18 @@ impl Uprobes {
 
     /// Runs of all programs but the empty one while statistics were on, and the time they took. See [`super::cost::enable_statistics`].
     pub fn runs(&self) -> Runs {
-        let counted = self.programs.iter().filter(|(name, _)| *name != program::EMPTY);
-        counted.filter_map(|(_, fd)| info(fd.as_fd())).fold(Runs::default(), |sum, info| Runs {
-            count: sum.count + info.run_cnt,
-            nanos: sum.nanos + info.run_time_ns,
-        })
+        let mut runs = Runs::default();
+        for (name, fd) in self.programs.iter().filter(|(name, _)| *name != program::EMPTY) {
+            let Some(info) = info(fd.as_fd()) else { continue };
+            let of_kind = match *name {
+                program::ENTRY | program::COLLECTOR => &mut runs.entries,
+                program::REFILL_RETURN => &mut runs.lone_returns,
+                _ => &mut runs.returns,
+            };
+            *of_kind += info.run_cnt;
+            runs.nanos += info.run_time_ns;
+        }
+        runs
     }
 
     fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
