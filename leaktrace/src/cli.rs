@@ -125,7 +125,7 @@ pub(crate) struct HowArgs {
     /// How often to look at what is outstanding; 0.9 s when it is recorded and in `top`, else five seconds
     #[arg(long, value_name = "TIME", value_parser = interval)]
     pub(crate) interval: Option<Duration>,
-    /// Room for this many outstanding blocks; more are counted as lost
+    /// Room for this many outstanding blocks, in watch for those of a window, 262144 at most; more are counted as lost
     #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
     pub(crate) max_blocks: u32,
     /// Replace a recording that exists already

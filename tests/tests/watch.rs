@@ -153,3 +153,18 @@ fn a_target_that_ends_while_it_is_watched_is_reported() {
         assert!(wait_for_end(pid, Duration::from_secs(10)));
     }
 }
+
+/// What cannot be is as it was on another machine: nobody would notice.
+#[test]
+fn what_hits_cost_is_measured() {
+    let python = supported().into_iter().find(is_of_distribution).expect("the distribution has one");
+    for mode in ["watch", "exact"] {
+        let mut service = Service::start(&python, "services/calm_queue.py", &[]);
+        let trace = Trace::attach(service.pid(), &["-v", "--mode", mode, "--duration", "2s"]);
+        service.go();
+        let (_, outcome): (_, Outcome) = trace.report();
+        let said = |what: &str| outcome.stderr.iter().any(|line| line.contains(what));
+        assert!(said("a hit costs, without its program") && !said("cannot be measured"), "{mode}: {outcome:?}");
+        service.quit();
+    }
+}

@@ -129,16 +129,18 @@ fn run(row: &Row, check: &str, executable: &Path) -> Result<&'static str> {
 /// What is here and what [`pythons`] gets, by version.
 pub(crate) fn rows(core: bool) -> Result<Vec<Row>> {
     let row = |python: PathBuf, bare| Ok(Row { version: version(&python)?, python, bare });
+    let named = |python: &PathBuf| CORE.iter().any(|name| python.ends_with(name));
+    let got = pythons::ensure()?.into_iter().filter(|python| !core || named(python));
+    let got: Vec<Row> = got.map(|python| row(python, true)).collect::<Result<_>>()?;
     let mut rows: Vec<Row> = python::every()?.into_iter().map(|python| row(python, false)).collect::<Result<_>>()?;
     if core {
-        rows.retain(|row| minor(&row.version) != TESTED);
+        // One build of a minor version, or those named.
+        let is_there = |of: &Row| got.iter().any(|other| minor(&other.version) == minor(&of.version));
+        rows.retain(|row| minor(&row.version) != TESTED && !is_there(row));
         rows.sort_by_key(|row| minor(&row.version).to_owned());
         rows.dedup_by_key(|row| minor(&row.version).to_owned());
     }
-    let named = |python: &PathBuf| CORE.iter().any(|name| python.ends_with(name));
-    for python in pythons::ensure()?.into_iter().filter(|python| !core || named(python)) {
-        rows.push(row(python, true)?);
-    }
+    rows.extend(got);
     rows.sort_by_cached_key(|row| {
         row.version.split('.').map(|number| number.parse().unwrap_or(0)).collect::<Vec<u32>>()
     });

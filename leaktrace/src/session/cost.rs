@@ -34,21 +34,23 @@ struct Sample {
 }
 
 impl CostMeter {
-    /// Measures the kernel's part of a hit once; where that fails it is as elsewhere.
-    pub fn calibrate(&mut self, tracer: &mut Tracer, tracefs: &Path) {
+    /// Measures the kernel's part of a hit once; what cannot be measured is as elsewhere. `returns`: also of functions' returns.
+    pub fn calibrate(&mut self, tracer: &mut Tracer, tracefs: &Path, returns: bool) {
         if self.times.is_none() {
-            let times = tracer.calibrate(tracefs).unwrap_or_else(|error| {
+            let (times, error) = tracer.calibrate(tracefs, returns);
+            if let Some(error) = error {
                 log::debug!("what a hit costs cannot be measured: {error}");
-                HitTimes::default()
-            });
+            }
             log::debug!("a hit costs, without its program, {times:?} s");
             self.times = Some(times);
         }
     }
 
-    /// Begins to time the programs. It costs some 30 ns a run, so only for moments.
+    /// Begins to time the programs, unless that is under way. It costs some 30 ns a run, so only for moments.
     pub fn begin_sample(&mut self, tracer: &Tracer) {
-        if let Ok(statistics) = enable_statistics() {
+        if self.sample.is_none()
+            && let Ok(statistics) = enable_statistics()
+        {
             let before = tracer.run_statistics();
             self.sample = Some(Sample { _statistics: statistics, before, begin: Instant::now() });
         }
@@ -56,35 +58,30 @@ impl CostMeter {
 
     /// Ends the timing, if one is under way that has seen enough.
     pub fn end_sample_if_enough(&mut self, tracer: &Tracer) {
-        let is_enough = |sample: &mut Sample| {
+        let is_enough = self.sample.as_ref().is_some_and(|sample| {
             let runs = tracer.run_statistics().since(sample.before);
             runs.count() >= ENOUGH_RUNS || sample.begin.elapsed() >= LONG_ENOUGH
-        };
-        if let Some(sample) = self.sample.take_if(is_enough) {
-            self.enter(tracer, &sample);
+        });
+        if is_enough {
+            self.end_sample(tracer);
         }
     }
 
     /// Ends the timing, if one is under way.
     pub fn end_sample(&mut self, tracer: &Tracer) {
         if let Some(sample) = self.sample.take() {
-            self.enter(tracer, &sample);
+            self.runs = self.runs.and(tracer.run_statistics().since(sample.before));
         }
-    }
-
-    fn enter(&mut self, tracer: &Tracer, sample: &Sample) {
-        self.runs = self.runs.and(tracer.run_statistics().since(sample.before));
     }
 
     /// What the kernel takes for a hit.
     pub fn times(&self) -> HitTimes {
-        self.times.unwrap_or_default()
+        self.times.unwrap_or_else(|| HitTimes::elsewhere(true))
     }
 
     /// CPU seconds that the probes took from the target.
     pub fn probe_seconds(&self, counters: &Counters) -> f64 {
         let (entries, returns) = (counters[counter::HITS as usize], counters[counter::RETURNS as usize]);
-        let nanos = (entries + returns) as f64 * self.runs.mean() * 1e9;
-        self.times().cost(Runs { entries, returns, nanos: nanos as u64, ..Runs::default() })
+        self.times().cost(self.runs.scaled(entries, returns))
     }
 }

@@ -40,9 +40,10 @@ use crate::{
         threads,
         used_set::UsedSet,
     },
+    host::kernel::{KernelVersion, ReturnProbes},
     model::ledger::{Ledger, Pass, ScanEnd},
     plan::{self, PlanError, ProbePlan},
-    target::{Target, TargetError},
+    target::{Seccomp, Target, TargetError},
     tracer::{
         Counters, Spec, Tracer, TracerError, leftovers,
         load::Sizes,
@@ -153,8 +154,8 @@ impl Session {
         }
         let main_interpreter = threads::main_interpreter(&memory, &interpreter.offsets, interpreter.runtime)
             .map_err(DiscoverError::Memory)?;
-        let room = if options.limits.is_some() { windows::ROOM } else { u32::MAX };
-        let sizes = Sizes { blocks: options.max_blocks.min(room), ring_bytes: 1 << 24 };
+        let most = if options.limits.is_some() { windows::MOST_BLOCKS } else { u32::MAX };
+        let sizes = Sizes { blocks: options.max_blocks.min(most), ring_bytes: 1 << 24 };
         let spec = Spec {
             verbose: options.verbose,
             windows: options.limits.is_some(),
@@ -177,7 +178,7 @@ impl Session {
         let start_ns = now_ns();
         let watch = if let Some(limits) = options.limits {
             let units = Units::of(&plan, tracer.site_factor(), |size| windows::size_class(&interpreter, size))?;
-            Some(Watch::new(limits, units, plan.glibc, target.cpu_clock()?.as_secs_f64()))
+            Some(Watch::new(limits, units, plan.glibc, sizes.blocks, target.cpu_clock()?.as_secs_f64()))
         } else {
             tracer.arm(&spec)?;
             None
@@ -211,10 +212,12 @@ impl Session {
             standing,
         };
         if session.standing.is_some() {
-            session.cost.calibrate(&mut session.tracer, &session.tracefs);
+            session.calibrate();
             session.keep_standing();
         }
-        session.cost.begin_sample(&session.tracer);
+        if !session.is_watching() {
+            session.cost.begin_sample(&session.tracer);
+        }
         Ok(session)
     }
 
@@ -305,17 +308,25 @@ impl Session {
 
     /// Disarms everything. The target is back at full speed when this returns.
     pub fn disarm(&mut self) {
+        self.cost.end_sample(&self.tracer);
         self.account_for_standing();
         self.tracer.disarm();
         self.drain.stop();
     }
 
-    /// A moment for what is done between scans: ends the timing of the programs that the last scan began, and looks after what is
-    /// armed beside windows.
+    /// A moment for what is done between scans: ends the timing of the programs that the last scan began, once it has seen enough, and
+    /// looks after what is armed beside windows.
     pub fn tick(&mut self) {
         self.cost.end_sample_if_enough(&self.tracer);
-        self.cost.calibrate(&mut self.tracer, &self.tracefs);
+        self.calibrate();
         self.keep_standing();
+    }
+
+    /// Measures what a hit costs, once. Returns are measured where a kernel lets them pass whatever confines this process.
+    fn calibrate(&mut self) {
+        let safe = |kernel| ReturnProbes::on(kernel, Seccomp::Filter) == ReturnProbes::Safe;
+        let returns = !self.plan.returns.is_empty() && KernelVersion::running().is_some_and(safe);
+        self.cost.calibrate(&mut self.tracer, &self.tracefs, returns);
     }
 
     /// CPU seconds that the probes have taken from the target, estimated; see [`cost`]. Never more than the target used.

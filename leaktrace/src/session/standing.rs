@@ -125,7 +125,9 @@ impl Session {
     fn hit_of_standing(&self) -> Option<f64> {
         let runs = self.tracer.collector_runs();
         let run = if runs.count() < ENOUGH_RUNS { RUN_SECONDS } else { runs.mean() };
-        let step = if self.standing.as_ref()?.is_stepped { self.cost.times().step } else { 0.0 };
+        let standing = self.standing.as_ref()?;
+        // Of a collection's hits only the first is.
+        let step = if standing.is_stepped { self.cost.times().step / standing.hits_of_one as f64 } else { 0.0 };
         Some(COLD * self.cost.times().emulated + run + step)
     }
 }

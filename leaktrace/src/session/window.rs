@@ -1,7 +1,6 @@
 //! A window while it is open: armed, looked at, disarmed.
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     thread,
     time::{Duration, Instant},
@@ -11,7 +10,7 @@ use leaktrace_common::wire::{Block, SiteStats};
 
 use super::{
     Session, SessionError,
-    windows::{ROOM, Watch, class_of},
+    windows::{Watch, class_of},
 };
 use crate::{
     host::signals::StopSignals,
@@ -165,7 +164,7 @@ impl Session {
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
         let mut left: Vec<(u64, u8)> = armed.map(|p| (p.address, p.bytes[0])).collect();
         let memory = self.target.memory();
-        let gone_at = Cell::new(None);
+        let mut gone_at = None;
         let closing = self.tracer.disarm_window(|| {
             // One after the other: each reading waits for who takes them out, and has these wait.
             let is_gone = |&mut (address, byte): &mut (u64, u8)| {
@@ -173,12 +172,12 @@ impl Session {
                 memory.read(address, &mut now).is_ok() && now[0] == byte
             };
             while left.pop_if(is_gone).is_some() {}
-            gone_at.set(self.target.cpu_clock().ok());
+            gone_at = self.target.cpu_clock().ok();
             left.is_empty()
         });
         let mut edges = armed_at.since(&unarmed);
         edges.open += closing.as_secs_f64();
-        if let Some(gone) = gone_at.get() {
+        if let Some(gone) = gone_at {
             edges.cpu_seconds += (gone.as_secs_f64() - armed_at.cpu_seconds - now.cpu_seconds).max(0.0);
         }
         let stats = slots.into_iter().zip(stats.into_iter().zip(stats_after)).collect();
@@ -221,7 +220,7 @@ impl Session {
                 || minds && noticed > grant.noticed
                 || now.open >= MOST_OPEN.max(grant.open)
                 || hits > grant.hits
-                || !is_scouting && now.runs.count() >= u64::from(ROOM / 2)
+                || !is_scouting && now.runs.count() >= watch.most_hits
             {
                 // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
                 // bursts, all that the window saw is young when one ends.

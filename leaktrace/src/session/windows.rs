@@ -52,7 +52,7 @@ const LEAST_OWN: f64 = 0.02;
 
 /// Blocks that the kernel's table has room for, at most: it is gone through after each window, and the empty places of a larger one take
 /// the kernel milliseconds, in which nobody else has that processor.
-pub(super) const ROOM: u32 = 1 << 18;
+pub(super) const MOST_BLOCKS: u32 = 1 << 18;
 
 /// What the user allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,10 +90,12 @@ pub struct Watch {
     /// Part of [`GENTLE`] that windows are to cost: less where they cost more than was expected of late.
     boldness: f64,
     pub(super) slowest: f64,
+    /// Hits after which a window is done, so that the kernel's table of blocks has room for those that follow until it is looked at.
+    pub(super) most_hits: u64,
 }
 
 impl Watch {
-    pub(super) fn new(limits: Limits, units: Units, glibc: bool, cpu_seconds: f64) -> Self {
+    pub(super) fn new(limits: Limits, units: Units, glibc: bool, blocks: u32, cpu_seconds: f64) -> Self {
         Self {
             limits,
             units,
@@ -112,6 +114,7 @@ impl Watch {
             scout_cost: HitCost::of_scouts(),
             boldness: 0.5,
             slowest: 1.0,
+            most_hits: u64::from(blocks / 2),
         }
     }
 
@@ -152,7 +155,7 @@ impl Session {
         let hit = watch.hit_cost.seconds();
         let grant = |selection: &Selection| {
             let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
-            let longest = watch.budget.longest(selection.expected, lasting);
+            let longest = watch.budget.longest(selection.expected, lasting, cpu, wall);
             let wanted = selection.scouts.map_or(longest, |seconds| seconds.clamp(SCOUTING, longest));
             watch.budget.grant(selection.expected, watch.closing, wanted, cpu, wall)
         };

@@ -1,5 +1,5 @@
-//! What tracing costs the target: the kernel's part of a hit, measured on an instruction of our own, and the programs' part,
-//! from the kernel's statistics, which are on only for moments because they cost too.
+//! What tracing costs the target: the kernel's part of a hit, measured on instructions of our own, the programs' part, from the
+//! kernel's statistics, which are on only for moments because they cost too, and what these leave behind.
 
 use std::{
     fs, io,
@@ -16,14 +16,15 @@ use super::{
     uprobes::Uprobes,
 };
 
-/// Rounds of a calibration, of which the quickest counts: others were disturbed. Some 10 ms in all.
+/// Rounds of a calibration, of which the quickest counts: others were disturbed. Some 30 ms in all, 10 more for steps.
 const ROUNDS: u32 = 20;
 /// Hits of a round, and of one where each takes ten times as long.
 const HITS: u32 = 500;
 const STEPS: u32 = 50;
 /// What a program leaves the target with, in caches and predictors that it has to fill again, as a part of the time that it took:
 /// by the work that a service did, a quarter where all is traced, half to two thirds in windows (`docs/watch.md`).
-const AFTERMATH: f64 = 0.5;
+const AFTERMATH: f64 = 0.25;
+const AFTERMATH_IN_WINDOWS: f64 = 0.5;
 
 /// Runs of programs and the time they took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +52,16 @@ impl Runs {
         }
     }
 
+    /// As many entries and returns as there were, each like these were on the mean. `steps` are known of windows only.
+    #[must_use]
+    pub fn scaled(self, entries: u64, returns: u64) -> Self {
+        let both = self.returns + self.lone_returns;
+        let lone = if both == 0 { 0.0 } else { self.lone_returns as f64 / both as f64 };
+        let lone_returns = (lone * returns as f64) as u64;
+        let nanos = (self.mean() * 1e9 * (entries + returns) as f64) as u64;
+        Self { entries, returns: returns - lone_returns, lone_returns, steps: 0, nanos }
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -74,7 +85,7 @@ impl Runs {
     }
 }
 
-/// What the kernel takes for a hit, without the program: seconds.
+/// What the kernel takes for a hit, without the program: seconds. And what the program leaves behind, as a part of its time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HitTimes {
     /// Of an instruction that it emulates.
@@ -85,23 +96,23 @@ pub struct HitTimes {
     pub returned: f64,
     /// Of one without such.
     pub lone_return: f64,
-}
-
-/// As measured on a virtual machine (AMD EPYC, Linux 6.18), for where it cannot be.
-impl Default for HitTimes {
-    fn default() -> Self {
-        Self { emulated: 0.7e-6, step: 1e-5, returned: 0.5e-6, lone_return: 1.1e-6 }
-    }
+    pub aftermath: f64,
 }
 
 impl HitTimes {
+    /// As measured on a virtual machine (AMD EPYC, Linux 6.18), for where it cannot be. `windows`: not all is traced all the time.
+    pub fn elsewhere(windows: bool) -> Self {
+        let aftermath = if windows { AFTERMATH_IN_WINDOWS } else { AFTERMATH };
+        Self { emulated: 0.7e-6, step: 1e-5, returned: 0.55e-6, lone_return: 1.1e-6, aftermath }
+    }
+
     /// CPU seconds that so many runs cost the target.
     pub fn cost(&self, runs: Runs) -> f64 {
         runs.entries as f64 * self.emulated
             + runs.steps as f64 * self.step
             + runs.returns as f64 * self.returned
             + runs.lone_returns as f64 * self.lone_return
-            + runs.nanos as f64 * 1e-9 * (1.0 + AFTERMATH)
+            + runs.nanos as f64 * 1e-9 * (1.0 + self.aftermath)
     }
 }
 
@@ -140,38 +151,48 @@ unsafe extern "C" {
     fn leaktrace_calibration_stepped();
 }
 
-/// What hits take, measured on instructions of this process with the program that does nothing, while the programs are timed: that
-/// takes time as well. `steps`: also of single-stepped ones.
-pub(super) fn calibrate(tracefs: &Path, uprobes: &Uprobes, steps: bool) -> Result<HitTimes, AttachError> {
-    let _statistics = enable_statistics();
-    let arm = |function: unsafe extern "C" fn(), returns: bool| {
+/// What else than hits of emulated instructions is to be measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Kinds {
+    pub returns: bool,
+    pub steps: bool,
+}
+
+/// Measures `times` anew on instructions of this process, with the program that does nothing; in windows while the programs are timed:
+/// there they always are, and that takes time as well. What cannot be measured stays as it is.
+pub(super) fn calibrate(
+    tracefs: &Path,
+    uprobes: &Uprobes,
+    kinds: Kinds,
+    windows: bool,
+    times: &mut HitTimes,
+) -> Result<(), AttachError> {
+    let _statistics = windows.then(enable_statistics);
+    // Entries and returns cannot share an event.
+    let arm = |function: unsafe extern "C" fn(), event: &str, returns: bool| {
         let exe = Path::new("/proc/self/exe");
         let offset = file_offset(function as *const () as u64)
             .ok_or_else(|| AttachError::Define { path: exe.into(), source: io::ErrorKind::NotFound.into() })?;
         let point = [Point { file: exe, offset }];
-        uprobes.arm(program::EMPTY, tracefs, "calibration", &point, returns, std::process::id())
+        uprobes.arm(program::EMPTY, tracefs, event, &point, returns, std::process::id())
     };
     let plain = time_calls(leaktrace_calibration, HITS);
-    let entry = arm(leaktrace_calibration, false)?;
+    let entry = arm(leaktrace_calibration, "calibration", false)?;
     let probed = time_calls(leaktrace_calibration, HITS);
-    let back = arm(leaktrace_calibration, true)?;
-    let both = time_calls(leaktrace_calibration, HITS);
-    drop(entry);
-    let returning = time_calls(leaktrace_calibration, HITS);
-    drop(back);
-    let emulated = (probed - plain).max(0.0);
-    let mut times = HitTimes {
-        emulated,
-        returned: (both - probed).max(0.0),
-        lone_return: (returning - plain).max(0.0),
-        ..HitTimes::default()
-    };
-    if steps {
-        let stepped = arm(leaktrace_calibration_stepped, false)?;
-        times.step = (time_calls(leaktrace_calibration_stepped, STEPS) - plain - emulated).max(0.0);
+    times.emulated = (probed - plain).max(0.0);
+    if kinds.returns {
+        let back = arm(leaktrace_calibration, "calibration_return", true)?;
+        times.returned = (time_calls(leaktrace_calibration, HITS) - probed).max(0.0);
+        drop(entry);
+        times.lone_return = (time_calls(leaktrace_calibration, HITS) - plain).max(0.0);
+        drop(back);
+    }
+    if kinds.steps {
+        let stepped = arm(leaktrace_calibration_stepped, "calibration_step", false)?;
+        times.step = (time_calls(leaktrace_calibration_stepped, STEPS) - plain - times.emulated).max(0.0);
         drop(stepped);
     }
-    Ok(times)
+    Ok(())
 }
 
 /// Seconds of a call, in the quickest round.
@@ -192,4 +213,22 @@ fn file_offset(address: u64) -> Option<u64> {
     let maps = crate::target::Maps::parse(&fs::read("/proc/self/maps").ok()?);
     let mapping = maps.find(address)?;
     Some(address - mapping.range.start + mapping.offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hit_costs_by_its_kind() {
+        let times = HitTimes { emulated: 1.0, step: 10.0, returned: 0.5, lone_return: 2.0, aftermath: 0.5 };
+        let runs = Runs { entries: 10, returns: 4, lone_returns: 2, steps: 3, nanos: 2_000_000_000 };
+        assert!((times.cost(runs) - (10.0 + 30.0 + 2.0 + 4.0 + 3.0)).abs() < 1e-9);
+        assert!(times.cost(Runs::default()) == 0.0 && Runs::default().mean() == 0.0);
+        assert_eq!((runs.count(), runs.and(runs).since(runs)), (16, runs));
+        assert!((runs.mean() - 0.125).abs() < 1e-9);
+        let more = Runs { entries: 100, returns: 20, lone_returns: 10, steps: 0, nanos: 16_250_000_000 };
+        assert_eq!(runs.scaled(100, 30), more);
+        assert_eq!(Runs::default().scaled(100, 30), Runs { entries: 100, returns: 30, ..Runs::default() });
+    }
 }

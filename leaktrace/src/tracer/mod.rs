@@ -130,7 +130,9 @@ pub struct Tracer {
     totals: MappedArray<StackTotals>,
     site_stats: MappedArray<SiteStats>,
     site_factor: u64,
-    /// Slots of the sites whose instruction is single-stepped.
+    /// Parts of the plan are armed for moments.
+    windows: bool,
+    /// Slots of the sites of windows whose instruction is single-stepped.
     stepped: Vec<u32>,
 }
 
@@ -181,7 +183,8 @@ impl Tracer {
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
         let site_stats = MappedArray::new(map_fd(&ebpf, "SITE_STATS")?, site::SITE_SLOTS as usize)
             .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
-        let stepped = spec.plan.probes.iter().filter(|probe| probe.execution == Execution::SingleStepped);
+        let of_windows = spec.plan.probes.iter().filter(|probe| probe.op < op::GC_START);
+        let stepped = of_windows.filter(|probe| probe.execution == Execution::SingleStepped);
         Ok(Self {
             armed: Vec::new(),
             standing,
@@ -192,6 +195,7 @@ impl Tracer {
             totals,
             site_stats,
             site_factor,
+            windows: spec.windows,
             stepped: stepped.map(|probe| site::slot(probe.address, site_factor)).collect(),
         })
     }
@@ -320,15 +324,20 @@ impl Tracer {
         self.blocks()?.for_each(|&address, block| each(address, block)).map_err(failed)
     }
 
-    /// Runs of the armed programs while statistics were on, and the time they took. See [`cost::enable_statistics`].
+    /// Runs of the armed programs while statistics were on, and the time they took; single steps in windows at any time. See
+    /// [`cost::enable_statistics`].
     pub fn run_statistics(&self) -> cost::Runs {
         let steps = self.stepped.iter().map(|&slot| self.site_stats(slot).hits).sum();
         cost::Runs { steps, ..self.uprobes.runs() }
     }
 
-    /// What hits take with a program that does nothing, measured on this process itself.
-    pub fn calibrate(&mut self, tracefs: &Path) -> Result<cost::HitTimes, TracerError> {
-        Ok(cost::calibrate(tracefs, &self.uprobes, !self.stepped.is_empty())?)
+    /// What hits take, measured on this process itself, as far as it can be: the error says what could not. `returns`: also of
+    /// functions' returns.
+    pub fn calibrate(&mut self, tracefs: &Path, returns: bool) -> (cost::HitTimes, Option<TracerError>) {
+        let mut times = cost::HitTimes::elsewhere(self.windows);
+        let kinds = cost::Kinds { returns, steps: self.windows && !self.stepped.is_empty() };
+        let result = cost::calibrate(tracefs, &self.uprobes, kinds, self.windows, &mut times);
+        (times, result.err().map(TracerError::from))
     }
 
     /// Takes the rings out, for the thread that drains them.

@@ -123,21 +123,26 @@ impl Budget {
     pub fn grant(&self, slowdown: f64, closing: f64, longest: f64, cpu_seconds: f64, wall: f64) -> Option<Grant> {
         let used = (cpu_seconds - self.opened_at).max(0.0);
         let saved = (AIM * self.share * (used + ADVANCE) - self.spent) / self.patience;
-        let pace = (used / wall.max(1e-3)).max(1e-6);
+        let pace = self.pace(cpu_seconds, wall);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
         let granted = self.granted_notice(wall, pace);
         let modestly = if slowdown <= MODEST { MODEST_PART * granted - self.modestly } else { f64::INFINITY };
         let left = modestly.min(granted - self.noticed);
         let noticing = noticing(slowdown);
-        // What is expected not to be noticed may be: who has taken too much of that gets what hardly can.
+        // What is expected not to be noticed may be: who has taken too much of that, not only what was lent, gets what hardly can.
         if noticing > 0.0 {
             open = open.min(left / noticing - TRAP_SHARE * closing);
-        } else if granted < self.noticed && slowdown > CAREFUL {
+        } else if self.granted_notice(wall, pace) + self.lent_notice(pace) < self.noticed && slowdown > CAREFUL {
             return None;
         }
         let surprise = NOTICED_BY_SURPRISE * self.notice_share(pace);
         let noticed = surprise.max(NOTICED_MORE * noticing * open);
         (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved, noticed })
+    }
+
+    /// Cores that the target has used so far.
+    fn pace(&self, cpu_seconds: f64, wall: f64) -> f64 {
+        ((cpu_seconds - self.opened_at) / wall.max(1e-3)).max(1e-6)
     }
 
     /// Share of the time for which windows may be open that every request notices; the target uses `pace` cores.
@@ -147,9 +152,13 @@ impl Budget {
 
     /// Seconds of windows, each by the share of the requests that notice, that are granted until so many after the start.
     fn granted_notice(&self, wall: f64, pace: f64) -> f64 {
-        let share = self.notice_share(pace);
         let lent = ((PAID_BACK - wall) / (PAID_BACK - LENT)).clamp(0.0, 1.0);
-        share * wall + lent * NOTICED_ADVANCE.min(share * NOTICED_IN_ADVANCE)
+        self.notice_share(pace) * wall + lent * self.lent_notice(pace)
+    }
+
+    /// Seconds of such windows that are lent at the start.
+    fn lent_notice(&self, pace: f64) -> f64 {
+        NOTICED_ADVANCE.min(self.notice_share(pace) * NOTICED_IN_ADVANCE)
     }
 
     /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,
@@ -177,13 +186,13 @@ impl Budget {
 
     /// How long a window is open at most that is expected to cost so much `slowdown`, seconds; `lasting`: one that no request notices.
     /// A verdict wants to see blocks of all the time: where there are few windows that are noticed, many short ones show more than few
-    /// long ones.
-    pub fn longest(&self, slowdown: f64, lasting: f64) -> f64 {
+    /// long ones. `cpu_seconds` and `wall` as for [`Self::grant`].
+    pub fn longest(&self, slowdown: f64, lasting: f64, cpu_seconds: f64, wall: f64) -> f64 {
         let noticing = noticing(slowdown);
         if noticing <= 0.0 {
             return lasting;
         }
-        let apart = NOTICED_SHARE * self.share * NOTICED_APART / noticing;
+        let apart = self.notice_share(self.pace(cpu_seconds, wall)) * NOTICED_APART / noticing;
         apart.max(2.0 * SHORTEST).min(LONGEST / noticing).min(lasting)
     }
 
@@ -281,6 +290,17 @@ mod tests {
     }
 
     #[test]
+    fn who_has_only_used_what_was_lent_goes_on_with_what_no_one_notices() {
+        let mut budget = Budget::new(0.01, 0.0);
+        let is_granted = |budget: &Budget, slowdown| budget.grant(slowdown, 0.0, 0.1, 10.0, 100.0).is_some();
+        budget.enter(0.03, 0.1, 2.0, 2.0, 0.0, 0.0);
+        assert!(budget.noticed() > budget.granted_notice(100.0, 0.1), "{budget:?}");
+        assert!(is_granted(&budget, 0.02) && !is_granted(&budget, 0.3), "{budget:?}");
+        budget.enter(0.01, 0.01, 1.0, 1.0, 0.0, 0.0);
+        assert!(is_granted(&budget, 0.005) && !is_granted(&budget, 0.02), "{budget:?}");
+    }
+
+    #[test]
     fn work_at_the_edges_of_a_window_counts_too() {
         let mut budget = Budget::new(0.01, 0.0);
         budget.enter(0.001, 0.001, 0.03, 0.1, 8.0, 0.0);
@@ -289,7 +309,7 @@ mod tests {
 
     #[test]
     fn who_may_cost_more_has_longer_windows() {
-        let longest = |share, slowdown| Budget::new(share, 0.0).longest(slowdown, 3.0);
+        let longest = |share, slowdown| Budget::new(share, 0.0).longest(slowdown, 3.0, 1.0, 100.0);
         assert!(longest(0.01, 1.0) < longest(0.05, 1.0) && (longest(0.5, 1.0) - LONGEST).abs() < 1e-3);
         assert!((longest(0.01, 0.04) - 3.0).abs() < 1e-9 && (0.3..0.5).contains(&longest(0.01, 0.15)));
     }
