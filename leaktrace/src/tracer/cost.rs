@@ -25,6 +25,9 @@ const STEPS: u32 = 50;
 /// by the work that a service did, a quarter where all is traced, half to two thirds in windows (`docs/watch.md`).
 const AFTERMATH: f64 = 0.25;
 const AFTERMATH_IN_WINDOWS: f64 = 0.5;
+/// Mean time of a run, seconds, from which on that becomes less: such a program finds caches that are cold for the target, too. In services
+/// that rest most of the time, hits cost no more than they take (`docs/watch.md`).
+const COLD_RUN: f64 = 8e-7;
 
 /// Runs of programs and the time they took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,11 +111,13 @@ impl HitTimes {
 
     /// CPU seconds that so many runs cost the target.
     pub fn cost(&self, runs: Runs) -> f64 {
+        let programs = runs.nanos as f64 * 1e-9;
         runs.entries as f64 * self.emulated
             + runs.steps as f64 * self.step
             + runs.returns as f64 * self.returned
             + runs.lone_returns as f64 * self.lone_return
-            + runs.nanos as f64 * 1e-9 * (1.0 + self.aftermath)
+            + programs
+            + self.aftermath * programs * (COLD_RUN / runs.mean().max(COLD_RUN)).powi(2)
     }
 }
 
@@ -221,13 +226,16 @@ mod tests {
 
     #[test]
     fn a_hit_costs_by_its_kind() {
-        let times = HitTimes { emulated: 1.0, step: 10.0, returned: 0.5, lone_return: 2.0, aftermath: 0.5 };
-        let runs = Runs { entries: 10, returns: 4, lone_returns: 2, steps: 3, nanos: 2_000_000_000 };
-        assert!((times.cost(runs) - (10.0 + 30.0 + 2.0 + 4.0 + 3.0)).abs() < 1e-9);
+        let times = HitTimes { emulated: 1e-6, step: 1e-5, returned: 5e-7, lone_return: 2e-6, aftermath: 0.5 };
+        let runs = Runs { entries: 10, returns: 4, lone_returns: 2, steps: 3, nanos: 8_000 };
+        let kernel = 10e-6 + 30e-6 + 2e-6 + 4e-6;
+        assert!((times.cost(runs) - (kernel + 12e-6)).abs() < 1e-12);
+        let cold = Runs { nanos: 25_600, ..runs };
+        assert!((times.cost(cold) - (kernel + 25.6e-6 + 3.2e-6)).abs() < 1e-12);
         assert!(times.cost(Runs::default()) == 0.0 && Runs::default().mean() == 0.0);
         assert_eq!((runs.count(), runs.and(runs).since(runs)), (16, runs));
-        assert!((runs.mean() - 0.125).abs() < 1e-9);
-        let more = Runs { entries: 100, returns: 20, lone_returns: 10, steps: 0, nanos: 16_250_000_000 };
+        assert!((runs.mean() - 5e-7).abs() < 1e-12);
+        let more = Runs { entries: 100, returns: 20, lone_returns: 10, steps: 0, nanos: 65_000 };
         assert_eq!(runs.scaled(100, 30), more);
         assert_eq!(Runs::default().scaled(100, 30), Runs { entries: 100, returns: 30, ..Runs::default() });
     }

@@ -10,7 +10,7 @@ use super::{
 
 /// Part of the limit that is filled, the part of it below which units are cheap together, and most parts that it is worth to see a
 /// class in.
-const FULL: f64 = 0.75;
+const FULL: f64 = 0.85;
 const CHEAP: f64 = 0.3;
 const MOST_PARTS: f64 = 20.0;
 
