@@ -8,9 +8,13 @@ use std::{
 
 use leaktrace_common::wire::counter;
 
-use crate::tracer::{
-    Counters, Tracer,
-    cost::{HitTimes, Runs, enable_statistics},
+use crate::{
+    host::kernel::{KernelVersion, ReturnProbes},
+    target::Seccomp,
+    tracer::{
+        Counters, Tracer,
+        cost::{HitTimes, Runs, enable_statistics},
+    },
 };
 
 /// Runs that tell what one takes, and how long they are waited for.
@@ -34,9 +38,12 @@ struct Sample {
 }
 
 impl CostMeter {
-    /// Measures the kernel's part of a hit once; what cannot be measured is as elsewhere. `returns`: also of functions' returns.
+    /// Measures the kernel's part of a hit once; what cannot be measured is as elsewhere. `returns`: also of functions' returns, where a
+    /// kernel lets them pass whatever confines this process.
     pub fn calibrate(&mut self, tracer: &mut Tracer, tracefs: &Path, returns: bool) {
         if self.times.is_none() {
+            let safe = |kernel| ReturnProbes::on(kernel, Seccomp::Filter) == ReturnProbes::Safe;
+            let returns = returns && KernelVersion::running().is_some_and(safe);
             let (times, error) = tracer.calibrate(tracefs, returns);
             if let Some(error) = error {
                 log::debug!("what a hit costs cannot be measured: {error}");

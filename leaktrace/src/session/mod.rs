@@ -40,10 +40,9 @@ use crate::{
         threads,
         used_set::UsedSet,
     },
-    host::kernel::{KernelVersion, ReturnProbes},
     model::ledger::{Ledger, Pass, ScanEnd},
     plan::{self, PlanError, ProbePlan},
-    target::{Seccomp, Target, TargetError},
+    target::{Target, TargetError},
     tracer::{
         Counters, Spec, Tracer, TracerError, leftovers,
         load::Sizes,
@@ -322,11 +321,8 @@ impl Session {
         self.keep_standing();
     }
 
-    /// Measures what a hit costs, once. Returns are measured where a kernel lets them pass whatever confines this process.
     fn calibrate(&mut self) {
-        let safe = |kernel| ReturnProbes::on(kernel, Seccomp::Filter) == ReturnProbes::Safe;
-        let returns = !self.plan.returns.is_empty() && KernelVersion::running().is_some_and(safe);
-        self.cost.calibrate(&mut self.tracer, &self.tracefs, returns);
+        self.cost.calibrate(&mut self.tracer, &self.tracefs, !self.plan.returns.is_empty());
     }
 
     /// CPU seconds that the probes have taken from the target, estimated; see [`cost`]. Never more than the target used.

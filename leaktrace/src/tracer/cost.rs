@@ -25,8 +25,8 @@ const STEPS: u32 = 50;
 /// by the work that a service did, a quarter where all is traced, half to two thirds in windows (`docs/watch.md`).
 const AFTERMATH: f64 = 0.25;
 const AFTERMATH_IN_WINDOWS: f64 = 0.5;
-/// Mean time of a run, seconds, from which on that becomes less: such a program finds caches that are cold for the target, too. In services
-/// that rest most of the time, hits cost no more than they take (`docs/watch.md`).
+/// Mean time of a run, seconds, from which on that becomes less: such a program finds caches that are cold for the target, too. It is
+/// assumed, not measured: of windows in services that rest most of the time, too little is seen.
 const COLD_RUN: f64 = 8e-7;
 
 /// Runs of programs and the time they took.

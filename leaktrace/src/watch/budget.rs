@@ -129,10 +129,10 @@ impl Budget {
         let modestly = if slowdown <= MODEST { MODEST_PART * granted - self.modestly } else { f64::INFINITY };
         let left = modestly.min(granted - self.noticed);
         let noticing = noticing(slowdown);
-        // What is expected not to be noticed may be: who has taken too much of that, not only what was lent, gets what hardly can.
+        // What is expected not to be noticed may be: who has taken too much of that, whether or not it is asked back, gets what hardly can.
         if noticing > 0.0 {
             open = open.min(left / noticing - TRAP_SHARE * closing);
-        } else if self.granted_notice(wall, pace) + self.lent_notice(pace) < self.noticed && slowdown > CAREFUL {
+        } else if self.notice_share(pace) * wall + self.lent_notice(pace) < self.noticed && slowdown > CAREFUL {
             return None;
         }
         let surprise = NOTICED_BY_SURPRISE * self.notice_share(pace);

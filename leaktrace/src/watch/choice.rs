@@ -19,7 +19,7 @@ const CURIOUS_OF_PARTS: f64 = 0.1;
 /// Share of all growth below which a class has to wait.
 const MINOR: f64 = 0.05;
 /// Part of the limit up to which a class is seen whole. What turns out to cost more than the limit is cut short.
-pub(super) const WHOLE: f64 = 1.0;
+pub(super) const WHOLE: f64 = 0.9;
 /// Part of the limit that scouts of known cost may take.
 const SCOUTS_SHARE: f64 = 0.5;
 
