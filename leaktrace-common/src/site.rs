@@ -120,7 +120,9 @@ pub struct Site {
     pub op: u8,
     /// One of [`domain`].
     pub domain: u8,
-    pub pad: [u8; 6],
+    /// Not 0: in this window only the addresses that it hands out are noted, not who asks for them.
+    pub witness: u8,
+    pub pad: [u8; 5],
 }
 
 /// log2 of the number of slots in the table of sites.

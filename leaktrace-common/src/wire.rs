@@ -76,6 +76,8 @@ pub struct SiteStats {
     pub hits: u64,
     /// Bit n: it handed out a block of size class n; the highest bit: a block of the C allocator.
     pub classes: u64,
+    /// Of the hits, those that asked for a class that the window is not for, or were scouts': they cost less.
+    pub skipped: u64,
 }
 
 impl SiteStats {
@@ -100,13 +102,16 @@ pub struct Block {
     /// CLOCK_MONOTONIC, nanoseconds, up to [`TICK_NS`] behind: exact for the first block that a thread was handed out in a
     /// tick of the kernel, and one more for each that follows in it.
     pub time_ns: u64,
-    /// Dense stack number, an index of the table of [`StackTotals`].
+    /// Dense stack number, an index of the table of [`StackTotals`]; or [`Self::WITNESSED`].
     pub stack: u32,
     /// Kernel thread id, as the host sees it.
     pub tid: u32,
 }
 
 impl Block {
+    /// [`Self::stack`] of a block that a witness handed out: see [`crate::site::Site::witness`].
+    pub const WITNESSED: u32 = u32::MAX;
+
     const SIZE_MASK: u64 = (1 << 40) - 1;
     const SITE_SHIFT: u32 = 40;
     const SITE_MASK: u64 = (1 << crate::site::SITE_BITS) - 1;

@@ -11,7 +11,7 @@ use leaktrace_common::{
 
 use crate::{
     code,
-    maps::{BLOCKS, STATE, TOTALS, Thread, add, config, count},
+    maps::{BLOCKS, STATE, TOTALS, Thread, WITNESS_SHIFT, add, config, count},
     python, stack, window,
 };
 
@@ -30,18 +30,27 @@ pub struct New {
     pub is_realloc: bool,
 }
 
+/// Whether the site of the request under way is only a witness.
+#[inline(always)]
+fn is_witness(thread: &Thread) -> bool {
+    thread.site >> WITNESS_SHIFT != 0
+}
+
 /// Enters a block under the current stack.
 #[inline(always)]
 pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     let kind = if new.domain >= domain::COUNT as u8 { domain::OBJ } else { new.domain };
-    let stack = stack::current(thread, tid, kind, new.native);
+    let witness = is_witness(thread);
+    let stack = if witness { Block::WITNESSED } else { stack::current(thread, tid, kind, new.native) };
     let block = Block::at_site(new.size, kind, new.in_pool, stamp(thread), stack, tid, thread.site as u32);
     window::gave(thread, new.size, new.in_pool);
-    count(if new.is_realloc { counter::REALLOC } else { counter::ALLOC });
-    if kind == domain::NATIVE {
-        count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
+    if !witness {
+        count(if new.is_realloc { counter::REALLOC } else { counter::ALLOC });
+        if kind == domain::NATIVE {
+            count(if new.is_realloc { counter::NATIVE_REALLOC } else { counter::NATIVE_ALLOC });
+        }
+        add_to_totals(stack, new.size);
     }
-    add_to_totals(stack, new.size);
     code::allocated_at(new.address + u64::from(config().block_head));
     thread.entered = new.address;
     put(new.address, &block);
@@ -72,11 +81,14 @@ pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
         // Older than the attach.
         return;
     };
-    let stack = stack::current(thread, tid, old.domain(), 0);
+    let witness = is_witness(thread);
+    let stack = if witness { Block::WITNESSED } else { stack::current(thread, tid, old.domain(), 0) };
     let block = Block::at_site(old.size(), old.domain(), old.in_pool(), stamp(thread), stack, tid, thread.site as u32);
     window::gave(thread, old.size(), old.in_pool());
-    count(counter::RETAGGED);
-    add_to_totals(stack, old.size());
+    if !witness {
+        count(counter::RETAGGED);
+        add_to_totals(stack, old.size());
+    }
     write(address, &block);
 }
 

@@ -90,7 +90,7 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         }
     }
     if site.op != op::REFILLED && (site.op < op::C_MALLOC || !python::is_pending(thread)) {
-        thread.site = u64::from(slot(ip, config().site_factor));
+        thread.site = u64::from(slot(ip, config().site_factor)) | u64::from(site.witness) << maps::WITNESS_SHIFT;
     }
     if site.op == op::PY_REUSED {
         blocks::reuse(thread, tid, a, b != 0);

@@ -149,6 +149,9 @@ pub mod py_call {
     pub const NESTED: u8 = 3;
 }
 
+/// See [`Thread::site`].
+pub const WITNESS_SHIFT: u32 = 32;
+
 /// Stacks whose numbers a thread remembers.
 pub const KNOWN_STACKS: usize = 16;
 
@@ -169,7 +172,7 @@ pub struct Thread {
     pub py: PyCall,
     /// Of the raw domain.
     pub raw: PyCall,
-    /// Slot of the site that the request under way came through.
+    /// Slot of the site that the request under way came through, and from [`WITNESS_SHIFT`] on whether that is a witness.
     pub site: u64,
     /// The window that the rest belongs to, as [`state::WINDOW`] has it.
     pub window: u64,

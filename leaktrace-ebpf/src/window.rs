@@ -60,10 +60,16 @@ pub fn is_for(size: u64) -> bool {
     STATE.get(state::CLASSES).is_none_or(|classes| classes & bit(size) != 0)
 }
 
-/// Notes that a site asks pymalloc for so many bytes.
+/// Notes that a site asks pymalloc for so many bytes, and that this is all that is noted.
 #[inline(always)]
 pub fn asked(slot: u32, size: u64) {
-    serves(slot, bit(size));
+    if let Some(stats) = SITE_STATS.get_ptr_mut(slot) {
+        // SAFETY: a map value of this type.
+        unsafe {
+            (*stats).classes |= bit(size);
+            (*stats).skipped += 1;
+        }
+    }
 }
 
 /// Bit of a size class.

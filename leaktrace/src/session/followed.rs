@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     thread,
     time::Duration,
 };
@@ -90,8 +90,15 @@ impl Session {
         watch.exposures.coalesce(self.ledger.timeline());
         watch.units.suspects = watch.followers.blocks().filter_map(|block| watch.units.at_slot(block.site())).collect();
         let living = living(&self.interpreter, watch);
-        watch.units.recount(&living);
-        watch.units.doubts = doubts(&self.interpreter, watch, &living);
+        let (doubts, refuted) = doubts(&self.interpreter, watch, &living);
+        watch.units.doubts = doubts;
+        // What is another's tells nothing of what its class grows by.
+        let of = |block: &Block| (watch.of(&self.interpreter, block), block.stack);
+        let own = watch.followers.blocks().map(|block| (of(block), block)).filter(|(of, _)| !refuted.contains(of));
+        let own = Living::of(own.map(|(((class, unit), _), block)| (class, unit, block.time_ns)));
+        watch.units.recount(&own);
+        let exposures = &watch.exposures;
+        watch.units.quieten(&watch.classes.growing(), |class, unit| exposures.is_quiet(class, unit, &living));
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };
@@ -108,31 +115,40 @@ impl Session {
     }
 }
 
-/// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more.
-fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> BTreeMap<u32, Doubt> {
+/// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more; and the stacks whose
+/// blocks are others'.
+fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> (BTreeMap<u32, Doubt>, HashSet<(Of, u32)>) {
     let mut births: HashMap<(Of, u32), Vec<u64>> = HashMap::new();
-    for block in watch.followers.blocks() {
+    for block in watch.followers.blocks().filter(|block| block.stack != Block::WITNESSED) {
         births.entry((watch.of(interpreter, block), block.stack)).or_default().push(block.time_ns);
     }
     let mut stacks: Vec<((Of, u32), Vec<u64>)> = births.into_iter().collect();
     stacks.sort_by_key(|(of, births)| (Reverse(births.len()), *of));
     let mut looked: HashMap<u32, usize> = HashMap::new();
-    let mut doubts = BTreeMap::new();
-    for (((class, unit), _), births) in stacks {
+    let mut all: HashMap<u32, usize> = HashMap::new();
+    for (((class, _), _), births) in &stacks {
+        *all.entry(*class).or_default() += births.len();
+    }
+    let (mut doubts, mut refuted) = (BTreeMap::new(), HashSet::new());
+    for (of @ ((class, unit), _), births) in stacks {
         let looked = looked.entry(class).or_default();
         *looked += 1;
-        if *looked > MOST_DOUBTED || doubts.contains_key(&class) {
-            continue;
+        let Some(unit) = unit.filter(|_| *looked <= MOST_DOUBTED) else { continue };
+        let owner = watch.exposures.owner(class, Some(unit), &births, living);
+        if owner == Owner::Another {
+            refuted.insert(of);
         }
-        let Some(unit) = unit else { continue };
-        if let Owner::Doubtful(mut rivals) = watch.exposures.owner(class, Some(unit), &births, living) {
-            let seen = |unit: usize| watch.exposures.seconds(class, Some(unit));
+        if let Owner::Doubtful(mut rivals) = owner
+            && !doubts.contains_key(&class)
+        {
+            let seen = |unit: usize| watch.exposures.seconds_armed(class, unit);
             rivals.sort_by(|&a, &b| seen(a).total_cmp(&seen(b)));
             let turn = rivals.first().copied().filter(|&rival| seen(rival) < seen(unit)).unwrap_or(unit);
-            doubts.insert(class, Doubt { unit, rivals, turn });
+            let share = births.len() as f64 / all[&class] as f64;
+            doubts.insert(class, Doubt { unit, rivals, turn, share });
         }
     }
-    doubts
+    (doubts, refuted)
 }
 
 /// The births of the blocks that are followed.
@@ -143,10 +159,10 @@ pub(super) fn living(interpreter: &Interpreter, watch: &Watch) -> Living {
     }))
 }
 
-/// The blocks that are followed and count.
+/// The blocks that are followed and count: of whom it is known who asked for them, and that they still are the same.
 fn that_count<'a>(interpreter: &'a Interpreter, watch: &'a Watch) -> impl Iterator<Item = &'a Block> {
     let mut is_tested = is_tested(interpreter, watch);
-    watch.followers.blocks().filter(move |block| is_tested(block))
+    watch.followers.blocks().filter(move |block| block.stack != Block::WITNESSED && is_tested(block))
 }
 
 /// Whether a block that is followed counts: later windows have tested it.

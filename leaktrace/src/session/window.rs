@@ -38,7 +38,7 @@ const OFTEN_RESTS: f64 = 0.5;
 /// It may spend what it was granted so many times meanwhile: the next one waits until that is earned.
 const OVERDRAFT: f64 = 2.0;
 /// CPU seconds of work, at least, that a window is reckoned to slow, and one of scouts: one request is.
-const LEAST_WORK: f64 = 0.005;
+pub(super) const LEAST_WORK: f64 = 0.005;
 const LEAST_WORK_OF_SCOUTS: f64 = 0.002;
 /// And so much below which it is not asked who noticed.
 const LEAST_NOTICED: f64 = 0.002;

@@ -2,21 +2,24 @@
 
 use std::{collections::HashMap, thread, time::Duration};
 
-use leaktrace_common::wire::{Block, window};
+use leaktrace_common::wire::{Block, SiteStats, window};
 
-use super::{Session, SessionError, window::LOOK};
+use super::{
+    Session, SessionError,
+    window::{LEAST_WORK, LOOK, Opened, Passed},
+};
 use crate::{
     cpython::Interpreter,
     model::trail::seconds,
     tracer::sweep::now_ns,
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
-        budget::{Grant, LONGEST},
+        budget::{Grant, LONGEST, SHORTEST},
         classes::{Found, LARGE},
         exposure::Exposure,
         followers::{Follower, HandedOut},
         latency::{MODEST, NOTICED},
-        units::{Gentle, Growing, Selection},
+        units::{Gentle, Growing, Selection, weight},
     },
 };
 
@@ -33,6 +36,8 @@ const GENTLE: f64 = 0.6 * NOTICED;
 /// How much more each may cost after one that was not noticed; half as much after one that was, and so much at least.
 const BOLDER: f64 = 1.1;
 const LEAST_BOLD: f64 = 0.1;
+/// How long a window that was drawn waits until it is afforded, seconds; then another one is drawn.
+const MOST_PATIENCE: f64 = 20.0;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
@@ -47,8 +52,11 @@ const MOST_TAIL: f64 = 10.0;
 const LEAST_CPU: f64 = 5e-4;
 /// How much more or less work than is usual in its time a window is believed to have seen.
 const MOST_UNUSUAL: f64 = 3.0;
-/// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
+/// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate. By how much of itself
+/// it may be too high, and which part of what is usual the target does at least.
 const LEAST_OWN: f64 = 0.02;
+const TOO_DEAR: f64 = 0.4;
+const LEAST_USUAL: f64 = 0.5;
 
 /// Blocks that the kernel's table has room for, at most: it is gone through after each window, and the empty places of a larger one take
 /// the kernel milliseconds, in which nobody else has that processor.
@@ -76,6 +84,9 @@ pub struct Watch {
     pub(super) exposures: Exposures,
     pub(super) followers: Followers,
     random: fastrand::Rng,
+    /// What the next window is drawn by, until there was one: else those that are soonest afforded would be drawn most. And since when.
+    draw: u64,
+    drawn_ns: u64,
     /// When the pools may be read again, and when the next window may open; in the clock of the wire.
     pub(super) next_reading_ns: u64,
     next_window_ns: u64,
@@ -104,6 +115,8 @@ impl Watch {
             exposures: Exposures::default(),
             followers: Followers::new(glibc),
             random: fastrand::Rng::new(),
+            draw: 0,
+            drawn_ns: 0,
             next_reading_ns: 0,
             next_window_ns: 0,
             windows: 0,
@@ -120,6 +133,10 @@ impl Watch {
 
     pub(super) fn limit(&self) -> f64 {
         self.limits.max_slowdown - 1.0
+    }
+
+    fn draw_anew(&mut self) {
+        (self.draw, self.drawn_ns) = (self.random.u64(..), now_ns());
     }
 
     pub(super) fn of(&self, interpreter: &Interpreter, block: &Block) -> Of {
@@ -152,6 +169,11 @@ impl Session {
         let wall = seconds(now - self.start_ns).max(0.1);
         let limit = watch.limit();
         let growing = watch.classes.growing();
+        let pace = watch.budget.pace(cpu, wall);
+        watch.units.bear(pace * SHORTEST, LEAST_WORK);
+        if seconds(now.saturating_sub(watch.drawn_ns)) > MOST_PATIENCE {
+            watch.draw_anew();
+        }
         let hit = watch.hit_cost.seconds();
         let grant = |selection: &Selection| {
             let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
@@ -164,14 +186,19 @@ impl Session {
             hit_seconds: watch.cold_hit_cost.seconds(),
             scout_seconds: watch.scout_cost.seconds(),
         };
-        let chosen = watch.units.choose(&growing, limit, hit, gentle, &mut watch.random);
+        let mut draw = fastrand::Rng::with_seed(watch.draw);
+        let chosen = watch.units.choose(&growing, limit, hit, gentle, &mut draw);
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
+        let is_drawn = afforded.is_some();
         let Some((grant, selection)) = afforded.or_else(|| {
             let selection = watch.units.choose_unnoticed(&growing, limit, hit, gentle, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
             return Ok(());
         };
+        if is_drawn {
+            watch.draw_anew();
+        }
         self.open(&growing, &selection, grant)
     }
 
@@ -201,25 +228,30 @@ impl Session {
         word |= if armed(watch.units.c) { 0 } else { window::NO_C };
         word |= if armed(watch.units.refill) { 0 } else { window::NO_REFILL };
         word |= if selection.scouts.is_some() { window::SCOUTS } else { 0 };
+        let witnesses = selection.witnesses.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
+        self.tracer.set_witnesses(witnesses.collect())?;
         self.tracer.set_window(word, selection.classes())?;
         self.cost.begin_sample(&self.tracer);
         let opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = self.cost_of(opened.whole.runs);
+        let runs = opened.whole.runs.count() as f64;
+        let cheap = if selection.scouts.is_some() { 0.0 } else { cheap_hits(watch, selection, &opened) as f64 };
         let cost = match selection.scouts {
             Some(_) => &mut watch.scout_cost,
             None if selection.expected <= MODEST => &mut watch.cold_hit_cost,
             None => &mut watch.hit_cost,
         };
-        cost.enter(opened.whole.runs.count(), hits);
+        cost.enter(runs * weight(runs, cheap), hits);
         let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
-        let own = (opened.whole.cpu_seconds - hits).max(LEAST_OWN * opened.whole.cpu_seconds);
+        let own = own_work(opened.whole, hits, grant);
         let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
         let (limit, hit_seconds) = (watch.limit(), watch.scout_cost.seconds());
         // What is done in it, where the target has nothing to wait for, is that much less.
         let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
         let usual = own * grant.open / grant.work;
-        watch.units.enter(selection, open.min(usual) * progress, own, limit, hit_seconds, |slot| {
+        let work = (own, grant.work * open / grant.open * progress);
+        watch.units.enter(selection, open.min(usual) * progress, work, limit, hit_seconds, |slot| {
             opened.stats.get(&slot).copied().unwrap_or_default()
         });
         let patience = watch.random.f64();
@@ -227,7 +259,7 @@ impl Session {
         let noticed_before = watch.budget.noticed();
         for (index, part) in opened.parts.iter().enumerate() {
             let hits = self.cost_of(part.runs);
-            let own = (part.cpu_seconds - hits).max(LEAST_OWN * part.cpu_seconds);
+            let own = own_work(*part, hits, grant);
             if own > 0.005 {
                 watch.slowest = watch.slowest.max(part.cpu_seconds / own);
             }
@@ -248,10 +280,11 @@ impl Session {
         watch.open_seconds += open;
         watch.closing = closing;
         log::debug!(
-            "window {}: {} units{}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits ({:.2} ms) in {:.2} ms of CPU of \
+            "window {}: {} units ({} witnesses){}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits, {cheap} of them cheap ({:.2} ms) in {:.2} ms of CPU of \
              {:.2}, {} survivors",
             watch.windows,
             selection.units.len(),
+            selection.witnesses.len(),
             if selection.scouts.is_some() { " (scouts)" } else { "" },
             if selection.sights.iter().any(|sight| !sight.left_out.is_empty()) { " (a part)" } else { "" },
             selection.classes(),
@@ -316,6 +349,26 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// CPU seconds that the target worked itself in what went by, of which hits are reckoned at `hits` CPU seconds. Where these were nearly all of it,
+/// a small error of theirs is a large one of the rest, and what is usual in that time says more.
+fn own_work(passed: Passed, hits: f64, grant: Grant) -> f64 {
+    let cpu = passed.cpu_seconds;
+    let usual = grant.work * passed.open / grant.open;
+    let at_least = (LEAST_USUAL * usual).min(cpu - (1.0 - TOO_DEAR) * hits);
+    (cpu - hits).max(at_least).max(LEAST_OWN * cpu)
+}
+
+/// Hits that only were counted, or were those of witnesses.
+fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened) -> u64 {
+    let cheap = |&unit: &usize| {
+        let is_witness = selection.witnesses.binary_search(&unit).is_ok();
+        let stats = watch.units.get(unit).slots.iter().filter_map(|slot| opened.stats.get(slot));
+        let cheap = |of: &SiteStats| if is_witness { of.hits } else { of.skipped };
+        stats.map(|(before, after)| cheap(after).saturating_sub(cheap(before))).sum::<u64>()
+    };
+    selection.units.iter().map(cheap).sum()
 }
 
 /// Whether no request is expected to notice a window.

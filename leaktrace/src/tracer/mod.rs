@@ -134,6 +134,8 @@ pub struct Tracer {
     windows: bool,
     /// Slots of the sites of windows whose instruction is single-stepped.
     stepped: Vec<u32>,
+    /// Slots of the sites that are witnesses.
+    witnesses: BTreeSet<u32>,
 }
 
 impl Tracer {
@@ -168,7 +170,7 @@ impl Tracer {
             .plan
             .probes
             .iter()
-            .map(|p| Site { ip: p.address, a: p.a, b: p.b, op: p.op, domain: p.domain, pad: [0; 6] })
+            .map(|p| Site { ip: p.address, a: p.a, b: p.b, op: p.op, domain: p.domain, witness: 0, pad: [0; 5] })
             .collect();
         let mut ebpf = load::load(object::OBJECT, &config, &sites, spec.sizes, spec.verbose)?;
         // Now, while all maps are still here: their descriptors are in the programs' instructions.
@@ -197,6 +199,7 @@ impl Tracer {
             site_factor,
             windows: spec.windows,
             stepped: stepped.map(|probe| site::slot(probe.address, site_factor)).collect(),
+            witnesses: BTreeSet::new(),
         })
     }
 
@@ -292,6 +295,19 @@ impl Tracer {
     pub fn set_window(&mut self, word: u64, classes: u64) -> Result<(), TracerError> {
         self.set_state(state::CLASSES, classes)?;
         self.set_state(state::WINDOW, word)
+    }
+
+    /// Has the sites of these slots be witnesses in the next window, and no others: see [`Site::witness`].
+    pub fn set_witnesses(&mut self, slots: BTreeSet<u32>) -> Result<(), TracerError> {
+        let failed = |source| TracerError::Load(LoadError::Map { name: "SITES", source });
+        let table = self.ebpf.map_mut("SITES").ok_or(LoadError::Missing("map SITES"))?;
+        let mut table = Array::<_, Site>::try_from(table).map_err(failed)?;
+        for &slot in self.witnesses.symmetric_difference(&slots) {
+            let site = table.get(&slot, 0).map_err(failed)?;
+            table.set(slot, Site { witness: slots.contains(&slot).into(), ..site }, 0).map_err(failed)?;
+        }
+        self.witnesses = slots;
+        Ok(())
     }
 
     /// What the site of a slot did in windows.

@@ -9,7 +9,7 @@ const AIM: f64 = 0.95;
 /// CPU seconds of the target for which the account is good at the start, so that the first window does not have to wait.
 const ADVANCE: f64 = 0.05;
 /// A window is open for at least so many seconds: below, arming and disarming is most of it.
-const SHORTEST: f64 = 0.06;
+pub const SHORTEST: f64 = 0.06;
 /// And for at most so many where all requests notice it: they meet one or two parts of so many.
 pub const LONGEST: f64 = 0.3;
 /// Slowdown up to which a request hardly can notice a window, however wrong the estimate.
@@ -70,8 +70,8 @@ impl HitCost {
     }
 
     /// Enters a window with so many hits, and what they cost together.
-    pub fn enter(&mut self, hits: u64, seconds: f64) {
-        self.hits = MEMORY * self.hits + hits as f64;
+    pub fn enter(&mut self, hits: f64, seconds: f64) {
+        self.hits = MEMORY * self.hits + hits;
         self.seconds = MEMORY * self.seconds + seconds;
     }
 
@@ -141,7 +141,7 @@ impl Budget {
     }
 
     /// Cores that the target has used so far.
-    fn pace(&self, cpu_seconds: f64, wall: f64) -> f64 {
+    pub fn pace(&self, cpu_seconds: f64, wall: f64) -> f64 {
         ((cpu_seconds - self.opened_at) / wall.max(1e-3)).max(1e-6)
     }
 
@@ -319,8 +319,8 @@ mod tests {
         let mut cost = HitCost::default();
         assert!((cost.seconds() - HIT_SECONDS).abs() < 1e-12);
         for _ in 0..20 {
-            cost.enter(5000, 0.005);
-            cost.enter(60, 0.0006);
+            cost.enter(5000.0, 0.005);
+            cost.enter(60.0, 0.0006);
         }
         assert!((1.0e-6..1.2e-6).contains(&cost.seconds()), "{cost:?}");
     }

@@ -55,8 +55,8 @@ impl Units {
 
     /// Seconds of hits per second of the target's own work, of all that may serve a class; `None` where a part was never armed.
     pub(super) fn known_cost(&self, of: &Growing, hit_seconds: f64) -> Option<f64> {
-        let rates = self.serving(&[of]).into_iter().map(|index| self.get(index).rate());
-        rates.sum::<Option<f64>>().map(|rate| rate * hit_seconds)
+        let units = self.serving(&[of]);
+        units.iter().all(|&index| self.get(index).rate().is_some()).then(|| self.cost(&units, hit_seconds))
     }
 
     /// A window for classes of known cost.
@@ -91,7 +91,8 @@ impl Units {
         if let Some((_, part @ Some(_), _)) = order.first_mut() {
             return part.take();
         }
-        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: None, sights: Vec::new() };
+        let mut selection =
+            Selection { units: Vec::new(), expected: 0.0, scouts: None, sights: Vec::new(), witnesses: Vec::new() };
         let mut chosen: Vec<&Growing> = Vec::new();
         for (of, _, _) in order {
             chosen.push(of);
@@ -104,8 +105,10 @@ impl Units {
                 chosen.pop();
             }
         }
+        let witnesses = self.quiet(&selection.units);
         let complete = growing.iter().filter(|of| self.is_complete(&selection, of));
-        selection.sights = complete.map(|of| Sight { class: of.class, left_out: Vec::new() }).collect();
+        selection.sights = complete.map(|of| Sight::new(of.class, Vec::new(), &witnesses)).collect();
+        selection.witnesses = witnesses;
         (!chosen.is_empty()).then_some(selection)
     }
 
@@ -145,7 +148,13 @@ impl Units {
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
-        let mut selection = Selection { units: Vec::new(), expected: 0.0, scouts: Some(seconds), sights: Vec::new() };
+        let mut selection = Selection {
+            units: Vec::new(),
+            expected: 0.0,
+            scouts: Some(seconds),
+            sights: Vec::new(),
+            witnesses: Vec::new(),
+        };
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
         for index in self.serving(&[of]) {
             let unit = self.get(index);
@@ -158,7 +167,7 @@ impl Units {
         }
         if unknown.is_empty() {
             // All that together hardly costs anything; else what was armed for the shortest time.
-            let cost = |index: usize| self.cost(&[index], gentle.scout_seconds);
+            let cost = |index: usize| self.cost_of_hits(index, gentle.scout_seconds);
             unsure.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
             let mut sum = 0.0;
             let few = unsure.iter().take_while(|&&index| {
@@ -216,7 +225,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let selection = units.choose(&growing(&[0]), 1.0, HIT, GENTLE, &mut random).unwrap();
         assert_eq!(selection.units, [0, 2]);
-        assert_eq!(selection.sights, [Sight { class: 0, left_out: vec![] }]);
+        assert_eq!(selection.sights, [Sight { class: 0, left_out: vec![], witnesses: vec![] }]);
         assert!((selection.expected - 0.3).abs() < 1e-3 && selection.scouts.is_none());
         let scouts = units.choose(&growing(&[3]), 1.0, HIT, GENTLE, &mut random).unwrap();
         assert!(scouts.units == [2] && scouts.scouts.is_some(), "it is to be known first: {scouts:?}");
@@ -250,12 +259,15 @@ mod tests {
             chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
         };
         let window = (1.0, Exposure { begin_ns: 1, end_ns: 2, seconds: 0.1 });
-        units.enter_survivors(&growing, &[Sight { class: 0, left_out: vec![1] }], window, false, |_| Found {
-            blocks: 20,
-            bytes: 0,
-        });
+        units.enter_survivors(
+            &growing,
+            &[Sight { class: 0, left_out: vec![1], witnesses: vec![] }],
+            window,
+            false,
+            |_| Found { blocks: 20, bytes: 0 },
+        );
         let before = parts(&units, 5);
-        let whole = [Sight { class: LARGE, left_out: vec![] }];
+        let whole = [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }];
         units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 1, bytes: 900 });
         let after = parts(&units, 5);
         assert!(after < before * 4 / 5, "{before}, then {after}");
@@ -272,8 +284,8 @@ mod tests {
             "{selection:?}"
         );
         assert!(!selection.units.contains(&3) && !selection.units.contains(&4), "{selection:?}");
-        let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4 });
-        units.enter(&selection, 0.1, 0.1, 1.0, HIT, hits);
+        let hits = |_| (SiteStats::default(), SiteStats { hits: 10, classes: 4, skipped: 0 });
+        units.enter(&selection, 0.1, (0.1, 0.0), 1.0, HIT, hits);
         let known = |&unit: &usize| units.get(unit).rate() == Some(100.0) && units.get(unit).classes & 4 != 0;
         assert!(selection.units.iter().all(known));
         // They cost nothing, so the next time there may be more.

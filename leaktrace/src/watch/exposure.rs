@@ -22,6 +22,14 @@ pub struct Sight {
     /// Units that may serve the class and are not armed, in order: an address that one of them hands out again passes for a block
     /// of whoever had it before. Where there is none, whose a block is is known.
     pub left_out: Vec<usize>,
+    /// Units of which only the addresses that they hand out are noted, not who asks for them, in order.
+    pub witnesses: Vec<usize>,
+}
+
+impl Sight {
+    pub fn new(class: u32, left_out: Vec<usize>, witnesses: &[usize]) -> Self {
+        Self { class, left_out, witnesses: witnesses.to_vec() }
+    }
 }
 
 /// Windows that must have seen a class since a block was born, for it to count. What lies in memory of the C allocator may be
@@ -40,6 +48,8 @@ const OLD: u64 = 6;
 const MANY_WINDOWS: u32 = 3;
 const MANY: f64 = 12.0;
 const NEXT_TO_NONE: f64 = 0.1;
+/// Windows that a unit without blocks was armed in before it is quiet.
+const ENOUGH_WINDOWS: usize = 3;
 /// So many are expected where none speaks against it.
 const ANYTHING: f64 = 4.0;
 
@@ -102,19 +112,32 @@ impl Rival {
     }
 }
 
-/// Windows that saw a class, oldest first, each with what it left out.
-type Seen = Vec<(Exposure, Vec<usize>)>;
+/// A window that saw a class.
+#[derive(Debug, Clone, PartialEq)]
+struct Window {
+    exposure: Exposure,
+    left_out: Vec<usize>,
+    witnesses: Vec<usize>,
+}
 
-/// The same, by class.
+impl Window {
+    /// Whether it tells of what a unit hands out who asked for it.
+    fn traces(&self, unit: Option<usize>) -> bool {
+        unit.is_none_or(|unit| !is_in(&self.left_out, unit) && !is_in(&self.witnesses, unit))
+    }
+}
+
+/// Windows by the class that they saw, oldest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Exposures {
-    classes: HashMap<u32, Seen>,
+    classes: HashMap<u32, Vec<Window>>,
 }
 
 impl Exposures {
     /// Enters a window that saw a class.
     pub fn enter(&mut self, sight: &Sight, window: Exposure) {
-        self.classes.entry(sight.class).or_default().push((window, sight.left_out.clone()));
+        let Sight { class, left_out, witnesses } = sight.clone();
+        self.classes.entry(class).or_default().push(Window { exposure: window, left_out, witnesses });
     }
 
     /// Forgets that a class was seen: not all of it was armed.
@@ -125,8 +148,9 @@ impl Exposures {
     /// What a unit handed out of a class before this time, in the clock of the wire, was seen again, often enough: later windows had
     /// the unit armed. An address that it hands out again and again passes for a survivor until then.
     pub fn tested_until(&self, class: u32, unit: Option<usize>) -> u64 {
-        let windows: Vec<&Exposure> = self.armed(class, unit).collect();
-        windows.len().checked_sub(tests(class)).and_then(|first| windows.get(first)).map_or(0, |first| first.begin_ns)
+        let windows: Vec<&Window> = self.armed(class, unit).collect();
+        let first = windows.len().checked_sub(tests(class)).and_then(|first| windows.get(first));
+        first.map_or(0, |first| first.exposure.begin_ns)
     }
 
     /// Whose the blocks are that were handed out to one stack by `unit`, and born at these times. They may be those of a unit that some
@@ -134,14 +158,14 @@ impl Exposures {
     /// together; or unless that unit has hardly any in the windows that armed it: who leaks them would. `living`: of all stacks.
     pub fn owner(&self, class: u32, unit: Option<usize>, births: &[u64], living: &Living) -> Owner {
         let Some(seen) = self.classes.get(&class) else { return Owner::Doubtful(Vec::new()) };
-        let left_out: BTreeSet<usize> = seen.iter().flat_map(|(_, left_out)| left_out.iter().copied()).collect();
+        let left_out: BTreeSet<usize> = seen.iter().flat_map(|window| window.left_out.iter().copied()).collect();
         let mut rivals: Vec<Rival> = left_out.into_iter().map(Rival::new).collect();
         if rivals.is_empty() {
             return Owner::Stack;
         }
         let mut counts = vec![0_u32; seen.len()];
         for birth in births {
-            let after = seen.partition_point(|(window, _)| window.begin_ns <= *birth);
+            let after = seen.partition_point(|window| window.exposure.begin_ns <= *birth);
             if let Some(count) = after.checked_sub(1).and_then(|index| counts.get_mut(index)) {
                 *count += 1;
             }
@@ -150,11 +174,18 @@ impl Exposures {
         let has_them = |count: u32, seconds: f64| f64::from(count) >= FEW * rate * seconds;
         // What has grown old since was not in the middle of a request.
         let (first, last) =
-            (seen.first().map_or(0, |seen| seen.0.begin_ns), seen.last().map_or(0, |seen| seen.0.end_ns));
+            (seen.first().map_or(0, |seen| seen.exposure.begin_ns), seen.last().map_or(0, |seen| seen.exposure.end_ns));
         let old = last - last.saturating_sub(first) / OLD;
-        for ((window, left_out), count) in seen.iter().zip(counts) {
+        for (Window { exposure: window, left_out, witnesses }, count) in seen.iter().zip(counts) {
             if unit.is_some_and(|unit| is_in(left_out, unit)) {
                 continue;
+            }
+            // Of a witness it is known how many there are, not whose: where there are next to none, the stack has none.
+            if let Some(unit) = unit.filter(|&unit| is_in(witnesses, unit)) {
+                let all = living.count(class, unit, window.begin_ns, window.end_ns);
+                if all as f64 >= NEXT_TO_NONE * rate * window.seconds {
+                    continue;
+                }
             }
             let fewest = if left_out.is_empty() { 1 } else { FEWEST };
             let shows_all = count >= fewest && has_them(count, window.seconds);
@@ -188,37 +219,52 @@ impl Exposures {
     /// Whether `unit` itself has next to none of the blocks that become `rate` more in each second `since` a time, in windows that
     /// should have shown many of them.
     fn has_none(&self, class: u32, unit: usize, rate: f64, since: u64, living: &Living) -> bool {
-        let windows = self.tested(class, Some(unit)).filter(|window| window.begin_ns >= since);
-        let expected = rate * windows.map(|window| window.seconds).sum::<f64>();
+        let windows = self.tested(class, Some(unit)).map(|window| window.exposure).filter(|of| of.begin_ns >= since);
+        let expected = rate * windows.map(|of| of.seconds).sum::<f64>();
         let own = living.count(class, unit, since, self.tested_until(class, Some(unit)));
         expected >= MANY && (own as f64) < NEXT_TO_NONE * expected
     }
 
-    /// Seconds for which the class was seen with a unit armed, without the last times: what was born then is not tested yet.
+    /// Whether a unit was seen in windows and has no blocks of a class. What it is from then on asked for does not have to be told
+    /// from each other, until it has one.
+    pub fn is_quiet(&self, class: u32, unit: usize, living: &Living) -> bool {
+        self.armed(class, Some(unit)).nth(ENOUGH_WINDOWS - 1).is_some() && living.count(class, unit, 0, u64::MAX) == 0
+    }
+
+    /// Seconds for which the class was seen with a unit armed, be it as a witness.
+    pub fn seconds_armed(&self, class: u32, unit: usize) -> f64 {
+        self.armed(class, Some(unit)).map(|window| window.exposure.seconds).sum()
+    }
+
+    /// Seconds for which it was seen for whom a unit hands out blocks of the class, without the last times: what was born then is not
+    /// tested yet.
     pub fn seconds(&self, class: u32, unit: Option<usize>) -> f64 {
-        self.tested(class, unit).map(|exposure| exposure.seconds).sum()
+        self.traced(class, unit).map(|exposure| exposure.seconds).sum()
     }
 
     /// The same by cohort.
     pub fn by_cohort(&self, class: u32, unit: Option<usize>, timeline: &Timeline) -> Vec<f64> {
         let mut cohorts = vec![0.0; timeline.cohorts()];
         if !cohorts.is_empty() {
-            for exposure in self.tested(class, unit) {
+            for exposure in self.traced(class, unit) {
                 cohorts[timeline.cohort_of(exposure.begin_ns)] += exposure.seconds;
             }
         }
         cohorts
     }
 
-    fn tested(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
+    fn traced(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
+        self.tested(class, unit).filter(move |window| window.traces(unit)).map(|window| &window.exposure)
+    }
+
+    fn tested(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Window> {
         let tested = self.armed(class, unit).count().saturating_sub(tests(class));
         self.armed(class, unit).take(tested)
     }
 
-    fn armed(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Exposure> {
-        let armed = move |left_out: &[usize]| unit.is_none_or(|unit| !is_in(left_out, unit));
-        let windows = self.classes.get(&class).into_iter().flatten();
-        windows.filter(move |(_, left_out)| armed(left_out)).map(|(exposure, _)| exposure)
+    fn armed(&self, class: u32, unit: Option<usize>) -> impl Iterator<Item = &Window> {
+        let armed = move |window: &&Window| unit.is_none_or(|unit| !is_in(&window.left_out, unit));
+        self.classes.get(&class).into_iter().flatten().filter(armed)
     }
 
     /// Joins windows of one cohort that are alike, but for the last ones: cohorts only ever merge, so this loses nothing, and the
@@ -226,11 +272,14 @@ impl Exposures {
     pub fn coalesce(&mut self, timeline: &Timeline) {
         for seen in self.classes.values_mut() {
             let last = seen.split_off(seen.len().saturating_sub(LAST));
-            seen.dedup_by(|(later, later_out), (earlier, out)| {
-                let same =
-                    timeline.cohort_of(later.begin_ns) == timeline.cohort_of(earlier.begin_ns) && later_out == out;
+            seen.dedup_by(|later, earlier| {
+                let cohort = |window: &Window| timeline.cohort_of(window.exposure.begin_ns);
+                let same = cohort(later) == cohort(earlier)
+                    && later.left_out == earlier.left_out
+                    && later.witnesses == earlier.witnesses;
                 if same {
-                    *earlier = Exposure { end_ns: later.end_ns, seconds: earlier.seconds + later.seconds, ..*earlier };
+                    earlier.exposure.end_ns = later.exposure.end_ns;
+                    earlier.exposure.seconds += later.exposure.seconds;
                 }
                 same
             });
@@ -269,7 +318,7 @@ mod tests {
     }
 
     fn without(class: u32, left_out: &[usize]) -> Sight {
-        Sight { class, left_out: left_out.to_vec() }
+        Sight { class, left_out: left_out.to_vec(), witnesses: Vec::new() }
     }
 
     #[test]
@@ -365,6 +414,39 @@ mod tests {
         let late: Vec<u64> = vec![51; 20];
         let only_late = exposures.owner(0, Some(6), &late, &Living::default());
         assert_eq!(only_late, Owner::Doubtful(vec![4]), "no window has tested it since");
+    }
+
+    #[test]
+    fn of_a_witness_it_is_known_what_it_hands_out_not_to_whom() {
+        let mut exposures = Exposures::default();
+        let witness = |unit| Sight { witnesses: vec![unit], ..whole(0) };
+        exposures.enter(&without(0, &[6]), window(10, 0.1));
+        exposures.enter(&without(0, &[6]), window(20, 0.1));
+        for begin in [30, 50, 70] {
+            exposures.enter(&witness(4), window(begin, 0.1));
+        }
+        exposures.enter(&whole(0), window(90, 0.1));
+        let seconds = |unit| exposures.seconds(0, Some(unit));
+        assert!((seconds(4) - 0.2).abs() < 1e-9 && (seconds(6) - 0.3).abs() < 1e-9);
+        assert_eq!(exposures.tested_until(0, Some(4)), 90, "but its addresses are seen to");
+        let births: Vec<u64> = [11, 21].into_iter().flat_map(|birth| [birth; 20]).collect();
+        let owner = |living: &Living| exposures.owner(0, Some(4), &births, living);
+        assert_eq!(owner(&Living::default()), Owner::Another, "it had none in windows that armed the other too");
+        let some = [30, 50, 70].into_iter().flat_map(|birth| [(0, Some(4), birth); 20]);
+        assert_eq!(owner(&Living::of(some)), Owner::Doubtful(vec![6]), "it has some: whose is not known");
+    }
+
+    #[test]
+    fn who_was_seen_and_has_none_is_quiet() {
+        let mut exposures = Exposures::default();
+        let is_quiet = |exposures: &Exposures, unit, living: &Living| exposures.is_quiet(0, unit, living);
+        for begin in [10, 20] {
+            exposures.enter(&without(0, &[5]), window(begin, 0.1));
+        }
+        assert!(!is_quiet(&exposures, 4, &Living::default()), "not seen enough");
+        exposures.enter(&whole(0), window(30, 0.1));
+        assert!(is_quiet(&exposures, 4, &Living::default()) && !is_quiet(&exposures, 5, &Living::default()));
+        assert!(!is_quiet(&exposures, 4, &Living::of([(0, Some(4), 31)].into_iter())), "it has one");
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::{
 const FULL: f64 = 0.85;
 const CHEAP: f64 = 0.3;
 const MOST_PARTS: f64 = 20.0;
+/// What a unit may seem to cost, as a part of the limit, of which too little was seen to say so.
+const HARDLY_SEEN: f64 = 2.0;
 
 impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
@@ -38,13 +40,14 @@ impl Units {
         }
         let window = |of: &Growing| {
             self.known_cost(of, hit_seconds)?;
-            let (units, left_out) = self.part_of(of, gentle.slowdown, gentle.hit_seconds, None);
+            let Part { units, left_out, .. } = self.part_of(of, gentle.slowdown, gentle.hit_seconds, None);
             let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
             let expected = self.cost(&units, gentle.hit_seconds);
-            let sights = vec![Sight { class: of.class, left_out }];
+            let witnesses = self.quiet(&units);
+            let sights = vec![Sight::new(of.class, left_out, &witnesses)];
             let weight = self.interest(of.class, true) * of.blocks_per_second;
             (serves && expected <= gentle.slowdown)
-                .then_some((weight, Selection { units, expected, scouts: None, sights }))
+                .then_some((weight, Selection { units, expected, scouts: None, sights, witnesses }))
         };
         let windows: Vec<(f64, Selection)> = growing.iter().filter_map(window).collect();
         let mut at = random.f64() * windows.iter().map(|(weight, _)| weight).sum::<f64>();
@@ -55,20 +58,48 @@ impl Units {
         chosen.map(|(_, selection)| selection)
     }
 
-    /// Whether a class costs too much to be seen even in parts: a unit can never be armed, or so many are hot that each would seldom be.
+    /// Whether a class costs too much to be seen even in parts: a unit can never be armed, not even as a witness, or so many are hot
+    /// that each would seldom be.
     pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
+        let fits = |index| self.cost_of_witness(index, hit_seconds) <= WHOLE * self.bearing * limit;
+        self.has_too_hot(of, limit, hit_seconds, |index| {
+            fits(index) || self.fits_alone(index, (limit, self.bearing * limit), hit_seconds)
+        })
+    }
+
+    /// Whether not all that such a class grows by can be told, because a unit can never be armed but as a witness.
+    pub(super) fn is_partly_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
+        self.has_too_hot(of, limit, hit_seconds, |index| {
+            self.fits_alone(index, (limit, self.bearing * limit), hit_seconds)
+        })
+    }
+
+    fn has_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64, fits: impl Fn(usize) -> bool) -> bool {
         let units = self.serving(&[of]);
         let all = self.cost(&units, hit_seconds);
-        let alone = |&index: &usize| self.cost(&[index], hit_seconds) > WHOLE * limit;
-        all > WHOLE * limit && (all > MOST_PARTS * limit || units.iter().any(alone))
+        all > WHOLE * limit && (all > MOST_PARTS * limit || !units.iter().all(|&index| fits(index)))
+    }
+
+    /// Whether a unit may be armed by itself: as long as it was hardly seen, also one that seems to cost a little too much.
+    fn fits_alone(&self, index: usize, (limit, most): (f64, f64), hit_seconds: f64) -> bool {
+        let most = if self.get(index).is_hardly_seen() { HARDLY_SEEN * limit } else { WHOLE * most };
+        self.cost(&[index], hit_seconds) <= most
     }
 
     /// A window for a part of a class, and how much that is worth: 1 for all that the limit allows, or for what a doubt is about.
     pub(super) fn part(&self, of: &Growing, limit: f64, hit_seconds: f64, gentle: Gentle) -> (Selection, f64) {
-        let (units, left_out) = self.part_of(of, limit, hit_seconds, Some(gentle));
-        let expected = self.expected(&units, hit_seconds, gentle);
+        let Part { units, left_out, witness } = self.part_of(of, limit, hit_seconds, Some(gentle));
+        let saved = |hit_seconds| witness.map_or(0.0, |index| self.saved_as_witness(index, hit_seconds));
+        let expected = self.expected(&units, hit_seconds, gentle) - saved(hit_seconds);
+        let mut witnesses = self.quiet(&units);
+        if let Some(witness) = witness
+            && let Err(at) = witnesses.binary_search(&witness)
+        {
+            witnesses.insert(at, witness);
+        }
         let shown = if self.doubts.contains_key(&of.class) { 1.0 } else { (expected / (FULL * limit)).min(1.0) };
-        (Selection { units, expected, scouts: None, sights: vec![Sight { class: of.class, left_out }] }, shown)
+        let sights = vec![Sight::new(of.class, left_out, &witnesses)];
+        (Selection { units, expected, scouts: None, sights, witnesses }, shown)
     }
 
     /// Slowdown that is expected of a window with some units: where there are few hits, each costs more.
@@ -81,15 +112,17 @@ impl Units {
     /// whose blocks its may be; where there is none, the unit, among those that are not cheap, that was armed for the shortest time; then
     /// those that seem to leak, to see whether they do with that one armed; then the cheap ones; then the others in their turn.
     /// `gentle`: no more than few requests notice, where the first is that cheap: such windows can be open for ten times as long.
-    pub(super) fn part_of(
-        &self,
-        of: &Growing,
-        limit: f64,
-        hit_seconds: f64,
-        gentle: Option<Gentle>,
-    ) -> (Vec<usize>, Vec<usize>) {
+    pub(super) fn part_of(&self, of: &Growing, limit: f64, hit_seconds: f64, gentle: Option<Gentle>) -> Part {
         let mut units = self.serving(&[of]);
-        let cost = |index: usize| self.cost(&[index], hit_seconds);
+        let doubt = self.doubts.get(&of.class).filter(|doubt| units.contains(&doubt.unit));
+        // In windows that no request notices nothing is borne.
+        let most = if gentle.is_some() { self.bearing * limit } else { limit };
+        let witness = doubt.and_then(|doubt| self.witness(doubt, (limit, most), hit_seconds));
+        let cost_at = |index: usize, hit_seconds: f64| {
+            let saved = if witness == Some(index) { self.saved_as_witness(index, hit_seconds) } else { 0.0 };
+            self.cost(&[index], hit_seconds) - saved
+        };
+        let cost = |index: usize| cost_at(index, hit_seconds);
         units.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
         let mut sum = 0.0;
         let is_cheap = |&&index: &&usize| {
@@ -99,10 +132,9 @@ impl Units {
         let cheap = units.iter().take_while(is_cheap).count();
         let mut hot = units.split_off(cheap);
         hot.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
-        let fits_alone = |index: &usize| cost(*index) <= WHOLE * limit;
+        let fits_alone = |index: &usize| self.fits_alone(*index, (limit, most), hit_seconds);
         let turn = hot.iter().copied().find(fits_alone);
         units.extend(hot);
-        let doubt = self.doubts.get(&of.class).filter(|doubt| units.contains(&doubt.unit));
         let turn = doubt.map(|doubt| doubt.turn).filter(|turn| units.contains(turn) && fits_alone(turn)).or(turn);
         let in_doubt = |index: &usize| {
             let rival = |doubt: &Doubt| doubt.rivals.iter().position(|rival| rival == index).map(|at| at + 1);
@@ -112,21 +144,56 @@ impl Units {
         let rank =
             |index: &usize| (!always(index), Some(*index) != turn, in_doubt(index), !self.suspects.contains(index));
         units.sort_by_key(rank);
-        let modest =
-            |gentle: &Gentle| turn.is_some_and(|turn| self.cost(&[turn], gentle.hit_seconds) <= MODEST.min(limit));
-        let (mut left, hit_seconds) = match gentle.filter(modest) {
+        // These two together tell what no window without one of them can: for them all of the limit is used.
+        let pair = doubt.and_then(|doubt| Some([doubt.unit, *doubt.rivals.first()?]));
+        let pair = pair.filter(|pair| pair.iter().map(|&index| cost(index)).sum::<f64>() <= most);
+        let is_paired = |index: &usize| pair.is_some_and(|pair| pair.contains(index));
+        // Without those that seem to leak nothing is told of what it sees: others have the addresses of theirs.
+        let needed = |index: &&usize| Some(**index) == turn || self.suspects.contains(index);
+        let modest = |gentle: &Gentle| {
+            let cost: f64 = units.iter().filter(needed).map(|&index| cost_at(index, gentle.hit_seconds)).sum();
+            turn.is_some() && cost <= MODEST.min(limit)
+        };
+        let gentle = gentle.filter(|gentle| witness.is_none() && modest(gentle));
+        let gently = gentle.is_some();
+        let (mut left, hit_seconds) = match gentle {
             Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
+            // A suspect that is a witness itself: the more rivals beside it, the better.
+            None if witness.is_some() && witness == doubt.map(|doubt| doubt.unit) => (FULL * most, hit_seconds),
             None => (turn.map_or(0.0, cost).max(FULL * limit), hit_seconds),
         };
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
-            let cost = self.cost(&[index], hit_seconds);
-            let fits = cost <= left;
+            let cost = cost_at(index, hit_seconds);
+            let fits = cost <= left || !gently && is_paired(&index);
             left -= if fits { cost } else { 0.0 };
             fits
         });
         left_out.sort_unstable();
-        (armed, left_out)
+        Part { witness: witness.filter(|witness| armed.contains(witness)), units: armed, left_out }
     }
+
+    /// Which of the two that a doubt is about is armed only as a witness, where both together are dear: the one whose blocks they may be in
+    /// truth, so that those of the other have names; or that one, where it is so hot that hardly anything fits beside it else.
+    fn witness(&self, doubt: &Doubt, (limit, most): (f64, f64), hit_seconds: f64) -> Option<usize> {
+        let rival = *doubt.rivals.first()?;
+        let both = self.cost(&[doubt.unit, rival], hit_seconds);
+        let is_hot = self.cost(&[doubt.unit], hit_seconds) > FULL * limit;
+        let order = if is_hot { [doubt.unit, rival] } else { [rival, doubt.unit] };
+        let fits = |index: &usize| both - self.saved_as_witness(*index, hit_seconds) <= most;
+        if both > FULL * limit { order.into_iter().find(fits) } else { None }
+    }
+
+    fn saved_as_witness(&self, index: usize, hit_seconds: f64) -> f64 {
+        self.cost(&[index], hit_seconds) - self.cost_of_witness(index, hit_seconds)
+    }
+}
+
+/// A part of a class.
+pub(super) struct Part {
+    pub units: Vec<usize>,
+    pub left_out: Vec<usize>,
+    /// The one that is a witness although it is not quiet.
+    pub witness: Option<usize>,
 }
 
 #[cfg(test)]
@@ -139,6 +206,7 @@ mod tests {
             tests::{GENTLE, HIT, growing, units},
         },
     };
+    use super::Part;
 
     #[test]
     fn what_costs_too_much_together_is_armed_in_turns() {
@@ -154,7 +222,7 @@ mod tests {
             assert_eq!(selection.units.len() + sight.left_out.len(), 4);
             selection.units.iter().for_each(|&unit| windows[unit] += 1);
             meet(&mut common, &sight.left_out);
-            units.enter(&selection, 0.1, 0.0, 1.0, HIT, |_| Default::default());
+            units.enter(&selection, 0.1, (0.0, 0.0), 1.0, HIT, |_| Default::default());
         }
         assert!(windows.iter().all(|&windows| windows >= 8) && common.unwrap().is_empty(), "{windows:?}");
         assert_eq!(units.unwatched(&growing(&[0]), 1.0, HIT).classes, 0);
@@ -164,18 +232,49 @@ mod tests {
     fn who_is_suspected_is_armed_with_those_it_may_be_confused_with() {
         let mut units =
             units(&[(Some(7e5), 1, true), (Some(3e5), 1, true), (Some(4e5), 1, true), (Some(1e4), 1, true)]);
-        for (rivals, left_out) in [(vec![2], [0]), (vec![0], [0])] {
-            units.doubts.insert(0, Doubt { unit: 1, rivals, turn: 1 });
-            let (armed, out) = units.part_of(&growing(&[0])[0], 1.0, HIT, None);
+        for (rivals, left_out) in [(vec![2], [0]), (vec![3], [0])] {
+            units.doubts.insert(0, Doubt { unit: 1, rivals, turn: 1, share: 1.0 });
+            let Part { units: armed, left_out: out, .. } = units.part_of(&growing(&[0])[0], 1.0, HIT, Some(GENTLE));
             assert!(armed.starts_with(&[1]) && armed.contains(&2) && out == left_out, "{armed:?}");
         }
-        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![2], turn: 2 });
+        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![2], turn: 2, share: 1.0 });
         assert!(
-            units.part_of(&growing(&[0])[0], 1.0, HIT, None).0.starts_with(&[2, 1]),
+            units.part_of(&growing(&[0])[0], 1.0, HIT, Some(GENTLE)).units.starts_with(&[2, 1]),
             "the rival is to be seen itself"
         );
-        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![], turn: 0 });
-        assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT, None).0, [0, 3]);
+        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![], turn: 0, share: 1.0 });
+        assert_eq!(units.part_of(&growing(&[0])[0], 1.0, HIT, Some(GENTLE)).units, [0, 3]);
+    }
+
+    #[test]
+    fn a_rival_that_is_hot_is_a_witness() {
+        let mut units = units(&[(Some(7e5), 1, true), (Some(3e5), 1, true), (Some(1e4), 1, true)]);
+        let part = |units: &Units, limit| units.part(&growing(&[0])[0], limit, HIT, GENTLE).0;
+        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![0], turn: 1, share: 1.0 });
+        let selection = part(&units, 1.0);
+        assert!(selection.units == [1, 0, 2] && selection.witnesses == [0], "{selection:?}");
+        assert!(selection.sights[0].left_out.is_empty() && selection.sights[0].witnesses == [0]);
+        assert!((0.7..0.8).contains(&selection.expected), "it costs less: {selection:?}");
+        assert_eq!(part(&units, 2.0).witnesses, [0; 0], "there is room for both");
+        let selection = part(&units, 0.6);
+        assert!(!selection.units.contains(&0) && selection.witnesses.is_empty(), "too hot even so: {selection:?}");
+        // Such a window is less than what a request is reckoned at.
+        units.bear(1e-4, 5e-3);
+        assert_eq!(part(&units, 0.6).witnesses, [0]);
+        units.bear(1.0, 5e-3);
+        assert!(part(&units, 0.6).witnesses.is_empty());
+    }
+
+    #[test]
+    fn a_cheap_one_has_those_that_seem_to_leak_beside_it() {
+        let mut units = units(&[(Some(1e5), 1, true), (Some(3e5), 1, true), (Some(2.5e5), 1, true)]);
+        units.all[0].seconds = 0.5;
+        let part = |units: &Units| units.part(&growing(&[0])[0], 0.3, HIT, GENTLE).0;
+        assert!(part(&units).units == [0], "it is the first's turn: {:?}", part(&units));
+        units.suspects.insert(1);
+        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![2], turn: 0, share: 1.0 });
+        let selection = part(&units);
+        assert!(selection.expected > MODEST, "no gentle window without who seems to leak: {selection:?}");
     }
 
     #[test]
@@ -185,10 +284,10 @@ mod tests {
         let part = |units: &Units| units.part(&growing(&[0])[0], 1.0, HIT, GENTLE);
         let (selection, shown) = part(&units);
         assert!(selection.units == [2, 3] && selection.expected <= MODEST && shown < 0.25, "{selection:?}");
-        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![], turn: 1 });
+        units.doubts.insert(0, Doubt { unit: 1, rivals: vec![], turn: 1, share: 1.0 });
         let (selection, shown) = part(&units);
         assert!(selection.units == [1, 3] && (shown - 1.0).abs() < 1e-9, "{selection:?}");
-        let (armed, _) = units.part_of(&growing(&[0])[0], 0.115, HIT, Some(GENTLE));
+        let Part { units: armed, .. } = units.part_of(&growing(&[0])[0], 0.115, HIT, Some(GENTLE));
         assert!(armed.starts_with(&[1]), "however little is allowed, who can be armed at all has its turn: {armed:?}");
         units.all[1].hits = 300_000;
         let (selection, _) = part(&units);

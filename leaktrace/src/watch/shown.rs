@@ -16,8 +16,10 @@ const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class, of windows of the later half of the time, that suffice for a verdict on most that ask for it: a verdict asks
 /// for the later half by itself.
 const VERDICT: f64 = 40.0;
+/// What a class is worth at least of which all is in doubt.
+const DOUBTED: f64 = 2.0;
 /// And of so many windows.
-const MOMENTS: usize = 3;
+const MOMENTS: usize = 5;
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -156,7 +158,10 @@ impl Units {
     }
 
     pub(super) fn interest(&self, class: u32, unnoticed: bool) -> f64 {
-        self.shown.get(&class).map_or(1.0, |shown| shown.interest(self.now, unnoticed))
+        let shown = self.shown.get(&class);
+        // What is in doubt is not enough, however much there is.
+        let doubted = self.doubts.get(&class).map_or(0.0, |doubt| DOUBTED * doubt.share);
+        shown.map_or(1.0, |shown| shown.interest(self.now, unnoticed).max(doubted * shown.share()))
     }
 }
 
@@ -182,7 +187,7 @@ mod tests {
         let serving =
             |units: &Units| units.choose(&growing, 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(1)).unwrap().units;
         assert_eq!(serving(&units), [0]);
-        let whole = [Sight { class: 0, left_out: vec![] }];
+        let whole = [Sight { class: 0, left_out: vec![], witnesses: vec![] }];
         assert!(units.enter_survivors(&growing, &whole, at(1.0, 0.1), false, |_| blocks(9)).is_empty());
         assert!((units.explained(&growing) - 0.9).abs() < 1e-9);
         assert_eq!(units.enter_survivors(&growing, &whole, at(2.0, 0.4), false, |_| blocks(0)), [0], "9 of 50");
@@ -194,33 +199,39 @@ mod tests {
     fn what_was_seen_enough_of_is_looked_at_again_when_that_is_long_ago() {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 2, true)]);
         let growing = growing(&[0, 1]);
-        let whole = [Sight { class: 0, left_out: vec![] }];
+        let whole = [Sight { class: 0, left_out: vec![], witnesses: vec![] }];
         assert!((units.interest(0, false) - 1.0).abs() < 1e-9);
         units.enter_survivors(&growing, &whole, at(20.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) > 3.0, "there is something");
         units.enter_survivors(&growing, &whole, at(21.0, 0.3), false, |_| blocks(30));
         assert!(units.interest(0, false) > 3.0, "much, but of two moments");
-        units.enter_survivors(&growing, &whole, at(22.0, 0.1), false, |_| blocks(9));
+        for second in 22..=24 {
+            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.1), false, |_| blocks(3));
+        }
         assert!(units.interest(0, false) < 0.1, "enough for now");
-        let other = [Sight { class: 1, left_out: vec![] }];
+        let other = [Sight { class: 1, left_out: vec![], witnesses: vec![] }];
         units.enter_survivors(&growing, &other, at(39.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) < 0.1, "it is of the later half");
-        units.enter_survivors(&growing, &other, at(43.0, 0.1), false, |_| blocks(9));
+        units.enter_survivors(&growing, &other, at(49.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) > 19.0, "there was much of it");
     }
 
     #[test]
     fn only_what_lives_still_is_something() {
         let mut units = units(&[(Some(2e4), 1, true)]);
-        let (growing, whole) = (growing(&[0]), [Sight { class: 0, left_out: vec![] }]);
-        for second in 1..=4 {
+        let (growing, whole) = (growing(&[0]), [Sight { class: 0, left_out: vec![], witnesses: vec![] }]);
+        for second in 1..=8 {
             units.enter_survivors(&growing, &whole, at(f64::from(second), 0.5), false, |_| blocks(30));
         }
         assert!(units.interest(0, false) < 0.1 && units.survived(0), "enough");
-        let births = [(0, Some(0), 3_100_000_000), (0, Some(0), 3_600_000_000), (0, Some(0), 4_100_000_000)];
+        let births = [(0, Some(0), 7_100_000_000), (0, Some(0), 7_600_000_000), (0, Some(0), 8_100_000_000)];
         units.recount(&Living::of(births.into_iter()));
         let finds = &units.shown[&0].finds;
-        assert_eq!(finds.iter().map(|find| find.blocks as u32).collect::<Vec<_>>(), [0, 1, 1], "of the later half");
+        assert_eq!(
+            finds.iter().map(|find| find.blocks as u32).collect::<Vec<_>>(),
+            [0, 0, 0, 1, 1],
+            "of the later half"
+        );
         assert!((2.0..4.0).contains(&units.interest(0, false)), "most were dead at the next look");
         units.recount(&Living::default());
         assert!(!units.survived(0));
@@ -231,7 +242,7 @@ mod tests {
         let mut units = units(&[(Some(2e4), 1 << LARGE, true)]);
         units.all[0].is_c = true;
         // By 100 KiB a second.
-        let (growing, whole) = (growing(&[LARGE]), [Sight { class: LARGE, left_out: vec![] }]);
+        let (growing, whole) = (growing(&[LARGE]), [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }]);
         units.enter_survivors(&growing, &whole, at(1.0, 0.5), false, |_| Found { blocks: 1, bytes: 40 << 10 });
         assert!((units.explained(&growing) - 0.8).abs() < 1e-9);
     }
@@ -240,7 +251,7 @@ mod tests {
     fn parts_show_little_by_nature_and_the_whole_shows_it_better() {
         let mut units = units(&[(Some(2e4), 1, true), (Some(2e4), 1, true)]);
         let growing = growing(&[0]);
-        let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec() }];
+        let sight = |left_out: &[usize]| [Sight { class: 0, left_out: left_out.to_vec(), witnesses: vec![] }];
         assert!(
             units.enter_survivors(&growing, &sight(&[0]), at(1.0, 1.0), false, |_| blocks(0)).is_empty(),
             "it may be the first's"

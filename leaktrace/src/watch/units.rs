@@ -25,6 +25,13 @@ const UNKNOWN: f64 = 0.25;
 const SCOUTS_SLOWDOWN: f64 = 0.7;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
 const ENOUGH_CPU: f64 = 1e-3;
+/// Seconds for which a unit was armed, or CPU seconds of the target meanwhile, from which on its rate is sure.
+const SURE_SECONDS: f64 = 0.4;
+const SURE_CPU: f64 = 0.02;
+/// What a hit of a witness costs, or one of a size that the window is not for, as a part of what one costs with the stack.
+const CHEAP: f64 = 0.6;
+/// See [`Units::bear`].
+const MOST_BEARING: f64 = 2.0;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
 
@@ -48,6 +55,13 @@ pub struct Unit {
     pub(super) hits: u64,
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
+    /// CPU seconds of work that are usual in that time.
+    pub(super) usual_seconds: f64,
+    /// Of the hits in windows that followed what they saw, and of these what only was counted.
+    pub(super) followed_hits: u64,
+    pub(super) skipped_hits: u64,
+    /// It was seen, and has no blocks of the classes that grow: it is only armed as a witness, to see whose addresses it hands out.
+    pub(super) quiet: bool,
 }
 
 impl Unit {
@@ -56,7 +70,19 @@ impl Unit {
         if self.always && self.cpu_seconds <= 0.0 {
             return Some(0.0);
         }
-        (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.cpu_seconds.max(ENOUGH_CPU))
+        // What hits cost is an estimate, and so is the rest of a window's CPU time: where that is short of what is usual, that is believed.
+        let work = self.cpu_seconds.max(self.usual_seconds);
+        (self.cpu_seconds > 0.0).then(|| self.hits as f64 / work.max(ENOUGH_CPU))
+    }
+
+    /// What a hit of it costs on the mean, as a part of what one costs with the stack.
+    fn weight(&self) -> f64 {
+        if self.quiet { CHEAP } else { weight(self.followed_hits as f64, self.skipped_hits as f64) }
+    }
+
+    /// Whether its rate may be chance.
+    pub(super) fn is_hardly_seen(&self) -> bool {
+        self.seconds < SURE_SECONDS && self.cpu_seconds < SURE_CPU
     }
 
     /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` seconds counts.
@@ -86,6 +112,8 @@ pub struct Units {
     pub(super) scouts: usize,
     /// Slowdown that is expected of these, as a share of the limit.
     pub(super) scouts_cost: f64,
+    /// How many times the limit a unit may cost by itself, or the two that a doubt is about: see [`Self::bear`].
+    pub(super) bearing: f64,
 }
 
 /// A class whose blocks become more, by its number ([`super::classes::LARGE`]: blocks of the C allocator).
@@ -102,7 +130,7 @@ impl Growing {
 }
 
 /// What keeps a stack from being more than suspected.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Doubt {
     /// Who hands out its blocks.
     pub unit: usize,
@@ -111,6 +139,8 @@ pub struct Doubt {
     pub rivals: Vec<usize>,
     /// Which of them all is to be seen next.
     pub turn: usize,
+    /// Which part of the blocks of the class it is about.
+    pub share: f64,
 }
 
 /// What a window may cost that no request notices.
@@ -135,6 +165,8 @@ pub struct Selection {
     pub scouts: Option<f64>,
     /// The classes that it sees.
     pub sights: Vec<Sight>,
+    /// Of the units, those that are only witnesses, in order.
+    pub witnesses: Vec<usize>,
 }
 
 impl Selection {
@@ -178,7 +210,7 @@ impl Units {
         site_factor: u64,
         class_of: impl Fn(u64) -> Option<usize>,
     ) -> Result<Self, Indivisible> {
-        let mut all = Self { scouts: 32, scouts_cost: UNKNOWN, ..Self::default() };
+        let mut all = Self { scouts: 32, scouts_cost: UNKNOWN, bearing: 1.0, ..Self::default() };
         let (mut c, mut refill) = (Unit::default(), Unit { always: true, ..Unit::default() });
         parts(plan)?;
         for (index, probe) in plan.probes.iter().enumerate() {
@@ -235,13 +267,13 @@ impl Units {
         &self.all[index]
     }
 
-    /// Enters what a window showed: its units were armed for `seconds`, in which the target worked for `cpu_seconds` without the hits;
-    /// `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
+    /// Enters what a window showed: its units were armed for `seconds`, in which the target worked for `cpu_seconds` without the hits,
+    /// where `usual` ones are usual; `stats` gives a slot's numbers before and after. `limit` as in [`Self::choose`].
     pub fn enter(
         &mut self,
         selection: &Selection,
         seconds: f64,
-        cpu_seconds: f64,
+        (cpu_seconds, usual): (f64, f64),
         limit: f64,
         hit_seconds: f64,
         stats: impl Fn(u32) -> (SiteStats, SiteStats),
@@ -255,10 +287,15 @@ impl Units {
                 unit.hits += hits;
                 window_hits += hits;
                 unit.classes |= after.classes;
+                if selection.scouts.is_none() {
+                    unit.followed_hits += hits;
+                    unit.skipped_hits += after.skipped.saturating_sub(before.skipped);
+                }
             }
             unit.seconds += seconds;
             // An idle target tells nothing of what a unit costs.
             unit.cpu_seconds += cpu_seconds;
+            unit.usual_seconds += usual;
         }
         if selection.scouts.is_some() && window_hits > 0 && cpu_seconds > 0.0 {
             let slowdown = window_hits as f64 * hit_seconds / cpu_seconds.max(ENOUGH_CPU);
@@ -270,10 +307,16 @@ impl Units {
         }
     }
 
+    /// The target works for so many CPU seconds in as short a window as there is: less than a request is reckoned at, `request` CPU
+    /// seconds, so that what is slower in it does not make that twice as slow.
+    pub fn bear(&mut self, work: f64, request: f64) {
+        self.bearing = (request / work.max(1e-9)).clamp(1.0, MOST_BEARING);
+    }
+
     /// What no window shows of the `growing` classes.
     pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> Unwatched {
         let classes: Vec<&Growing> = growing.iter().collect();
-        let hot = growing.iter().filter(|of| self.is_too_hot(of, limit, hit_seconds));
+        let hot = growing.iter().filter(|of| self.is_partly_too_hot(of, limit, hit_seconds));
         let too_hot: Vec<f64> = hot.map(|of| self.cost(&self.serving(&[of]), hit_seconds)).collect();
         Unwatched {
             units: self.serving(&classes).iter().filter(|&&index| self.all[index].rate().is_none()).count(),
@@ -305,13 +348,46 @@ impl Units {
         self.all[index].may_serve(of, since.copied().unwrap_or(0.0))
     }
 
+    /// Seconds of hits per second of the target's own work, of some units.
     pub(super) fn cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
-        units.iter().filter_map(|&index| self.all[index].rate()).sum::<f64>() * hit_seconds
+        let cost = |unit: &Unit| unit.rate().unwrap_or(0.0) * unit.weight();
+        units.iter().map(|&index| cost(&self.all[index])).sum::<f64>() * hit_seconds
+    }
+
+    /// The same of a unit that is a witness.
+    pub(super) fn cost_of_witness(&self, index: usize, hit_seconds: f64) -> f64 {
+        CHEAP * self.cost_of_hits(index, hit_seconds)
+    }
+
+    /// The same of a unit of which all hits cost that.
+    pub(super) fn cost_of_hits(&self, index: usize, hit_seconds: f64) -> f64 {
+        self.all[index].rate().unwrap_or(0.0) * hit_seconds
+    }
+
+    /// Tells which units are quiet: `is_quiet` says it of a class and a unit that serves it.
+    pub fn quieten(&mut self, growing: &[Growing], is_quiet: impl Fn(u32, usize) -> bool) {
+        for (index, unit) in self.all.iter_mut().enumerate() {
+            let mut served = growing.iter().filter(|of| unit.classes & of.bit() != 0).peekable();
+            let may_be = !unit.always && !unit.is_c && served.peek().is_some();
+            unit.quiet = may_be && served.all(|of| is_quiet(of.class, index));
+        }
+    }
+
+    /// Which of some units are quiet, in order.
+    pub(super) fn quiet(&self, units: &[usize]) -> Vec<usize> {
+        let mut quiet: Vec<usize> = units.iter().copied().filter(|&index| self.all[index].quiet).collect();
+        quiet.sort_unstable();
+        quiet
     }
 
     pub(super) fn is_complete(&self, selection: &Selection, of: &Growing) -> bool {
         (0..self.all.len()).all(|index| !self.may_serve(index, of) || selection.units.contains(&index))
     }
+}
+
+/// What a hit costs on the mean, as a part of what one costs with the stack, where `cheap` of them are without.
+pub fn weight(hits: f64, cheap: f64) -> f64 {
+    if hits > 0.0 { 1.0 - (1.0 - CHEAP) * (cheap / hits).min(1.0) } else { 1.0 }
 }
 
 /// Bytes that a site always asks for, where that is written in its code.
@@ -344,10 +420,35 @@ pub(super) mod tests {
             cpu_seconds: if rate.is_some() { 1.0 } else { 0.0 },
             ..Unit::default()
         });
-        Units { all: units.collect(), scouts: 2, scouts_cost: UNKNOWN, ..Units::default() }
+        Units { all: units.collect(), scouts: 2, scouts_cost: UNKNOWN, bearing: 1.0, ..Units::default() }
     }
 
     pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
         classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0 }).collect()
+    }
+
+    #[test]
+    fn hits_that_are_only_counted_and_those_of_quiet_units_cost_less() {
+        let mut units = units(&[(Some(1e5), 1, true), (Some(1e5), 1, true)]);
+        units.all[0].followed_hits = 100;
+        units.all[0].skipped_hits = 50;
+        assert!((units.cost(&[0], HIT) - 0.1 * (1.0 + CHEAP) / 2.0).abs() < 1e-9);
+        units.quieten(&growing(&[0]), |_, unit| unit == 1);
+        assert!(units.quiet(&[1, 0]) == [1] && (units.cost(&[1], HIT) - 0.1 * CHEAP).abs() < 1e-9);
+        assert!((units.cost_of_hits(1, HIT) - 0.1).abs() < 1e-9, "scouts' all cost the same");
+        units.quieten(&growing(&[1]), |_, _| true);
+        assert_eq!(units.quiet(&[0, 1]), [0; 0], "nothing that it serves grows any more");
+    }
+
+    #[test]
+    fn a_window_that_is_mostly_hits_does_not_make_them_dear() {
+        let mut units = units(&[(None, 1, true)]);
+        let selection = Selection { units: vec![0], expected: 0.0, scouts: None, sights: vec![], witnesses: vec![] };
+        let hits = |_| (SiteStats::default(), SiteStats { hits: 1000, classes: 1, skipped: 0 });
+        // Of 4 ms that are usual in its time the estimate leaves 1 ms.
+        units.enter(&selection, 0.1, (1e-3, 4e-3), 1.0, HIT, hits);
+        assert!((units.get(0).rate().unwrap() - 250_000.0).abs() < 1.0);
+        units.enter(&selection, 0.1, (9e-3, 4e-3), 1.0, HIT, hits);
+        assert!((units.get(0).rate().unwrap() - 200_000.0).abs() < 1.0, "it was busier than usual");
     }
 }
