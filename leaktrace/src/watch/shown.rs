@@ -206,7 +206,7 @@ mod tests {
         units.enter_survivors(&growing, &whole, at(21.0, 0.3), false, |_| blocks(30));
         assert!(units.interest(0, false) > 3.0, "much, but of two moments");
         for second in 22..=24 {
-            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.1), false, |_| blocks(3));
+            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.03), false, |_| blocks(3));
         }
         assert!(units.interest(0, false) < 0.1, "enough for now");
         let other = [Sight { class: 1, left_out: vec![], witnesses: vec![] }];
