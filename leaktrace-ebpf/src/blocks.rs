@@ -53,7 +53,11 @@ pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     }
     code::allocated_at(new.address + u64::from(config().block_head));
     thread.entered = new.address;
-    put(new.address, &block);
+    if witness {
+        write(new.address, &block);
+    } else {
+        put(new.address, &block);
+    }
 }
 
 /// An object that became a new one: the block that it lies in goes over to the current stack, if the object came from a free

@@ -13,11 +13,7 @@ use crate::{
         trail::seconds,
     },
     tracer::sweep::now_ns,
-    watch::{
-        Exposures,
-        classes::LARGE,
-        exposure::{Living, Owner},
-    },
+    watch::{Exposures, classes::LARGE, exposure::Living, owner::Owner},
 };
 
 impl Session {

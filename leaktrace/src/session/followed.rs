@@ -17,10 +17,7 @@ use crate::{
     cpython::{Interpreter, pools::Pools},
     model::trail::seconds,
     tracer::sweep::now_ns,
-    watch::{
-        exposure::{Living, Owner},
-        units::Doubt,
-    },
+    watch::{exposure::Living, owner::Owner, units::Doubt},
 };
 
 /// So many stacks of a class, those with the most blocks that are followed, are asked what keeps them from being more than suspected.
@@ -94,7 +91,8 @@ impl Session {
         watch.units.doubts = doubts;
         // What is another's tells nothing of what its class grows by.
         let of = |block: &Block| (watch.of(&self.interpreter, block), block.stack);
-        let own = watch.followers.blocks().map(|block| (of(block), block)).filter(|(of, _)| !refuted.contains(of));
+        let named = watch.followers.blocks().filter(|block| block.stack != Block::WITNESSED);
+        let own = named.map(|block| (of(block), block)).filter(|(of, _)| !refuted.contains(of));
         let own = Living::of(own.map(|(((class, unit), _), block)| (class, unit, block.time_ns)));
         watch.units.recount(&own);
         let exposures = &watch.exposures;

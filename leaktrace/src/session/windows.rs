@@ -16,10 +16,11 @@ use crate::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
         budget::{Grant, LONGEST, SHORTEST},
         classes::{Found, LARGE},
+        costs::weight,
         exposure::Exposure,
         followers::{Follower, HandedOut},
         latency::{MODEST, NOTICED},
-        units::{Gentle, Growing, Selection, weight},
+        units::{Gentle, Growing, Selection},
     },
 };
 
@@ -52,11 +53,12 @@ const MOST_TAIL: f64 = 10.0;
 const LEAST_CPU: f64 = 5e-4;
 /// How much more or less work than is usual in its time a window is believed to have seen.
 const MOST_UNUSUAL: f64 = 3.0;
-/// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate. By how much of itself
-/// it may be too high, and which part of what is usual the target does at least.
+/// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
 const LEAST_OWN: f64 = 0.02;
+/// By how much of itself that may be too high, which part of what is usual the target does at least, and how much more than it seemed to do.
 const TOO_DEAR: f64 = 0.4;
 const LEAST_USUAL: f64 = 0.5;
+const MOST_MORE: f64 = 2.0;
 
 /// Blocks that the kernel's table has room for, at most: it is gone through after each window, and the empty places of a larger one take
 /// the kernel milliseconds, in which nobody else has that processor.
@@ -229,7 +231,7 @@ impl Session {
         word |= if armed(watch.units.refill) { 0 } else { window::NO_REFILL };
         word |= if selection.scouts.is_some() { window::SCOUTS } else { 0 };
         let witnesses = selection.witnesses.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
-        self.tracer.set_witnesses(witnesses.collect())?;
+        self.tracer.set_witnesses(&witnesses.collect())?;
         self.tracer.set_window(word, selection.classes())?;
         self.cost.begin_sample(&self.tracer);
         let opened = self.trace(watch, selection, grant)?;
@@ -244,13 +246,13 @@ impl Session {
         };
         cost.enter(runs * weight(runs, cheap), hits);
         let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
-        let own = own_work(opened.whole, hits, grant);
+        let own = own_work(opened.whole, hits);
         let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
         let (limit, hit_seconds) = (watch.limit(), watch.scout_cost.seconds());
         // What is done in it, where the target has nothing to wait for, is that much less.
         let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
         let usual = own * grant.open / grant.work;
-        let work = (own, grant.work * open / grant.open * progress);
+        let work = believed_work(opened.whole, hits, grant.work * open / grant.open * progress);
         watch.units.enter(selection, open.min(usual) * progress, work, limit, hit_seconds, |slot| {
             opened.stats.get(&slot).copied().unwrap_or_default()
         });
@@ -259,7 +261,7 @@ impl Session {
         let noticed_before = watch.budget.noticed();
         for (index, part) in opened.parts.iter().enumerate() {
             let hits = self.cost_of(part.runs);
-            let own = own_work(*part, hits, grant);
+            let own = own_work(*part, hits);
             if own > 0.005 {
                 watch.slowest = watch.slowest.max(part.cpu_seconds / own);
             }
@@ -280,7 +282,8 @@ impl Session {
         watch.open_seconds += open;
         watch.closing = closing;
         log::debug!(
-            "window {}: {} units ({} witnesses){}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits, {cheap} of them cheap ({:.2} ms) in {:.2} ms of CPU of \
+            "window {}: {} units ({} witnesses){}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits, {cheap} of \
+             them cheap ({:.2} ms) in {:.2} ms of CPU of \
              {:.2}, {} survivors",
             watch.windows,
             selection.units.len(),
@@ -334,7 +337,8 @@ impl Session {
         let mut found: HashMap<u32, Found> = HashMap::new();
         for (address, follower) in survivors {
             let block = follower.block();
-            found.entry(class_of(&self.interpreter, block)).or_default().add(block.size());
+            let found = found.entry(class_of(&self.interpreter, block)).or_default();
+            found.add(block.size(), block.stack != Block::WITNESSED);
             followers.enter(address, follower);
         }
         if let Some(exposure) = exposure {
@@ -351,13 +355,17 @@ impl Session {
     }
 }
 
-/// CPU seconds that the target worked itself in what went by, of which hits are reckoned at `hits` CPU seconds. Where these were nearly all of it,
-/// a small error of theirs is a large one of the rest, and what is usual in that time says more.
-fn own_work(passed: Passed, hits: f64, grant: Grant) -> f64 {
-    let cpu = passed.cpu_seconds;
-    let usual = grant.work * passed.open / grant.open;
-    let at_least = (LEAST_USUAL * usual).min(cpu - (1.0 - TOO_DEAR) * hits);
-    (cpu - hits).max(at_least).max(LEAST_OWN * cpu)
+/// CPU seconds that the target worked itself in what went by, of which hits are reckoned at `hits` CPU seconds.
+fn own_work(passed: Passed, hits: f64) -> f64 {
+    (passed.cpu_seconds - hits).max(LEAST_OWN * passed.cpu_seconds)
+}
+
+/// The same to tell how hot sites are, and what is usual in that time as far as that may be believed. Where hits took nearly all of it, a
+/// small error of theirs is a large one of the rest, and what is usual says more.
+fn believed_work(passed: Passed, hits: f64, usual: f64) -> (f64, f64) {
+    let at_least = (LEAST_USUAL * usual).min(passed.cpu_seconds - (1.0 - TOO_DEAR) * hits);
+    let own = own_work(passed, hits).max(at_least);
+    (own, usual.min(MOST_MORE * own))
 }
 
 /// Hits that only were counted, or were those of witnesses.

@@ -298,15 +298,21 @@ impl Tracer {
     }
 
     /// Has the sites of these slots be witnesses in the next window, and no others: see [`Site::witness`].
-    pub fn set_witnesses(&mut self, slots: BTreeSet<u32>) -> Result<(), TracerError> {
+    pub fn set_witnesses(&mut self, slots: &BTreeSet<u32>) -> Result<(), TracerError> {
         let failed = |source| TracerError::Load(LoadError::Map { name: "SITES", source });
         let table = self.ebpf.map_mut("SITES").ok_or(LoadError::Missing("map SITES"))?;
         let mut table = Array::<_, Site>::try_from(table).map_err(failed)?;
-        for &slot in self.witnesses.symmetric_difference(&slots) {
+        let changed: Vec<u32> = self.witnesses.symmetric_difference(slots).copied().collect();
+        for slot in changed {
+            let is_witness = slots.contains(&slot);
             let site = table.get(&slot, 0).map_err(failed)?;
-            table.set(slot, Site { witness: slots.contains(&slot).into(), ..site }, 0).map_err(failed)?;
+            table.set(slot, Site { witness: is_witness.into(), ..site }, 0).map_err(failed)?;
+            if is_witness {
+                self.witnesses.insert(slot)
+            } else {
+                self.witnesses.remove(&slot)
+            };
         }
-        self.witnesses = slots;
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use super::{
 const GENTLE: f64 = 0.1;
 /// What a part of a class is worth while another class shows survivors that is seen whole: these need no further proof.
 const BESIDE_WHOLE: f64 = 0.15;
+/// What a class is worth that can be seen whole and hardly was yet: as much as one that shows much.
+const NEW: f64 = 20.0;
 /// How often the class that a window is for is drawn without regard to what each costs and shows.
 const ANY: f64 = 0.2;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
@@ -83,7 +85,8 @@ impl Units {
             };
             // What a second costs: CPU time, or the notice of requests, whichever bounds such windows.
             let price = expected.max(noticing(expected) / NOTICED_SHARE) + LEAST * limit;
-            let worth = shown * self.interest(of.class, false) * of.blocks_per_second / all / price;
+            let interest = if part.is_none() && self.is_new(of.class) { NEW } else { self.interest(of.class, false) };
+            let worth = shown * interest * of.blocks_per_second / all / price;
             let weight = if any { 1.0 } else { worth };
             order.push((of, part.map(|(selection, _)| selection), random.f64().powf(1.0 / weight.max(1e-9))));
         }
@@ -264,11 +267,11 @@ mod tests {
             &[Sight { class: 0, left_out: vec![1], witnesses: vec![] }],
             window,
             false,
-            |_| Found { blocks: 20, bytes: 0 },
+            |_| Found { blocks: 20, bytes: 0, named: 20 },
         );
         let before = parts(&units, 5);
         let whole = [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }];
-        units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 1, bytes: 900 });
+        units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 1, bytes: 900, named: 1 });
         let after = parts(&units, 5);
         assert!(after < before * 4 / 5, "{before}, then {after}");
     }

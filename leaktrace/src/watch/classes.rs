@@ -23,17 +23,25 @@ const LARGE_BLOCK: f64 = 1024.0;
 pub struct Found {
     pub blocks: u64,
     pub bytes: u64,
+    /// Of these, those of which it is known who asked for them.
+    pub named: u64,
 }
 
 impl Found {
-    pub fn add(&mut self, bytes: u64) {
+    pub fn add(&mut self, bytes: u64, named: bool) {
         self.blocks += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+        self.named += u64::from(named);
     }
 
     /// In the blocks that growth is told in.
     pub(super) fn grown(&self, class: u32) -> f64 {
         if class == LARGE { self.bytes as f64 / LARGE_BLOCK } else { self.blocks as f64 }
+    }
+
+    /// The same of those that are named.
+    pub(super) fn named(&self, class: u32) -> f64 {
+        self.grown(class) * self.named as f64 / self.blocks.max(1) as f64
     }
 }
 

@@ -1,9 +1,10 @@
 //! Watching at a bounded cost: short windows of tracing, at random moments, of a part of the plan; what survives its window is
 //! followed by reading memory. Pure but for the reading of [`followers`].
 //!
-//! * [`units`]: what can be armed by itself, what it costs and serves.
+//! * [`units`]: what can be armed by itself, and what it serves; [`costs`]: what it costs.
 //! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much.
-//! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was.
+//! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was;
+//!   [`owner`]: whose the blocks are that outlived their windows.
 //! * [`allowance`]: whether what is rare may stay armed beside the windows.
 //! * [`budget`]: what has been spent, and when the next window may open; [`latency`]: what windows do to slow requests.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
@@ -15,9 +16,11 @@ pub mod budget;
 pub mod choice;
 mod chunks;
 pub mod classes;
+pub mod costs;
 pub mod exposure;
 pub mod followers;
 pub mod latency;
+pub mod owner;
 mod parts;
 mod shown;
 pub mod units;

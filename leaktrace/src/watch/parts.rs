@@ -13,8 +13,6 @@ use super::{
 const FULL: f64 = 0.85;
 const CHEAP: f64 = 0.3;
 const MOST_PARTS: f64 = 20.0;
-/// What a unit may seem to cost, as a part of the limit, of which too little was seen to say so.
-const HARDLY_SEEN: f64 = 2.0;
 
 impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
@@ -63,15 +61,13 @@ impl Units {
     pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
         let fits = |index| self.cost_of_witness(index, hit_seconds) <= WHOLE * self.bearing * limit;
         self.has_too_hot(of, limit, hit_seconds, |index| {
-            fits(index) || self.fits_alone(index, (limit, self.bearing * limit), hit_seconds)
+            fits(index) || self.fits_alone(index, self.bearing * limit, hit_seconds)
         })
     }
 
     /// Whether not all that such a class grows by can be told, because a unit can never be armed but as a witness.
     pub(super) fn is_partly_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
-        self.has_too_hot(of, limit, hit_seconds, |index| {
-            self.fits_alone(index, (limit, self.bearing * limit), hit_seconds)
-        })
+        self.has_too_hot(of, limit, hit_seconds, |index| self.fits_alone(index, self.bearing * limit, hit_seconds))
     }
 
     fn has_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64, fits: impl Fn(usize) -> bool) -> bool {
@@ -80,10 +76,9 @@ impl Units {
         all > WHOLE * limit && (all > MOST_PARTS * limit || !units.iter().all(|&index| fits(index)))
     }
 
-    /// Whether a unit may be armed by itself: as long as it was hardly seen, also one that seems to cost a little too much.
-    fn fits_alone(&self, index: usize, (limit, most): (f64, f64), hit_seconds: f64) -> bool {
-        let most = if self.get(index).is_hardly_seen() { HARDLY_SEEN * limit } else { WHOLE * most };
-        self.cost(&[index], hit_seconds) <= most
+    /// Whether a unit may be armed by itself.
+    fn fits_alone(&self, index: usize, most: f64, hit_seconds: f64) -> bool {
+        self.cost(&[index], hit_seconds) <= WHOLE * most
     }
 
     /// A window for a part of a class, and how much that is worth: 1 for all that the limit allows, or for what a doubt is about.
@@ -108,63 +103,44 @@ impl Units {
         if few <= MODEST { few } else { self.cost(units, hit_seconds).max(MODEST) }
     }
 
-    /// What to arm of a class of which all together costs too much, and what not. First the unit of the most suspected stack, with those
+    /// What to arm of a class of which all together costs too much, and what not. First the unit of the most suspected stack, with one
     /// whose blocks its may be; where there is none, the unit, among those that are not cheap, that was armed for the shortest time; then
     /// those that seem to leak, to see whether they do with that one armed; then the cheap ones; then the others in their turn.
-    /// `gentle`: no more than few requests notice, where the first is that cheap: such windows can be open for ten times as long.
+    /// `gentle`: no more than few requests notice, where the first is that cheap: such windows can be open for ten times as long. Without
+    /// it, in windows that no request notices, nothing is borne.
     pub(super) fn part_of(&self, of: &Growing, limit: f64, hit_seconds: f64, gentle: Option<Gentle>) -> Part {
-        let mut units = self.serving(&[of]);
-        let doubt = self.doubts.get(&of.class).filter(|doubt| units.contains(&doubt.unit));
-        // In windows that no request notices nothing is borne.
+        let serving = self.serving(&[of]);
+        let doubt = self.doubts.get(&of.class).filter(|doubt| serving.contains(&doubt.unit));
         let most = if gentle.is_some() { self.bearing * limit } else { limit };
-        let witness = doubt.and_then(|doubt| self.witness(doubt, (limit, most), hit_seconds));
+        let pair = doubt.filter(|_| gentle.is_some()).and_then(|doubt| self.pair(doubt, (limit, most), hit_seconds));
+        let witness = pair.and_then(|pair| pair.witness);
         let cost_at = |index: usize, hit_seconds: f64| {
             let saved = if witness == Some(index) { self.saved_as_witness(index, hit_seconds) } else { 0.0 };
             self.cost(&[index], hit_seconds) - saved
         };
         let cost = |index: usize| cost_at(index, hit_seconds);
-        units.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
-        let mut sum = 0.0;
-        let is_cheap = |&&index: &&usize| {
-            sum += cost(index);
-            sum <= CHEAP * limit
-        };
-        let cheap = units.iter().take_while(is_cheap).count();
-        let mut hot = units.split_off(cheap);
-        hot.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
-        let fits_alone = |index: &usize| self.fits_alone(*index, (limit, most), hit_seconds);
-        let turn = hot.iter().copied().find(fits_alone);
-        units.extend(hot);
-        let turn = doubt.map(|doubt| doubt.turn).filter(|turn| units.contains(turn) && fits_alone(turn)).or(turn);
-        let in_doubt = |index: &usize| {
-            let rival = |doubt: &Doubt| doubt.rivals.iter().position(|rival| rival == index).map(|at| at + 1);
-            doubt.and_then(|doubt| if doubt.unit == *index { Some(0) } else { rival(doubt) }).unwrap_or(usize::MAX)
-        };
-        let always = |index: &usize| self.get(*index).always;
-        let rank =
-            |index: &usize| (!always(index), Some(*index) != turn, in_doubt(index), !self.suspects.contains(index));
-        units.sort_by_key(rank);
-        // These two together tell what no window without one of them can: for them all of the limit is used.
-        let pair = doubt.and_then(|doubt| Some([doubt.unit, *doubt.rivals.first()?]));
-        let pair = pair.filter(|pair| pair.iter().map(|&index| cost(index)).sum::<f64>() <= most);
-        let is_paired = |index: &usize| pair.is_some_and(|pair| pair.contains(index));
+        let (units, turn) = self.in_order(serving, doubt, pair, (limit, most), hit_seconds);
         // Without those that seem to leak nothing is told of what it sees: others have the addresses of theirs.
         let needed = |index: &&usize| Some(**index) == turn || self.suspects.contains(index);
         let modest = |gentle: &Gentle| {
             let cost: f64 = units.iter().filter(needed).map(|&index| cost_at(index, gentle.hit_seconds)).sum();
             turn.is_some() && cost <= MODEST.min(limit)
         };
-        let gentle = gentle.filter(|gentle| witness.is_none() && modest(gentle));
-        let gently = gentle.is_some();
-        let (mut left, hit_seconds) = match gentle {
+        let first: f64 = pair.map_or(turn.map_or(0.0, cost), |pair| pair.units.into_iter().map(cost).sum());
+        let always: f64 = units.iter().filter(|&&index| self.get(index).always).map(|&index| cost(index)).sum();
+        let (room, hit_seconds) = match gentle.filter(|gentle| witness.is_none() && modest(gentle)) {
             Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
             // A suspect that is a witness itself: the more rivals beside it, the better.
-            None if witness.is_some() && witness == doubt.map(|doubt| doubt.unit) => (FULL * most, hit_seconds),
-            None => (turn.map_or(0.0, cost).max(FULL * limit), hit_seconds),
+            None if witness.is_some() && witness == doubt.map(|doubt| doubt.unit) => {
+                (first.max(FULL * most), hit_seconds)
+            }
+            None => (first.max(FULL * limit), hit_seconds),
         };
+        // Sums of the same numbers in another order are not the same.
+        let mut left = (room + always) * (1.0 + f64::EPSILON.sqrt());
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
             let cost = cost_at(index, hit_seconds);
-            let fits = cost <= left || !gently && is_paired(&index);
+            let fits = cost <= left;
             left -= if fits { cost } else { 0.0 };
             fits
         });
@@ -172,20 +148,70 @@ impl Units {
         Part { witness: witness.filter(|witness| armed.contains(witness)), units: armed, left_out }
     }
 
-    /// Which of the two that a doubt is about is armed only as a witness, where both together are dear: the one whose blocks they may be in
-    /// truth, so that those of the other have names; or that one, where it is so hot that hardly anything fits beside it else.
-    fn witness(&self, doubt: &Doubt, (limit, most): (f64, f64), hit_seconds: f64) -> Option<usize> {
-        let rival = *doubt.rivals.first()?;
-        let both = self.cost(&[doubt.unit, rival], hit_seconds);
+    /// What serves a class, in the order in which it is armed as long as there is room; and whose turn it is.
+    fn in_order(
+        &self,
+        mut units: Vec<usize>,
+        doubt: Option<&Doubt>,
+        pair: Option<Pair>,
+        limits: (f64, f64),
+        hit_seconds: f64,
+    ) -> (Vec<usize>, Option<usize>) {
+        let cost = |index: usize| self.cost(&[index], hit_seconds);
+        units.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)));
+        let mut sum = 0.0;
+        let is_cheap = |&&index: &&usize| {
+            sum += cost(index);
+            sum <= CHEAP * limits.0
+        };
+        let cheap = units.iter().take_while(is_cheap).count();
+        let mut hot = units.split_off(cheap);
+        hot.sort_by(|&a, &b| self.get(a).seconds.total_cmp(&self.get(b).seconds));
+        let fits_alone = |index: &usize| self.fits_alone(*index, limits.1, hit_seconds);
+        let least_seen = hot.iter().copied().find(fits_alone);
+        units.extend(hot);
+        let is_paired = |index: &usize| pair.is_some_and(|pair| pair.units.contains(index));
+        let may_be = |turn: &usize| units.contains(turn) && fits_alone(turn);
+        let turn = match doubt {
+            Some(doubt) if pair.is_some() => Some(doubt.turn).filter(is_paired).or(Some(doubt.unit)),
+            doubt => doubt.map(|doubt| doubt.turn).filter(may_be).or(least_seen),
+        };
+        let in_doubt = |index: &usize| {
+            let rival = |doubt: &Doubt| doubt.rivals.iter().position(|rival| rival == index).map(|at| at + 1);
+            doubt.and_then(|doubt| if doubt.unit == *index { Some(0) } else { rival(doubt) }).unwrap_or(usize::MAX)
+        };
+        units.sort_by_key(|index| {
+            let first = (!self.get(*index).always, Some(*index) != turn, !is_paired(index));
+            (first, in_doubt(index), !self.suspects.contains(index))
+        });
+        (units, turn)
+    }
+
+    /// The suspect of a doubt and the first of its rivals that may be armed in one window with it, for at most `most`. Where both are dear
+    /// one of them is only a witness: the rival, so that the suspect's blocks have names; or the suspect, where that is so hot that
+    /// hardly anything fits beside it else.
+    fn pair(&self, doubt: &Doubt, (limit, most): (f64, f64), hit_seconds: f64) -> Option<Pair> {
         let is_hot = self.cost(&[doubt.unit], hit_seconds) > FULL * limit;
-        let order = if is_hot { [doubt.unit, rival] } else { [rival, doubt.unit] };
-        let fits = |index: &usize| both - self.saved_as_witness(*index, hit_seconds) <= most;
-        if both > FULL * limit { order.into_iter().find(fits) } else { None }
+        doubt.rivals.iter().find_map(|&rival| {
+            let units = [doubt.unit, rival];
+            let both = self.cost(&units, hit_seconds);
+            let order = if is_hot { units } else { [rival, doubt.unit] };
+            let fits = |index: &usize| both - self.saved_as_witness(*index, hit_seconds) <= most;
+            let witness = if both > FULL * limit { order.into_iter().find(fits) } else { None };
+            (witness.is_some() || both <= FULL * limit).then_some(Pair { units, witness })
+        })
     }
 
     fn saved_as_witness(&self, index: usize, hit_seconds: f64) -> f64 {
         self.cost(&[index], hit_seconds) - self.cost_of_witness(index, hit_seconds)
     }
+}
+
+/// The suspect of a doubt and one of its rivals.
+#[derive(Clone, Copy)]
+struct Pair {
+    units: [usize; 2],
+    witness: Option<usize>,
 }
 
 /// A part of a class.
@@ -263,6 +289,22 @@ mod tests {
         assert_eq!(part(&units, 0.6).witnesses, [0]);
         units.bear(1.0, 5e-3);
         assert!(part(&units, 0.6).witnesses.is_empty());
+    }
+
+    #[test]
+    fn a_rival_that_is_too_hot_alone_is_still_a_witness() {
+        let mut units = units(&[(Some(1e5), 1, true), (Some(1.4e6), 1, true), (Some(8e5), 1, true)]);
+        units.all[2].seconds = 0.1;
+        let part = |units: &Units| units.part(&growing(&[0])[0], 1.0, HIT, GENTLE).0;
+        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![1, 2], turn: 1, share: 1.0 });
+        let selection = part(&units);
+        assert!(selection.units == [1, 0] && selection.witnesses == [1], "{selection:?}");
+        assert!(selection.expected <= 1.0, "no third one beside them: {selection:?}");
+        units.all[1].hits = 2_000_000;
+        let selection = part(&units);
+        assert!(selection.units == [0, 2] && selection.expected <= 1.0, "the other rival's turn: {selection:?}");
+        let unnoticed = units.part_of(&growing(&[0])[0], 0.2, HIT, None);
+        assert!(unnoticed.units == [0] && unnoticed.witness.is_none(), "nothing is borne there");
     }
 
     #[test]

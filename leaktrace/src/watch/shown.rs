@@ -16,10 +16,12 @@ const MOST_SHOWN: f64 = 200.0;
 /// Survivors of a class, of windows of the later half of the time, that suffice for a verdict on most that ask for it: a verdict asks
 /// for the later half by itself.
 const VERDICT: f64 = 40.0;
-/// What a class is worth at least of which all is in doubt.
-const DOUBTED: f64 = 2.0;
 /// And of so many windows.
 const MOMENTS: usize = 5;
+/// Windows below which a class is new.
+const FIRST_MOMENTS: usize = 2;
+/// What a class is worth at least of which all is in doubt.
+const DOUBTED: f64 = 2.0;
 
 /// What windows in which all of a class was armed have shown of its growth.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,6 +29,8 @@ pub(super) struct Shown {
     /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
     expected: f64,
     found: f64,
+    /// Of these, those of which it is known who asked for them.
+    named: f64,
     /// By window, of the later half of the time.
     finds: Vec<Find>,
     /// What outlived any window and lives still.
@@ -103,7 +107,7 @@ impl Units {
             }
             let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
             if is_whole && !shown.whole {
-                (shown.whole, shown.expected, shown.found) = (true, 0.0, 0.0);
+                (shown.whole, shown.expected, shown.found, shown.named) = (true, 0.0, 0.0, 0.0);
             }
             // A part shows nothing that the whole does not show better.
             if shown.whole && !is_whole {
@@ -113,8 +117,11 @@ impl Units {
                 if is_whole { (ENOUGH_SHOWN, FAR_FEWER) } else { (ENOUGH_SHOWN_OF_PARTS, FAR_FEWER_OF_PARTS) };
             shown.expected += of.blocks_per_second * window.seconds;
             shown.found += found.grown(of.class);
+            shown.named += found.named(of.class);
             if shown.expected > MOST_SHOWN {
-                (shown.expected, shown.found) = (shown.expected / 2.0, shown.found / 2.0);
+                shown.expected /= 2.0;
+                shown.found /= 2.0;
+                shown.named /= 2.0;
             }
             // Of the C allocator all is armed: what seems to grow there is not its.
             if of.class != LARGE && in_turn && shown.expected > enough && shown.share() < far_fewer {
@@ -146,10 +153,15 @@ impl Units {
     pub fn explained(&self, growing: &[Growing]) -> f64 {
         let seen = |of: &Growing| {
             let shown = self.shown.get(&of.class).filter(|shown| shown.expected > 0.0);
-            of.blocks_per_second * shown.map_or(0.0, |shown| (shown.found / shown.expected).min(1.0))
+            of.blocks_per_second * shown.map_or(0.0, |shown| (shown.named / shown.expected).min(1.0))
         };
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
+    }
+
+    /// Whether hardly a window has seen a class of late.
+    pub(super) fn is_new(&self, class: u32) -> bool {
+        self.shown.get(&class).is_none_or(|shown| shown.finds.len() < FIRST_MOMENTS)
     }
 
     /// Whether a block of a class has outlived a window.
@@ -171,7 +183,7 @@ mod tests {
     use super::*;
 
     fn blocks(blocks: u64) -> Found {
-        Found { blocks, bytes: 512 * blocks }
+        Found { blocks, bytes: 512 * blocks, named: blocks }
     }
 
     /// A window at a time since the attach, and for how many seconds it counts.
@@ -243,7 +255,11 @@ mod tests {
         units.all[0].is_c = true;
         // By 100 KiB a second.
         let (growing, whole) = (growing(&[LARGE]), [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }]);
-        units.enter_survivors(&growing, &whole, at(1.0, 0.5), false, |_| Found { blocks: 1, bytes: 40 << 10 });
+        units.enter_survivors(&growing, &whole, at(1.0, 0.5), false, |_| Found {
+            blocks: 1,
+            bytes: 40 << 10,
+            named: 1,
+        });
         assert!((units.explained(&growing) - 0.8).abs() < 1e-9);
     }
 

@@ -25,13 +25,6 @@ const UNKNOWN: f64 = 0.25;
 const SCOUTS_SLOWDOWN: f64 = 0.7;
 /// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
 const ENOUGH_CPU: f64 = 1e-3;
-/// Seconds for which a unit was armed, or CPU seconds of the target meanwhile, from which on its rate is sure.
-const SURE_SECONDS: f64 = 0.4;
-const SURE_CPU: f64 = 0.02;
-/// What a hit of a witness costs, or one of a size that the window is not for, as a part of what one costs with the stack.
-const CHEAP: f64 = 0.6;
-/// See [`Units::bear`].
-const MOST_BEARING: f64 = 2.0;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
 
@@ -73,16 +66,6 @@ impl Unit {
         // What hits cost is an estimate, and so is the rest of a window's CPU time: where that is short of what is usual, that is believed.
         let work = self.cpu_seconds.max(self.usual_seconds);
         (self.cpu_seconds > 0.0).then(|| self.hits as f64 / work.max(ENOUGH_CPU))
-    }
-
-    /// What a hit of it costs on the mean, as a part of what one costs with the stack.
-    fn weight(&self) -> f64 {
-        if self.quiet { CHEAP } else { weight(self.followed_hits as f64, self.skipped_hits as f64) }
-    }
-
-    /// Whether its rate may be chance.
-    pub(super) fn is_hardly_seen(&self) -> bool {
-        self.seconds < SURE_SECONDS && self.cpu_seconds < SURE_CPU
     }
 
     /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` seconds counts.
@@ -307,12 +290,6 @@ impl Units {
         }
     }
 
-    /// The target works for so many CPU seconds in as short a window as there is: less than a request is reckoned at, `request` CPU
-    /// seconds, so that what is slower in it does not make that twice as slow.
-    pub fn bear(&mut self, work: f64, request: f64) {
-        self.bearing = (request / work.max(1e-9)).clamp(1.0, MOST_BEARING);
-    }
-
     /// What no window shows of the `growing` classes.
     pub fn unwatched(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> Unwatched {
         let classes: Vec<&Growing> = growing.iter().collect();
@@ -348,46 +325,9 @@ impl Units {
         self.all[index].may_serve(of, since.copied().unwrap_or(0.0))
     }
 
-    /// Seconds of hits per second of the target's own work, of some units.
-    pub(super) fn cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
-        let cost = |unit: &Unit| unit.rate().unwrap_or(0.0) * unit.weight();
-        units.iter().map(|&index| cost(&self.all[index])).sum::<f64>() * hit_seconds
-    }
-
-    /// The same of a unit that is a witness.
-    pub(super) fn cost_of_witness(&self, index: usize, hit_seconds: f64) -> f64 {
-        CHEAP * self.cost_of_hits(index, hit_seconds)
-    }
-
-    /// The same of a unit of which all hits cost that.
-    pub(super) fn cost_of_hits(&self, index: usize, hit_seconds: f64) -> f64 {
-        self.all[index].rate().unwrap_or(0.0) * hit_seconds
-    }
-
-    /// Tells which units are quiet: `is_quiet` says it of a class and a unit that serves it.
-    pub fn quieten(&mut self, growing: &[Growing], is_quiet: impl Fn(u32, usize) -> bool) {
-        for (index, unit) in self.all.iter_mut().enumerate() {
-            let mut served = growing.iter().filter(|of| unit.classes & of.bit() != 0).peekable();
-            let may_be = !unit.always && !unit.is_c && served.peek().is_some();
-            unit.quiet = may_be && served.all(|of| is_quiet(of.class, index));
-        }
-    }
-
-    /// Which of some units are quiet, in order.
-    pub(super) fn quiet(&self, units: &[usize]) -> Vec<usize> {
-        let mut quiet: Vec<usize> = units.iter().copied().filter(|&index| self.all[index].quiet).collect();
-        quiet.sort_unstable();
-        quiet
-    }
-
     pub(super) fn is_complete(&self, selection: &Selection, of: &Growing) -> bool {
         (0..self.all.len()).all(|index| !self.may_serve(index, of) || selection.units.contains(&index))
     }
-}
-
-/// What a hit costs on the mean, as a part of what one costs with the stack, where `cheap` of them are without.
-pub fn weight(hits: f64, cheap: f64) -> f64 {
-    if hits > 0.0 { 1.0 - (1.0 - CHEAP) * (cheap / hits).min(1.0) } else { 1.0 }
 }
 
 /// Bytes that a site always asks for, where that is written in its code.
@@ -425,30 +365,5 @@ pub(super) mod tests {
 
     pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
         classes.iter().map(|&class| Growing { class, blocks_per_second: 100.0 }).collect()
-    }
-
-    #[test]
-    fn hits_that_are_only_counted_and_those_of_quiet_units_cost_less() {
-        let mut units = units(&[(Some(1e5), 1, true), (Some(1e5), 1, true)]);
-        units.all[0].followed_hits = 100;
-        units.all[0].skipped_hits = 50;
-        assert!((units.cost(&[0], HIT) - 0.1 * (1.0 + CHEAP) / 2.0).abs() < 1e-9);
-        units.quieten(&growing(&[0]), |_, unit| unit == 1);
-        assert!(units.quiet(&[1, 0]) == [1] && (units.cost(&[1], HIT) - 0.1 * CHEAP).abs() < 1e-9);
-        assert!((units.cost_of_hits(1, HIT) - 0.1).abs() < 1e-9, "scouts' all cost the same");
-        units.quieten(&growing(&[1]), |_, _| true);
-        assert_eq!(units.quiet(&[0, 1]), [0; 0], "nothing that it serves grows any more");
-    }
-
-    #[test]
-    fn a_window_that_is_mostly_hits_does_not_make_them_dear() {
-        let mut units = units(&[(None, 1, true)]);
-        let selection = Selection { units: vec![0], expected: 0.0, scouts: None, sights: vec![], witnesses: vec![] };
-        let hits = |_| (SiteStats::default(), SiteStats { hits: 1000, classes: 1, skipped: 0 });
-        // Of 4 ms that are usual in its time the estimate leaves 1 ms.
-        units.enter(&selection, 0.1, (1e-3, 4e-3), 1.0, HIT, hits);
-        assert!((units.get(0).rate().unwrap() - 250_000.0).abs() < 1.0);
-        units.enter(&selection, 0.1, (9e-3, 4e-3), 1.0, HIT, hits);
-        assert!((units.get(0).rate().unwrap() - 200_000.0).abs() < 1.0, "it was busier than usual");
     }
 }

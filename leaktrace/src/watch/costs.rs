@@ -1,0 +1,96 @@
+//! What units cost the target, and which of them are only witnesses.
+
+use super::units::{Growing, Unit, Units};
+
+/// What a hit of a witness costs, or one of a size that the window is not for, as a part of what one costs with the stack.
+const CHEAP: f64 = 0.6;
+/// See [`Units::bear`].
+const MOST_BEARING: f64 = 2.0;
+
+impl Unit {
+    /// What a hit of it costs on the mean, as a part of what one costs with the stack.
+    fn weight(&self) -> f64 {
+        if self.quiet { CHEAP } else { weight(self.followed_hits as f64, self.skipped_hits as f64) }
+    }
+}
+
+impl Units {
+    /// The target works for so many CPU seconds in as short a window as there is: less than a request is reckoned at, `request` CPU
+    /// seconds, so that what is slower in it does not make that twice as slow.
+    pub fn bear(&mut self, work: f64, request: f64) {
+        self.bearing = (request / work.max(1e-9)).clamp(1.0, MOST_BEARING);
+    }
+
+    /// Seconds of hits per second of the target's own work, of some units.
+    pub(super) fn cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
+        let cost = |unit: &Unit| unit.rate().unwrap_or(0.0) * unit.weight();
+        units.iter().map(|&index| cost(&self.all[index])).sum::<f64>() * hit_seconds
+    }
+
+    /// The same of a unit that is a witness.
+    pub(super) fn cost_of_witness(&self, index: usize, hit_seconds: f64) -> f64 {
+        CHEAP * self.cost_of_hits(index, hit_seconds)
+    }
+
+    /// The same of a unit of which all hits cost that.
+    pub(super) fn cost_of_hits(&self, index: usize, hit_seconds: f64) -> f64 {
+        self.all[index].rate().unwrap_or(0.0) * hit_seconds
+    }
+
+    /// Tells which units are quiet: `is_quiet` says it of a class and a unit that serves it.
+    pub fn quieten(&mut self, growing: &[Growing], is_quiet: impl Fn(u32, usize) -> bool) {
+        for (index, unit) in self.all.iter_mut().enumerate() {
+            let mut served = growing.iter().filter(|of| unit.classes & of.bit() != 0).peekable();
+            let may_be = !unit.always && !unit.is_c && served.peek().is_some();
+            unit.quiet = may_be && served.all(|of| is_quiet(of.class, index));
+        }
+    }
+
+    /// Which of some units are quiet, in order.
+    pub(super) fn quiet(&self, units: &[usize]) -> Vec<usize> {
+        let mut quiet: Vec<usize> = units.iter().copied().filter(|&index| self.all[index].quiet).collect();
+        quiet.sort_unstable();
+        quiet
+    }
+}
+
+/// What a hit costs on the mean, as a part of what one costs with the stack, where `cheap` of them are without.
+pub fn weight(hits: f64, cheap: f64) -> f64 {
+    if hits > 0.0 { 1.0 - (1.0 - CHEAP) * (cheap / hits).min(1.0) } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use leaktrace_common::wire::SiteStats;
+
+    use super::super::units::{
+        Selection,
+        tests::{HIT, growing, units},
+    };
+    use super::*;
+
+    #[test]
+    fn hits_that_are_only_counted_and_those_of_quiet_units_cost_less() {
+        let mut units = units(&[(Some(1e5), 1, true), (Some(1e5), 1, true)]);
+        units.all[0].followed_hits = 100;
+        units.all[0].skipped_hits = 50;
+        assert!((units.cost(&[0], HIT) - 0.1 * (1.0 + CHEAP) / 2.0).abs() < 1e-9);
+        units.quieten(&growing(&[0]), |_, unit| unit == 1);
+        assert!(units.quiet(&[1, 0]) == [1] && (units.cost(&[1], HIT) - 0.1 * CHEAP).abs() < 1e-9);
+        assert!((units.cost_of_hits(1, HIT) - 0.1).abs() < 1e-9, "scouts' all cost the same");
+        units.quieten(&growing(&[1]), |_, _| true);
+        assert_eq!(units.quiet(&[0, 1]), [0; 0], "nothing that it serves grows any more");
+    }
+
+    #[test]
+    fn a_window_that_is_mostly_hits_does_not_make_them_dear() {
+        let mut units = units(&[(None, 1, true)]);
+        let selection = Selection { units: vec![0], expected: 0.0, scouts: None, sights: vec![], witnesses: vec![] };
+        let hits = |_| (SiteStats::default(), SiteStats { hits: 1000, classes: 1, skipped: 0 });
+        // Of 4 ms that are usual in its time the estimate leaves 1 ms.
+        units.enter(&selection, 0.1, (1e-3, 4e-3), 1.0, HIT, hits);
+        assert!((units.get(0).rate().unwrap() - 250_000.0).abs() < 1.0);
+        units.enter(&selection, 0.1, (9e-3, 4e-3), 1.0, HIT, hits);
+        assert!((units.get(0).rate().unwrap() - 200_000.0).abs() < 1.0, "it was busier than usual");
+    }
+}
