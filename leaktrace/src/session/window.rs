@@ -69,7 +69,7 @@ pub(super) struct Opened {
 }
 
 /// What went by in a window or in a part of it, of [`LONGEST`] seconds or the rest: a request meets one or two parts.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Passed {
     /// Seconds.
     pub(super) open: f64,
@@ -84,6 +84,19 @@ impl Passed {
             open: self.open - earlier.open,
             cpu_seconds: self.cpu_seconds - earlier.cpu_seconds,
             runs: self.runs.since(earlier.runs),
+        }
+    }
+}
+
+impl Opened {
+    /// The clock of another process lags by up to a tick while that is at work. So hits that cost more CPU seconds than it says, `hits`, had
+    /// the rest of them in the window, not at its edges.
+    pub(super) fn bear_with_the_clock(&mut self, hits: f64) {
+        let late = (hits - self.whole.cpu_seconds).max(0.0);
+        self.whole.cpu_seconds += late;
+        self.edges.cpu_seconds = (self.edges.cpu_seconds - late).max(0.0);
+        if let Some(last) = self.parts.last_mut() {
+            last.cpu_seconds += late;
         }
     }
 }
@@ -313,5 +326,24 @@ mod tests {
         assert!(!rest.is_good_moment());
         rest.enter(idle, at + 0.002);
         assert!(rest.is_good_moment() && !rest.is_long(), "it has no long rests");
+    }
+
+    #[test]
+    fn hits_that_the_clock_does_not_show_yet_are_not_at_the_edges() {
+        let of = |cpu_seconds| Passed { open: 0.03, cpu_seconds, ..Passed::default() };
+        let mut opened = Opened {
+            closing: Duration::ZERO,
+            whole: of(4e-5),
+            parts: vec![of(4e-5)],
+            edges: of(5e-3),
+            rested: false,
+            stats: HashMap::new(),
+            survivors: None,
+        };
+        opened.bear_with_the_clock(1e-3);
+        assert!((opened.whole.cpu_seconds - 1e-3).abs() < 1e-12 && opened.parts[0] == opened.whole);
+        assert!((opened.edges.cpu_seconds - 4.04e-3).abs() < 1e-12);
+        opened.bear_with_the_clock(5e-4);
+        assert!((opened.whole.cpu_seconds - 1e-3).abs() < 1e-12, "nothing is missing");
     }
 }

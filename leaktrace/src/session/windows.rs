@@ -234,9 +234,10 @@ impl Session {
         self.tracer.set_witnesses(&witnesses.collect())?;
         self.tracer.set_window(word, selection.classes())?;
         self.cost.begin_sample(&self.tracer);
-        let opened = self.trace(watch, selection, grant)?;
+        let mut opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = self.cost_of(opened.whole.runs);
+        opened.bear_with_the_clock(hits);
         let runs = opened.whole.runs.count() as f64;
         let cheap = if selection.scouts.is_some() { 0.0 } else { cheap_hits(watch, selection, &opened) as f64 };
         let cost = match selection.scouts {
