@@ -22,10 +22,11 @@ pub struct WatchFacts {
     pub reused_unseen: u64,
     /// Sites that may hand out what grows and that no window has armed yet.
     pub sites_unseen: u64,
-    /// Size classes that grow and that no window is for, because that would pass the slowdown.
+    /// Size classes that grow and of which a part can never be told, because a site alone would pass the slowdown, or all together do
+    /// many times.
     #[serde(default, alias = "sites_too_hot")]
     pub classes_too_hot: u64,
-    /// The least slowdown that would let a window see one of these; 0 where there is none.
+    /// The least slowdown that would let a window see one of these whole; 0 where there is none.
     #[serde(default)]
     pub slowdown_needed: f64,
     /// Which part of the heap's growth, in blocks, the survivors of the windows are, 0 to 1.

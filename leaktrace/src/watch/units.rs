@@ -164,7 +164,7 @@ impl Selection {
 pub struct Unwatched {
     /// Units that may serve the classes and were never armed yet.
     pub units: usize,
-    /// Classes that cost too much to be seen even in parts, as far as is known, and the least that one of them costs.
+    /// Classes of which a part costs too much to be told, as far as is known, and the least that one of them costs as a whole.
     pub classes: usize,
     pub least_cost: Option<f64>,
 }
