@@ -39,8 +39,6 @@ const BOLDER: f64 = 1.1;
 const LEAST_BOLD: f64 = 0.1;
 /// How long a window that was drawn waits until it is afforded, seconds; then another one is drawn.
 const MOST_PATIENCE: f64 = 20.0;
-/// For one in so many of these there are windows that no request notices meanwhile, where a class is seen whole and shows survivors.
-const UNNOTICED_BESIDE: u64 = 4;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
@@ -194,12 +192,7 @@ impl Session {
         let chosen = watch.units.choose(&growing, limit, hit, gentle, &mut draw);
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
         let is_drawn = afforded.is_some();
-        // What these show is only suspected: where another class shows what is proven, its windows need what they cost.
-        let is_in_vain = watch.units.shows_whole(&growing, limit, hit) && !watch.draw.is_multiple_of(UNNOTICED_BESIDE);
         let Some((grant, selection)) = afforded.or_else(|| {
-            if is_in_vain {
-                return None;
-            }
             let selection = watch.units.choose_unnoticed(&growing, limit, hit, gentle, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {

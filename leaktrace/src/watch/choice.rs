@@ -13,10 +13,8 @@ const GENTLE: f64 = 0.1;
 const BESIDE_WHOLE: f64 = 0.15;
 /// What a class is worth that can be seen whole and hardly was yet: as much as one that shows much.
 const NEW: f64 = 20.0;
-/// How often the class that a window is for is drawn without regard to what each costs and shows; and while one shows survivors that is
-/// seen whole.
+/// How often the class that a window is for is drawn without regard to what each costs and shows.
 const ANY: f64 = 0.2;
-const ANY_BESIDE: f64 = 0.05;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
 const CURIOUS: f64 = 0.15;
 const CURIOUS_OF_PARTS: f64 = 0.1;
@@ -63,14 +61,6 @@ impl Units {
         units.iter().all(|&index| self.get(index).rate().is_some()).then(|| self.cost(&units, hit_seconds))
     }
 
-    /// Whether a class shows survivors that is seen whole, and is no small part of what grows.
-    pub fn shows_whole(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> bool {
-        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
-        let is_whole = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost <= WHOLE * limit);
-        let counts = |of: &&Growing| of.blocks_per_second >= MINOR * all && self.survived(of.class);
-        growing.iter().filter(counts).any(is_whole)
-    }
-
     /// A window for classes of known cost.
     fn class_window(
         &self,
@@ -85,8 +75,8 @@ impl Units {
         // In random order, by weight (Efraimidis and Spirakis, 2006).
         let mut order: Vec<(&Growing, Option<Selection>, f64)> = Vec::new();
         let dear = |cost: f64| cost > WHOLE * limit;
-        let beside = self.shows_whole(growing, limit, hit_seconds);
-        let any = random.f64() < if beside { ANY_BESIDE } else { ANY };
+        let beside = ready.iter().any(|(of, cost)| !dear(*cost) && self.survived(of.class));
+        let any = random.f64() < ANY;
         for &(of, cost) in ready {
             let part = dear(cost).then(|| self.part(of, limit, hit_seconds, gentle));
             let (expected, shown) = match &part {
@@ -223,9 +213,9 @@ impl Units {
 mod tests {
     use super::super::{
         classes::{Found, LARGE},
-        exposure::{Exposure, Living, Sight},
+        exposure::{Exposure, Sight},
         units::{
-            Doubt, Growing, Units,
+            Growing, Units,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -279,11 +269,8 @@ mod tests {
             false,
             |_| Found { blocks: 20, bytes: 0, named: 20 },
         );
-        let whole = [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }];
-        let dead = Found { blocks: 9, bytes: 9000, named: 9 };
-        units.enter_survivors(&growing, &whole, window, false, |_| dead);
-        units.recount(&Living::of([(0, Some(1), 1)].into_iter()));
         let before = parts(&units, 5);
+        let whole = [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }];
         units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 1, bytes: 900, named: 1 });
         let after = parts(&units, 5);
         assert!(after < before * 4 / 5, "{before}, then {after}");
@@ -330,25 +317,5 @@ mod tests {
                 units.choose(&growing(&[0, 1]), 1.0, HIT, GENTLE, &mut fastrand::Rng::with_seed(seed)).unwrap();
             assert!(selection.scouts.is_some() && selection.units == [1], "{selection:?}");
         }
-    }
-
-    #[test]
-    fn a_class_that_can_be_seen_whole_is_seen_before_parts_of_others() {
-        let mut units = units(&[(Some(2e4), 1, true), (Some(9e5), 2, true), (Some(8e5), 2, true)]);
-        let mut random = fastrand::Rng::with_seed(3);
-        let growing = growing(&[0, 1]);
-        units.doubts.insert(1, Doubt { unit: 1, rivals: vec![2], turn: 1, share: 1.0 });
-        let mut whole = |units: &Units| {
-            let windows = (0..100).map(|_| units.choose(&growing, 1.0, HIT, GENTLE, &mut random).unwrap());
-            windows.filter(|selection| selection.sights[0].class == 0).count()
-        };
-        assert!(whole(&units) > 80);
-        assert!(!units.shows_whole(&growing, 1.0, HIT), "nothing was seen of it");
-        let (at, sight) = (Exposure { begin_ns: 1, end_ns: 2, seconds: 0.1 }, [Sight::new(0, vec![], &[])]);
-        let found = Found { blocks: 9, bytes: 64, named: 9 };
-        units.enter_survivors(&growing, &sight, (1.0, at), false, |_| found);
-        assert!(units.shows_whole(&growing, 1.0, HIT));
-        let minor = [Growing { blocks_per_second: 0.1, ..growing[0] }, growing[1]];
-        assert!(!units.shows_whole(&minor, 1.0, HIT), "a small part of what grows");
     }
 }

@@ -18,6 +18,8 @@ const MOST_SHOWN: f64 = 200.0;
 const VERDICT: f64 = 40.0;
 /// And of so many windows.
 const MOMENTS: usize = 5;
+/// Windows below which a class is new.
+const FIRST_MOMENTS: usize = 2;
 /// What a class is worth at least of which all is in doubt.
 const DOUBTED: f64 = 2.0;
 
@@ -157,9 +159,9 @@ impl Units {
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
     }
 
-    /// Whether windows should not have shown much of a class yet: it may be the one that shows all.
+    /// Whether hardly a window has seen a class of late.
     pub(super) fn is_new(&self, class: u32) -> bool {
-        self.shown.get(&class).is_none_or(|shown| shown.expected < ENOUGH_SHOWN)
+        self.shown.get(&class).is_none_or(|shown| shown.finds.len() < FIRST_MOMENTS)
     }
 
     /// Whether a block of a class has outlived a window.
