@@ -25,6 +25,10 @@ const SERVICES: [&str; 6] = [
     "calm_queue.py",
 ];
 
+/// What seems to leak there has a rival so hot that both together make a step of the service up to seven times as long: at the default slowdown it
+/// is proven in most runs, not in all.
+const HOT: &str = "leak_reused.py";
+
 #[test]
 fn leaks_are_named_and_the_innocent_left_in_peace() {
     let of = |python: &Python| if is_of_distribution(python) { &SERVICES[..] } else { &FEW };
@@ -33,7 +37,9 @@ fn leaks_are_named_and_the_innocent_left_in_peace() {
     let running: Vec<_> = scripts
         .map(|(python, script)| {
             let mut service = Service::start(python, &format!("services/{script}"), &[]);
-            let trace = Trace::attach(service.pid(), &[&BUDGET[..], &["--duration", "170s"]].concat());
+            let slowdown = if *script == HOT { "8x" } else { "2x" };
+            let rest = ["--duration", "170s", "--max-slowdown", slowdown];
+            let trace = Trace::attach(service.pid(), &[&BUDGET[..], &rest].concat());
             service.go();
             (python, service, trace)
         })
