@@ -30,7 +30,7 @@ use crate::{
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 /// The same of scouts, which need to see a moment of work.
 const QUICK_LOOK: Duration = Duration::from_millis(1);
-/// A target that uses less of a core rests; and for how long a window that is done waits for that, seconds.
+/// A target that uses less of a core rests, if it usually uses more; and for how long a window that is done waits for that, seconds.
 const RESTING: f64 = 0.1;
 const MOST_WAIT: f64 = 0.06;
 /// Cores up to which a target rests so often that this is worth to wait for.
@@ -113,8 +113,10 @@ struct Waited {
 }
 
 /// Whether the target rests, while a window that is done waits for that.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rest {
+    /// Cores below which it does.
+    below: f64,
     /// Since when, seconds of the window.
     since: Option<f64>,
     seconds: f64,
@@ -123,9 +125,14 @@ struct Rest {
 }
 
 impl Rest {
+    /// Of a target that uses `pace` cores: one that does a little all the time never rests for long.
+    fn of(pace: f64) -> Self {
+        Self { below: RESTING.min(pace), since: None, seconds: 0.0, resumed: false }
+    }
+
     /// Enters what went by in a moment that ended `at` so many seconds of the window.
     fn enter(&mut self, moment: Passed, at: f64) {
-        if moment.cpu_seconds > RESTING * moment.open {
+        if moment.cpu_seconds > self.below * moment.open {
             self.resumed |= self.since.is_some();
             self.since = None;
         } else {
@@ -213,7 +220,7 @@ impl Session {
             if is_scouting { (QUICK_LOOK, LEAST_WORK_OF_SCOUTS, 1.0) } else { (LOOK, LEAST_WORK, IDLE) };
         let waits_for_rest = !is_scouting && grant.work <= OFTEN_RESTS * grant.open;
         let (mut parts, mut before, mut last) = (Vec::new(), Passed::default(), Passed::default());
-        let (mut done, mut rest, mut noticed_before) = (None, Rest::default(), 0.0);
+        let (mut done, mut rest, mut noticed_before) = (None, Rest::of(grant.work / grant.open), 0.0);
         let in_bounds = loop {
             thread::sleep(if done.is_some() { QUICK_LOOK } else { look });
             let now = passed();
@@ -311,7 +318,7 @@ mod tests {
             Passed { open: 0.001, cpu_seconds: 0.0009, ..Passed::default() },
             Passed { open: 0.001, ..Passed::default() },
         );
-        let mut rest = Rest::default();
+        let mut rest = Rest::of(0.2);
         rest.enter(busy, 0.1);
         assert!(!rest.is_good_moment(), "in the middle of it");
         rest.enter(idle, 0.101);
@@ -326,6 +333,22 @@ mod tests {
         assert!(!rest.is_good_moment());
         rest.enter(idle, at + 0.002);
         assert!(rest.is_good_moment() && !rest.is_long(), "it has no long rests");
+    }
+
+    #[test]
+    fn who_does_a_little_all_the_time_has_no_long_rests() {
+        // A step of 0.05 ms every 5 ms.
+        let (step, idle) = (
+            Passed { open: 0.001, cpu_seconds: 5e-5, ..Passed::default() },
+            Passed { open: 0.001, ..Passed::default() },
+        );
+        let mut rest = Rest::of(0.01);
+        for moment in 1..=100 {
+            rest.enter(if moment % 5 == 0 { step } else { idle }, f64::from(moment) * 0.001);
+            assert!(!rest.is_long());
+        }
+        rest.enter(idle, 0.101);
+        assert!(rest.is_good_moment());
     }
 
     #[test]

@@ -252,8 +252,8 @@ impl Session {
         let (limit, hit_seconds) = (watch.limit(), watch.scout_cost.seconds());
         // What is done in it, where the target has nothing to wait for, is that much less.
         let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
-        let usual = own * grant.open / grant.work;
         let work = believed_work(opened.whole, hits, grant.work * open / grant.open * progress);
+        let usual = work.0 * grant.open / grant.work;
         watch.units.enter(selection, open.min(usual) * progress, work, limit, hit_seconds, |slot| {
             opened.stats.get(&slot).copied().unwrap_or_default()
         });

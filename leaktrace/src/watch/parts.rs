@@ -126,7 +126,18 @@ impl Units {
             let cost: f64 = units.iter().filter(needed).map(|&index| cost_at(index, gentle.hit_seconds)).sum();
             turn.is_some() && cost <= MODEST.min(limit)
         };
-        let first: f64 = pair.map_or(turn.map_or(0.0, cost), |pair| pair.units.into_iter().map(cost).sum());
+        let alone = turn.map_or(0.0, cost);
+        let with_suspects: f64 = units.iter().filter(needed).map(|&index| cost(index)).sum();
+        let first: f64 = match pair {
+            Some(pair) => pair.units.into_iter().map(cost).sum(),
+            None => {
+                if with_suspects <= FULL * most {
+                    with_suspects
+                } else {
+                    alone
+                }
+            }
+        };
         let always: f64 = units.iter().filter(|&&index| self.get(index).always).map(|&index| cost(index)).sum();
         let (room, hit_seconds) = match gentle.filter(|gentle| witness.is_none() && modest(gentle)) {
             Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
@@ -182,7 +193,7 @@ impl Units {
         };
         units.sort_by_key(|index| {
             let first = (!self.get(*index).always, Some(*index) != turn, !is_paired(index));
-            (first, in_doubt(index), !self.suspects.contains(index))
+            (first, !self.suspects.contains(index), in_doubt(index))
         });
         (units, turn)
     }
