@@ -66,7 +66,10 @@ impl Session {
             exposure_of,
             weights: sums.iter().map(|sum| sum.mean(weight, wall / watch.open_seconds.max(1e-3))).collect(),
             bounds: sums.iter().map(|sum| sum.classes().iter().map(|class| bounds[class]).sum()).collect(),
-            unproven: owners.iter().map(|owner| matches!(owner, Some(Owner::Doubtful(_)))).collect(),
+            unproven: owners
+                .iter()
+                .map(|owner| matches!(owner, Some(Owner::Doubtful(_) | Owner::Unlikely(_))))
+                .collect(),
             refuted: owners.iter().map(|owner| *owner == Some(Owner::Another)).collect(),
             heap_grows: !watch.classes.is_known_not_to_grow(),
             facts: WatchFacts {

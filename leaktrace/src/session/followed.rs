@@ -113,11 +113,11 @@ impl Session {
     }
 }
 
-/// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more; and the stacks whose
-/// blocks are others'.
+/// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more, of those first that no
+/// window speaks against; and the stacks whose blocks are others'. What a witness has handed out counts as one stack's.
 fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> (BTreeMap<u32, Doubt>, HashSet<(Of, u32)>) {
     let mut births: HashMap<(Of, u32), Vec<u64>> = HashMap::new();
-    for block in watch.followers.blocks().filter(|block| block.stack != Block::WITNESSED) {
+    for block in watch.followers.blocks() {
         births.entry((watch.of(interpreter, block), block.stack)).or_default().push(block.time_ns);
     }
     let mut stacks: Vec<((Of, u32), Vec<u64>)> = births.into_iter().collect();
@@ -127,25 +127,34 @@ fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> (BTreeMa
     for (((class, _), _), births) in &stacks {
         *all.entry(*class).or_default() += births.len();
     }
-    let (mut doubts, mut refuted) = (BTreeMap::new(), HashSet::new());
-    for (of @ ((class, unit), _), births) in stacks {
+    let (mut doubts, mut refuted) = (BTreeMap::<u32, (Doubt, bool)>::new(), HashSet::new());
+    for (of @ ((class, unit), stack), births) in stacks {
         let looked = looked.entry(class).or_default();
         *looked += 1;
         let Some(unit) = unit.filter(|_| *looked <= MOST_DOUBTED) else { continue };
         let owner = watch.exposures.owner(class, Some(unit), &births, living);
-        if owner == Owner::Another {
-            refuted.insert(of);
-        }
-        if let Owner::Doubtful(mut rivals) = owner
-            && !doubts.contains_key(&class)
-        {
-            let seen = |unit: usize| watch.exposures.seconds_armed(class, unit);
-            rivals.sort_by(|&a, &b| seen(a).total_cmp(&seen(b)));
-            let turn = rivals.first().copied().filter(|&rival| seen(rival) < seen(unit)).unwrap_or(unit);
-            let share = births.len() as f64 / all[&class] as f64;
-            doubts.insert(class, Doubt { unit, rivals, turn, share });
+        let (rivals, likely) = match owner {
+            // It is to be known whose they are.
+            Owner::Stack if stack == Block::WITNESSED => (Vec::new(), true),
+            Owner::Stack => continue,
+            Owner::Another => {
+                refuted.insert(of);
+                continue;
+            }
+            Owner::Doubtful(rivals) => (rivals, true),
+            Owner::Unlikely(rivals) => (rivals, false),
+        };
+        let seen = |unit: usize| watch.exposures.seconds_armed(class, unit);
+        let turn = rivals.first().copied().filter(|&rival| seen(rival) < seen(unit)).unwrap_or(unit);
+        let share = births.len() as f64 / all[&class] as f64;
+        let doubt = Doubt { unit, rivals, turn, share };
+        // What is likely is soonest proven; what is not is found out beside it, or after it.
+        doubts.entry(class).or_insert_with(|| (doubt.clone(), likely));
+        if likely && let Some(found) = doubts.get_mut(&class).filter(|(_, likely)| !likely) {
+            *found = (doubt, true);
         }
     }
+    let doubts = doubts.into_iter().map(|(class, (doubt, _))| (class, doubt)).collect();
     (doubts, refuted)
 }
 

@@ -14,6 +14,7 @@ pub mod survivors;
 mod symbols;
 mod window;
 pub mod windows;
+mod work;
 
 use std::{
     io,

@@ -18,7 +18,7 @@ use crate::{
     target::Memory,
     tracer::{Tracer, cost::Runs, sweep::now_ns},
     watch::{
-        budget::{Grant, LONGEST},
+        budget::{Grant, LONGEST, SHORTEST},
         exposure::Exposure,
         followers::Follower,
         latency::{NOTICED, noticing},
@@ -110,6 +110,12 @@ struct Waited {
     before: Passed,
     /// The target had rested for so long that it was in the middle of nothing.
     rested: bool,
+}
+
+/// How many times what it was granted a window may take that has been open for so many seconds. What is open for less than [`SHORTEST`]
+/// shows next to nothing: most of what it saw is young. So it may take more until then; what it does, the next one waits for.
+fn overdraft(grant: Grant, open: f64) -> f64 {
+    if open < SHORTEST.min(grant.open) { OVERDRAFT } else { 1.0 }
 }
 
 /// Whether the target rests, while a window that is done waits for that.
@@ -235,11 +241,12 @@ impl Session {
                 break now.runs.count() <= FEW_HITS;
             }
             let hits = self.cost_of(now.runs);
+            let more = overdraft(grant, now.open);
             let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= enough * grant.work;
             if has_worked
-                || minds && noticed > grant.noticed
+                || minds && noticed > more * grant.noticed
                 || now.open >= MOST_OPEN.max(grant.open)
-                || hits > grant.hits
+                || hits > more * grant.hits
                 || !is_scouting && now.runs.count() >= watch.most_hits
             {
                 // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
@@ -349,6 +356,14 @@ mod tests {
         }
         rest.enter(idle, 0.101);
         assert!(rest.is_good_moment());
+    }
+
+    #[test]
+    fn a_window_may_take_more_to_be_as_long_as_shows_something() {
+        let more = |open, at| overdraft(Grant { open, work: 0.01, hits: 1e-3, noticed: 0.1 }, at);
+        assert!((more(0.3, 0.9 * SHORTEST) - OVERDRAFT).abs() < 1e-12);
+        assert!((more(0.3, SHORTEST) - 1.0).abs() < 1e-12, "it is that long");
+        assert!((more(0.02, 0.02) - 1.0).abs() < 1e-12, "it was to be that short");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use leaktrace_common::wire::{Block, SiteStats, window};
 
 use super::{
     Session, SessionError,
-    window::{LEAST_WORK, LOOK, Opened, Passed},
+    window::{LEAST_WORK, LOOK, Opened},
+    work::{believed_work, own_work},
 };
 use crate::{
     cpython::Interpreter,
@@ -14,7 +15,7 @@ use crate::{
     tracer::sweep::now_ns,
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
-        budget::{Grant, LONGEST, SHORTEST},
+        budget::{Demand, Grant, LONGEST, SHORTEST, SHORTEST_OF_RARE},
         classes::{Found, LARGE},
         costs::weight,
         exposure::Exposure,
@@ -39,6 +40,8 @@ const BOLDER: f64 = 1.1;
 const LEAST_BOLD: f64 = 0.1;
 /// How long a window that was drawn waits until it is afforded, seconds; then another one is drawn.
 const MOST_PATIENCE: f64 = 20.0;
+/// For one in so many of these there are meanwhile also such windows that no request notices that have shown little, or less than others show.
+const SELDOM: u64 = 4;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
 const HURRY: f64 = 0.08;
 /// Between two looks at all that is followed, and between two windows: how much longer than the last look took.
@@ -53,13 +56,6 @@ const MOST_TAIL: f64 = 10.0;
 const LEAST_CPU: f64 = 5e-4;
 /// How much more or less work than is usual in its time a window is believed to have seen.
 const MOST_UNUSUAL: f64 = 3.0;
-/// Least share of a window's CPU time that is taken for the target's own work: the cost of hits is an estimate.
-const LEAST_OWN: f64 = 0.02;
-/// By how much of itself that may be too high, which part of what is usual the target does at least, and how much more than it seemed to do.
-const TOO_DEAR: f64 = 0.4;
-const LEAST_USUAL: f64 = 0.5;
-const MOST_MORE: f64 = 2.0;
-
 /// Blocks that the kernel's table has room for, at most: it is gone through after each window, and the empty places of a larger one take
 /// the kernel milliseconds, in which nobody else has that processor.
 pub(super) const MOST_BLOCKS: u32 = 1 << 18;
@@ -180,8 +176,14 @@ impl Session {
         let grant = |selection: &Selection| {
             let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
             let longest = watch.budget.longest(selection.expected, lasting, cpu, wall);
-            let wanted = selection.scouts.map_or(longest, |seconds| seconds.clamp(SCOUTING, longest));
-            watch.budget.grant(selection.expected, watch.closing, wanted, cpu, wall)
+            let demand = Demand {
+                slowdown: selection.expected,
+                shortest: if is_rare(selection, &growing) { SHORTEST_OF_RARE } else { SHORTEST },
+                longest: selection.scouts.map_or(longest, |seconds| seconds.clamp(SCOUTING, longest)),
+                closing: watch.closing,
+                is_modest: is_modest(selection),
+            };
+            watch.budget.grant(&demand, cpu, wall)
         };
         let gentle = Gentle {
             slowdown: (watch.boldness * GENTLE).min(limit),
@@ -193,7 +195,8 @@ impl Session {
         let afforded = chosen.and_then(|selection| Some((grant(&selection)?, selection)));
         let is_drawn = afforded.is_some();
         let Some((grant, selection)) = afforded.or_else(|| {
-            let selection = watch.units.choose_unnoticed(&growing, limit, hit, gentle, &mut watch.random)?;
+            let seldom = watch.draw.is_multiple_of(SELDOM);
+            let selection = watch.units.choose_unnoticed(&growing, limit, hit, gentle, seldom, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
             return Ok(());
@@ -275,7 +278,9 @@ impl Session {
             watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, tail.min(MOST_TAIL), patience);
         }
         let noticed = watch.budget.noticed() - noticed_before;
-        watch.budget.share_out(selection.expected, noticed);
+        if is_modest(selection) {
+            watch.budget.share_out(noticed);
+        }
         if is_unnoticed(selection) {
             let missed = noticed > grant.noticed;
             watch.boldness = if missed { watch.boldness / 2.0 } else { watch.boldness * BOLDER }.clamp(LEAST_BOLD, 1.0);
@@ -284,7 +289,7 @@ impl Session {
         watch.closing = closing;
         log::debug!(
             "window {}: {} units ({} witnesses){}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits, {cheap} of \
-             them cheap ({:.2} ms) in {:.2} ms of CPU of \
+             them cheap ({:.2} ms; {:.2} of its work, {:.2} expected) in {:.2} ms of CPU of \
              {:.2}, {} survivors",
             watch.windows,
             selection.units.len(),
@@ -296,11 +301,14 @@ impl Session {
             closing * 1e3,
             opened.whole.runs.count(),
             hits * 1e3,
+            hits / work.0,
+            selection.expected,
             opened.whole.cpu_seconds * 1e3,
-            grant.work * 1e3,
+            grant.work * open / grant.open * 1e3,
             opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
         );
         log::debug!("growing: {}", watch.units.costs(growing, watch.hit_cost.seconds()));
+        log::debug!("in doubt: {}", watch.units.doubted(watch.hit_cost.seconds()));
         // In a target that works in bursts a window lasts until it has seen one: that is more work than is usual in its time.
         let share = if opened.rested { (usual / open).clamp(1.0 / MOST_UNUSUAL, MOST_UNUSUAL) } else { progress };
         let survivors = opened
@@ -356,19 +364,6 @@ impl Session {
     }
 }
 
-/// CPU seconds that the target worked itself in what went by, of which hits are reckoned at `hits` CPU seconds.
-fn own_work(passed: Passed, hits: f64) -> f64 {
-    (passed.cpu_seconds - hits).max(LEAST_OWN * passed.cpu_seconds)
-}
-
-/// The same to tell how hot sites are, and what is usual in that time as far as that may be believed. Where hits took nearly all of it, a
-/// small error of theirs is a large one of the rest, and what is usual says more.
-fn believed_work(passed: Passed, hits: f64, usual: f64) -> (f64, f64) {
-    let at_least = (LEAST_USUAL * usual).min(passed.cpu_seconds - (1.0 - TOO_DEAR) * hits);
-    let own = own_work(passed, hits).max(at_least);
-    (own, usual.min(MOST_MORE * own))
-}
-
 /// Hits that only were counted, or were those of witnesses.
 fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened) -> u64 {
     let cheap = |&unit: &usize| {
@@ -378,6 +373,17 @@ fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened) -> u64 {
         stats.map(|(before, after)| cheap(after).saturating_sub(cheap(before))).sum::<u64>()
     };
     selection.units.iter().map(cheap).sum()
+}
+
+/// Whether few requests are to notice a window, and others are wanted beside such.
+fn is_modest(selection: &Selection) -> bool {
+    selection.expected <= MODEST && !selection.is_first
+}
+
+/// Whether hardly one block is to come in the shortest window.
+fn is_rare(selection: &Selection, growing: &[Growing]) -> bool {
+    let seen = growing.iter().filter(|of| selection.sights.iter().any(|sight| sight.class == of.class));
+    seen.map(|of| of.blocks_per_second).sum::<f64>() * SHORTEST < 1.0
 }
 
 /// Whether no request is expected to notice a window.

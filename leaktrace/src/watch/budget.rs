@@ -1,6 +1,6 @@
 //! What tracing may cost, what it has cost, when the next window may open and how long.
 
-use super::latency::{MODEST, NOTICED, noticing};
+use super::latency::{NOTICED, noticing};
 
 /// Part of a hit's cost that is paid while the kernel takes breakpoints out: the trap is still there, the program is not.
 const TRAP_SHARE: f64 = 0.5;
@@ -10,6 +10,8 @@ const AIM: f64 = 0.95;
 const ADVANCE: f64 = 0.05;
 /// A window is open for at least so many seconds: below, arming and disarming is most of it.
 pub const SHORTEST: f64 = 0.06;
+/// The same of what is so rare that hardly one block comes in that time: a fifth of it is too young to count, not a third.
+pub const SHORTEST_OF_RARE: f64 = 0.1;
 /// And for at most so many where all requests notice it: they meet one or two parts of so many.
 pub const LONGEST: f64 = 0.3;
 /// Slowdown up to which a request hardly can notice a window, however wrong the estimate.
@@ -98,6 +100,19 @@ pub struct Budget {
     patience: f64,
 }
 
+/// What a window asks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Demand {
+    /// CPU seconds of hits that are expected in each of the target's own work.
+    pub slowdown: f64,
+    /// Seconds for which it is to be open at least and at most, and that it takes to close.
+    pub shortest: f64,
+    pub longest: f64,
+    pub closing: f64,
+    /// Few requests are to notice it, and others are wanted beside such windows: they share what is granted.
+    pub is_modest: bool,
+}
+
 /// What a window may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grant {
@@ -117,16 +132,15 @@ impl Budget {
         Self { share, opened_at: cpu_seconds, spent: 0.0, noticed: 0.0, modestly: 0.0, patience: 1.0 }
     }
 
-    /// What a window may take that is expected to cost `slowdown` CPU seconds of hits in each of the target's own work, and to take
-    /// `closing` seconds to close; as long as the account affords, but not longer than `longest` seconds. `None`: not yet.
-    /// `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
-    pub fn grant(&self, slowdown: f64, closing: f64, longest: f64, cpu_seconds: f64, wall: f64) -> Option<Grant> {
+    /// What a window may take; `None`: not yet. `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
+    pub fn grant(&self, demand: &Demand, cpu_seconds: f64, wall: f64) -> Option<Grant> {
+        let &Demand { slowdown, shortest, longest, closing, is_modest } = demand;
         let used = (cpu_seconds - self.opened_at).max(0.0);
         let saved = (AIM * self.share * (used + ADVANCE) - self.spent) / self.patience;
         let pace = self.pace(cpu_seconds, wall);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
         let granted = self.granted_notice(wall, pace);
-        let modestly = if slowdown <= MODEST { MODEST_PART * granted - self.modestly } else { f64::INFINITY };
+        let modestly = if is_modest { MODEST_PART * granted - self.modestly } else { f64::INFINITY };
         let left = modestly.min(granted - self.noticed);
         let noticing = noticing(slowdown);
         // What is expected not to be noticed may be: who has taken too much of that, whether or not it is asked back, gets what hardly can.
@@ -137,7 +151,7 @@ impl Budget {
         }
         let surprise = NOTICED_BY_SURPRISE * self.notice_share(pace);
         let noticed = surprise.max(NOTICED_MORE * noticing * open);
-        (open >= SHORTEST.min(longest)).then_some(Grant { open, work: open * pace, hits: saved, noticed })
+        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits: saved, noticed })
     }
 
     /// Cores that the target has used so far.
@@ -172,11 +186,9 @@ impl Budget {
         self.patience = 1.0 + patience / 2.0;
     }
 
-    /// Enters which part of what was noticed was so in a window that was to cost so much `slowdown`.
-    pub fn share_out(&mut self, slowdown: f64, noticed: f64) {
-        if slowdown <= MODEST {
-            self.modestly += noticed;
-        }
+    /// Enters which part of what was noticed was so in a window that is modest.
+    pub fn share_out(&mut self, noticed: f64) {
+        self.modestly += noticed;
     }
 
     /// Enters CPU seconds of hits that no request notices much: at the edges of a window, or of what is armed beside them.
@@ -219,12 +231,16 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::latency::MODEST, *};
+
+    fn demand(slowdown: f64, closing: f64, longest: f64) -> Demand {
+        Demand { slowdown, shortest: SHORTEST, longest, closing, is_modest: slowdown <= MODEST }
+    }
 
     #[test]
     fn a_window_waits_until_its_cost_is_earned() {
         let mut budget = Budget::new(0.01, 100.0);
-        let grant = |budget: &Budget, cpu: f64| budget.grant(0.04, 0.0, LONGEST, cpu, 10.0 * (cpu - 100.0));
+        let grant = |budget: &Budget, cpu: f64| budget.grant(&demand(0.04, 0.0, LONGEST), cpu, 10.0 * (cpu - 100.0));
         let first = grant(&budget, 101.0).unwrap();
         assert!((first.work - 0.03).abs() < 1e-9 && (first.open - 0.3).abs() < 1e-9, "the longest: {first:?}");
         budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 0.0, 1.0);
@@ -237,7 +253,7 @@ mod tests {
         let mut budget = Budget::new(0.01, 0.0);
         for step in 1..2000 {
             let cpu = f64::from(step) * 0.2;
-            if let Some(grant) = budget.grant(0.03, 0.03, LONGEST, cpu, cpu) {
+            if let Some(grant) = budget.grant(&demand(0.03, 0.03, LONGEST), cpu, cpu) {
                 budget.enter(
                     0.03 * grant.work,
                     grant.work,
@@ -259,7 +275,7 @@ mod tests {
         for step in 1..2000 {
             let wall = f64::from(step) * 0.2;
             // At ten cores.
-            if let Some(grant) = budget.grant(1.0, 0.03, LONGEST, 10.0 * wall, wall) {
+            if let Some(grant) = budget.grant(&demand(1.0, 0.03, LONGEST), 10.0 * wall, wall) {
                 open += grant.open;
                 budget.enter(grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open, 0.5);
             }
@@ -270,15 +286,20 @@ mod tests {
     #[test]
     fn windows_that_few_notice_and_others_do_not_take_all_from_each_other() {
         let mut budget = Budget::new(0.01, 0.0);
-        let is_granted = |budget: &Budget, slowdown| budget.grant(slowdown, 0.0, 0.1, 10.0, 100.0).is_some();
+        let is_granted = |budget: &Budget, slowdown| budget.grant(&demand(slowdown, 0.0, 0.1), 10.0, 100.0).is_some();
         // Of 1.3 s.
         budget.enter(0.025, 0.1, 3.0, 3.0, 0.0, 0.0);
-        budget.share_out(0.5, budget.noticed());
         assert!(budget.noticed() > 1.0 && is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
         let mut budget = Budget::new(0.01, 0.0);
         budget.enter(0.01, 0.1, 24.0, 24.0, 0.0, 0.0);
-        budget.share_out(0.1, budget.noticed());
+        budget.share_out(budget.noticed());
         assert!(budget.noticed() > 0.8 && !is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
+        let first = Demand { is_modest: false, ..demand(0.1, 0.0, 0.1) };
+        assert!(budget.grant(&first, 10.0, 100.0).is_some(), "others wait for it");
+        let rare = Demand { shortest: SHORTEST_OF_RARE, ..demand(1.0, 0.0, 0.3) };
+        budget.noticed = budget.granted_notice(100.0, 0.1) - 0.08;
+        let is_granted = |demand: &Demand| budget.grant(demand, 10.0, 100.0).is_some();
+        assert!(is_granted(&demand(1.0, 0.0, 0.3)) && !is_granted(&rare), "it is worth a longer one");
     }
 
     #[test]
@@ -292,7 +313,7 @@ mod tests {
     #[test]
     fn who_has_only_used_what_was_lent_goes_on_with_what_no_one_notices() {
         let mut budget = Budget::new(0.01, 0.0);
-        let is_granted = |budget: &Budget, slowdown| budget.grant(slowdown, 0.0, 0.1, 100.0, 100.0).is_some();
+        let is_granted = |budget: &Budget, slowdown| budget.grant(&demand(slowdown, 0.0, 0.1), 100.0, 100.0).is_some();
         budget.enter(0.03, 0.1, 1.0, 1.0, 0.0, 0.0);
         assert!(budget.noticed() > budget.granted_notice(100.0, 1.0), "{budget:?}");
         assert!(is_granted(&budget, 0.02) && !is_granted(&budget, 0.3), "{budget:?}");
@@ -329,6 +350,6 @@ mod tests {
     fn an_idle_target_earns_nothing() {
         let mut budget = Budget::new(0.01, 5.0);
         budget.enter(0.01 * ADVANCE, 0.1, 0.1, 0.1, 0.0, 0.0);
-        assert_eq!(budget.grant(0.001, 0.0, LONGEST, 5.0, 1000.0), None);
+        assert_eq!(budget.grant(&demand(0.001, 0.0, LONGEST), 5.0, 1000.0), None);
     }
 }

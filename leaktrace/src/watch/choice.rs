@@ -15,6 +15,8 @@ const BESIDE_WHOLE: f64 = 0.15;
 const NEW: f64 = 20.0;
 /// How often the class that a window is for is drawn without regard to what each costs and shows.
 const ANY: f64 = 0.2;
+/// How often it is any class's turn while there is one that comes first.
+const OTHERS: f64 = 0.05;
 /// How often a window is for what is not known yet, while something is; and while that is seen in parts only.
 const CURIOUS: f64 = 0.15;
 const CURIOUS_OF_PARTS: f64 = 0.1;
@@ -46,9 +48,7 @@ impl Units {
         let seen_in_parts = |of: &&Growing| in_parts && !self.is_too_hot(of, limit, hit_seconds);
         let mut ready = whole.clone();
         ready.extend(growing.iter().filter(seen_in_parts).filter_map(known).filter(|(_, cost)| *cost > WHOLE * limit));
-        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
-        let unknown =
-            growing.iter().any(|of| of.blocks_per_second >= MINOR * all && self.known_cost(of, hit_seconds).is_none());
+        let unknown = growing.iter().any(|of| is_much(of, growing) && self.known_cost(of, hit_seconds).is_none());
         let chance = if whole.is_empty() { CURIOUS_OF_PARTS } else { CURIOUS };
         let curious = unknown || whole.len() < growing.len() && (ready.is_empty() || random.f64() < chance);
         let scouts = if curious { self.scouting(growing, &whole, limit, hit_seconds, gentle, random) } else { None };
@@ -59,6 +59,12 @@ impl Units {
     pub(super) fn known_cost(&self, of: &Growing, hit_seconds: f64) -> Option<f64> {
         let units = self.serving(&[of]);
         units.iter().all(|&index| self.get(index).rate().is_some()).then(|| self.cost(&units, hit_seconds))
+    }
+
+    /// Whether there is a class that comes first: one that can be seen whole, is no small part of what grows, and has more to show.
+    pub(super) fn has_first(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> bool {
+        let is_whole = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost <= WHOLE * limit);
+        growing.iter().any(|of| is_much(of, growing) && self.is_unfinished(of.class) && is_whole(of))
     }
 
     /// A window for classes of known cost.
@@ -73,10 +79,11 @@ impl Units {
     ) -> Option<Selection> {
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         // In random order, by weight (Efraimidis and Spirakis, 2006).
-        let mut order: Vec<(&Growing, Option<Selection>, f64)> = Vec::new();
+        let mut order: Vec<(&Growing, Option<Selection>, (bool, f64))> = Vec::new();
         let dear = |cost: f64| cost > WHOLE * limit;
         let beside = ready.iter().any(|(of, cost)| !dear(*cost) && self.survived(of.class));
         let any = random.f64() < ANY;
+        let others = random.f64() < OTHERS;
         for &(of, cost) in ready {
             let part = dear(cost).then(|| self.part(of, limit, hit_seconds, gentle));
             let (expected, shown) = match &part {
@@ -88,14 +95,15 @@ impl Units {
             let interest = if part.is_none() && self.is_new(of.class) { NEW } else { self.interest(of.class, false) };
             let worth = shown * interest * of.blocks_per_second / all / price;
             let weight = if any { 1.0 } else { worth };
-            order.push((of, part.map(|(selection, _)| selection), random.f64().powf(1.0 / weight.max(1e-9))));
+            let first = !others && part.is_none() && is_much(of, growing) && self.is_unfinished(of.class);
+            order.push((of, part.map(|(selection, _)| selection), (first, random.f64().powf(1.0 / weight.max(1e-9)))));
         }
-        order.sort_by(|a, b| b.2.total_cmp(&a.2));
+        order.sort_by(|(_, _, a), (_, _, b)| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
         if let Some((_, part @ Some(_), _)) = order.first_mut() {
             return part.take();
         }
-        let mut selection =
-            Selection { units: Vec::new(), expected: 0.0, scouts: None, sights: Vec::new(), witnesses: Vec::new() };
+        let mut selection = Selection::of(Vec::new(), 0.0, Vec::new(), Vec::new());
+        selection.is_first = order.first().is_some_and(|(_, _, (first, _))| *first);
         let mut chosen: Vec<&Growing> = Vec::new();
         for (of, _, _) in order {
             chosen.push(of);
@@ -130,9 +138,8 @@ impl Units {
         let in_parts = self.is_only_in_parts(growing, limit, hit_seconds);
         let waiting = growing.iter().filter(|of| ready.iter().all(|(other, _)| other.class != of.class));
         let mut waiting: Vec<&Growing> = waiting.collect();
-        let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         waiting.sort_by(|a, b| {
-            let later = |of: &Growing| (of.blocks_per_second < MINOR * all, self.known_cost(of, hit_seconds).is_some());
+            let later = |of: &Growing| (!is_much(of, growing), self.known_cost(of, hit_seconds).is_some());
             later(a).cmp(&later(b)).then(b.blocks_per_second.total_cmp(&a.blocks_per_second))
         });
         waiting.into_iter().find_map(|of| {
@@ -151,13 +158,7 @@ impl Units {
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         let seconds = ENOUGH_SIGHTINGS / of.blocks_per_second;
-        let mut selection = Selection {
-            units: Vec::new(),
-            expected: 0.0,
-            scouts: Some(seconds),
-            sights: Vec::new(),
-            witnesses: Vec::new(),
-        };
+        let mut selection = Selection::of_scouts(Vec::new(), 0.0, seconds);
         let (mut unknown, mut unsure) = (Vec::new(), Vec::new());
         for index in self.serving(&[of]) {
             let unit = self.get(index);
@@ -209,6 +210,11 @@ impl Units {
     }
 }
 
+/// Whether a class is no small part of what grows.
+fn is_much(of: &Growing, growing: &[Growing]) -> bool {
+    of.blocks_per_second >= MINOR * growing.iter().map(|of| of.blocks_per_second).sum::<f64>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{
@@ -252,28 +258,36 @@ mod tests {
     }
 
     #[test]
-    fn parts_wait_while_a_whole_class_shows_survivors() {
+    fn what_can_be_seen_whole_comes_before_parts_until_it_should_have_shown_something() {
         let mut units = units(&[(Some(1e5), 1 << 63, true), (Some(7e5), 1, true), (Some(6e5), 1, true)]);
         units.all[0].is_c = true;
         let growing = growing(&[0, LARGE]);
-        let parts = |units: &Units, seed| {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let chosen = (0..1000).filter_map(|_| units.choose(&growing, 1.0, HIT, GENTLE, &mut random));
+        let parts = |units: &Units, growing: &[Growing]| {
+            let mut random = fastrand::Rng::with_seed(5);
+            let chosen = (0..1000).filter_map(|_| units.choose(growing, 1.0, HIT, GENTLE, &mut random));
             chosen.filter(|selection| selection.sights.iter().any(|sight| !sight.left_out.is_empty())).count()
         };
         let window = (1.0, Exposure { begin_ns: 1, end_ns: 2, seconds: 0.1 });
-        units.enter_survivors(
-            &growing,
-            &[Sight { class: 0, left_out: vec![1], witnesses: vec![] }],
-            window,
-            false,
-            |_| Found { blocks: 20, bytes: 0, named: 20 },
-        );
-        let before = parts(&units, 5);
+        let part = [Sight { class: 0, left_out: vec![1], witnesses: vec![] }];
+        units.enter_survivors(&growing, &part, window, false, |_| Found { blocks: 20, bytes: 0, named: 20 });
+        assert!(parts(&units, &growing) < 100, "nothing is known of it");
+        let mut random = fastrand::Rng::with_seed(5);
+        assert!(units.choose(&growing, 1.0, HIT, GENTLE, &mut random).unwrap().is_first);
+        let minor = [growing[0], Growing { blocks_per_second: 1.0, ..growing[1] }];
+        assert!(parts(&units, &minor) > 300, "it is a small part of what grows");
         let whole = [Sight { class: LARGE, left_out: vec![], witnesses: vec![] }];
-        units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 1, bytes: 900, named: 1 });
-        let after = parts(&units, 5);
-        assert!(after < before * 4 / 5, "{before}, then {after}");
+        for _ in 0..2 {
+            units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 0, bytes: 0, named: 0 });
+        }
+        let without = parts(&units, &growing);
+        assert!(without > 300, "it should have shown twenty: {without}");
+        units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 9, bytes: 9000, named: 9 });
+        assert!(parts(&units, &growing) < 150, "it shows survivors");
+        for second in 2..=10 {
+            let window = (f64::from(second), Exposure { begin_ns: 10, end_ns: 20, seconds: 0.1 });
+            units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 9, bytes: 9000, named: 9 });
+        }
+        assert!(parts(&units, &growing) > without / 2, "enough of them");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::units::{Growing, Unit, Units};
 /// What a hit of a witness costs, or one of a size that the window is not for, as a part of what one costs with the stack.
 const CHEAP: f64 = 0.6;
 /// See [`Units::bear`].
-const MOST_BEARING: f64 = 2.0;
+const MOST_BEARING: f64 = 4.0;
 
 impl Unit {
     /// What a hit of it costs on the mean, as a part of what one costs with the stack.
@@ -27,7 +27,18 @@ impl Units {
         units.iter().map(|&index| cost(&self.all[index])).sum::<f64>() * hit_seconds
     }
 
-    /// The same of a unit that is a witness.
+    /// The same at the least: of some little is known yet.
+    pub(super) fn least_cost(&self, units: &[usize], hit_seconds: f64) -> f64 {
+        let cost = |unit: &Unit| unit.least_rate() * unit.weight();
+        units.iter().map(|&index| cost(&self.all[index])).sum::<f64>() * hit_seconds
+    }
+
+    /// The same, at the least, of a unit that is a witness.
+    pub(super) fn least_cost_of_witness(&self, index: usize, hit_seconds: f64) -> f64 {
+        CHEAP * self.all[index].least_rate() * hit_seconds
+    }
+
+    /// What a unit costs that is a witness.
     pub(super) fn cost_of_witness(&self, index: usize, hit_seconds: f64) -> f64 {
         CHEAP * self.cost_of_hits(index, hit_seconds)
     }
@@ -85,7 +96,7 @@ mod tests {
     #[test]
     fn a_window_that_is_mostly_hits_does_not_make_them_dear() {
         let mut units = units(&[(None, 1, true)]);
-        let selection = Selection { units: vec![0], expected: 0.0, scouts: None, sights: vec![], witnesses: vec![] };
+        let selection = Selection::of(vec![0], 0.0, vec![], vec![]);
         let hits = |_| (SiteStats::default(), SiteStats { hits: 1000, classes: 1, skipped: 0 });
         // Of 4 ms that are usual in its time the estimate leaves 1 ms.
         units.enter(&selection, 0.1, (1e-3, 4e-3), 1.0, HIT, hits);

@@ -10,19 +10,25 @@ const FEW: f64 = 1.0 / 3.0;
 /// a sixth of the time.
 const FEWEST: u32 = 2;
 const OLD: u64 = 6;
-/// So many windows that should have shown so many blocks, and show less than this part of them: then they are not the stack's.
+/// So many windows that show less than this part of what others do, where that comes by chance once in `exp(MANY)` times: then the blocks are
+/// not the stack's.
 const MANY_WINDOWS: u32 = 3;
 const MANY: f64 = 12.0;
 const NEXT_TO_NONE: f64 = 0.1;
-/// So many are expected where none speaks against it.
+/// The same that speaks against it.
 const ANYTHING: f64 = 4.0;
+/// Part of the time that windows with a rival are taken to be at most.
+const NEARLY_ALL: f64 = 0.99;
 
 /// Whose the blocks are that seem to be a stack's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     Stack,
-    /// One of these units', or the stack's.
+    /// The stack's, or one of these units', in the order in which they are to be asked: those that have as many, then those of which the
+    /// least was seen.
     Doubtful(Vec<usize>),
+    /// The same, but windows that had the first of them armed show next to nothing so far.
+    Unlikely(Vec<usize>),
     /// Some unit's that windows left out: the stack has none where that was armed.
     Another,
 }
@@ -47,6 +53,20 @@ impl Rival {
         self.seconds += seconds;
         self.is_old |= count > 0 && is_old;
     }
+
+    /// How improbable it is by chance, in nats, that no more of a stack's `all` blocks came while the rival was armed, of `all_seconds`: a
+    /// binomial tail's bound (Chernoff). 0 where that is more than next to none of what comes without it.
+    fn evidence(&self, all: f64, all_seconds: f64) -> f64 {
+        let count = f64::from(self.count);
+        let part = (self.seconds / all_seconds.max(1e-9)).clamp(1.0 - NEARLY_ALL, NEARLY_ALL);
+        let (expected, without) = (part * all, (1.0 - part) * all);
+        let others = (all - count).max(0.0);
+        if self.seconds <= 0.0 || count * without >= NEXT_TO_NONE * others * expected {
+            return 0.0;
+        }
+        let nats = |of: f64, expected: f64| if of > 0.0 { of * (of / expected).ln() } else { 0.0 };
+        nats(count, expected) + nats(others, without)
+    }
 }
 
 impl Exposures {
@@ -70,6 +90,7 @@ impl Exposures {
         // Also of the last windows: births of these are among them.
         let traced = seen.iter().filter(|window| window.traces(unit)).map(|window| window.exposure.seconds);
         let rate = births.len() as f64 / traced.sum::<f64>().max(1e-3);
+        let mut all_seconds = 0.0;
         let has_them = |count: u32, seconds: f64| f64::from(count) >= FEW * rate * seconds;
         // What has grown old since was not in the middle of a request.
         let (first, last) =
@@ -86,6 +107,7 @@ impl Exposures {
                     continue;
                 }
             }
+            all_seconds += window.seconds;
             let fewest = if left_out.is_empty() { 1 } else { FEWEST };
             let shows_all = count >= fewest && has_them(count, window.seconds);
             let mut out = left_out.iter().peekable();
@@ -98,21 +120,29 @@ impl Exposures {
                 !(armed && shows_all)
             });
         }
-        let is_the_rivals = |rival: &Rival| {
-            let expected = rate * rival.seconds;
-            rival.windows >= MANY_WINDOWS && expected >= MANY && f64::from(rival.count) < NEXT_TO_NONE * expected
-        };
-        if rivals.iter().any(is_the_rivals) {
+        let improbable = |rival: &Rival, nats: f64| rival.evidence(births.len() as f64, all_seconds) >= nats;
+        if rivals.iter().any(|rival| rival.windows >= MANY_WINDOWS && improbable(rival, MANY)) {
             return Owner::Another;
         }
         rivals.retain(|rival| !(rival.count >= FEWEST || rival.is_old) || !has_them(rival.count, rival.seconds));
         let since = births.iter().copied().min().unwrap_or(u64::MAX);
-        rivals.retain(|rival| {
-            let expected = rate * rival.seconds;
-            let speaks_against = expected >= ANYTHING && f64::from(rival.count) < NEXT_TO_NONE * expected;
-            speaks_against || !self.has_none(class, rival.unit, rate, since, living)
-        });
-        if rivals.is_empty() { Owner::Stack } else { Owner::Doubtful(rivals.iter().map(|rival| rival.unit).collect()) }
+        let speaks_against = |rival: &Rival| improbable(rival, ANYTHING);
+        rivals.retain(|rival| speaks_against(rival) || !self.has_none(class, rival.unit, rate, since, living));
+        let seen = |rival: &Rival| self.seconds_armed(class, rival.unit);
+        // Who has as many: of two one has what the other hands out.
+        let has_as_many = |rival: &Rival| {
+            let own = living.count(class, rival.unit, 0, u64::MAX);
+            own >= FEWEST as usize && own as f64 >= FEW * rate * seen(rival)
+        };
+        let key = |rival: &Rival| (!speaks_against(rival), !has_as_many(rival));
+        rivals.sort_by(|a, b| key(a).cmp(&key(b)).then(seen(a).total_cmp(&seen(b))));
+        let is_unlikely = rivals.first().is_some_and(speaks_against);
+        let rivals: Vec<usize> = rivals.iter().map(|rival| rival.unit).collect();
+        match is_unlikely {
+            _ if rivals.is_empty() => Owner::Stack,
+            true => Owner::Unlikely(rivals),
+            false => Owner::Doubtful(rivals),
+        }
     }
 
     /// Whether `unit` itself has next to none of the blocks that become `rate` more in each second `since` a time, in windows that
@@ -208,7 +238,57 @@ mod tests {
         let owner = |living: &Living| exposures.owner(0, Some(4), &births, living);
         assert_eq!(owner(&Living::default()), Owner::Another, "it had none in windows that armed the other too");
         let some = [30, 50, 70].into_iter().flat_map(|birth| [(0, Some(4), birth); 20]);
-        assert_eq!(owner(&Living::of(some)), Owner::Doubtful(vec![6]), "it has some: whose is not known");
+        assert_eq!(
+            owner(&Living::of(some)),
+            Owner::Unlikely(vec![6]),
+            "it has some, whose is not known, but none in the last one"
+        );
+    }
+
+    #[test]
+    fn few_blocks_of_one_moment_are_not_in_doubt_for_good() {
+        let mut exposures = Exposures::default();
+        exposures.enter(&without(0, &[4, 5]), window(10, 0.05));
+        let owner = |exposures: &Exposures| exposures.owner(0, Some(6), &[11; 9], &Living::default());
+        for begin in [30, 50] {
+            exposures.enter(&without(0, &[5]), window(begin, 0.05));
+            assert_eq!(owner(&exposures), Owner::Unlikely(vec![4, 5]));
+        }
+        exposures.enter(&without(0, &[5]), window(70, 0.05));
+        assert_eq!(owner(&exposures), Owner::Another);
+        let one_is_in_use = [vec![11; 12], vec![71]].concat();
+        assert_eq!(exposures.owner(0, Some(6), &one_is_in_use, &Living::default()), Owner::Another);
+        let some = [vec![11; 9], vec![31; 1], vec![51; 3], vec![71]].concat();
+        assert_eq!(exposures.owner(0, Some(6), &some, &Living::default()), Owner::Doubtful(vec![5]), "it has some");
+    }
+
+    #[test]
+    fn what_comes_by_chance_is_no_evidence() {
+        let rival = |count, seconds| Rival { unit: 4, windows: 3, count, seconds, is_old: false };
+        // A binomial of 9 with 3 parts of 4 has none with 4 to the power of -9.
+        assert!((rival(0, 0.15).evidence(9.0, 0.2) - 9.0 * 4_f64.ln()).abs() < 1e-9);
+        assert!(
+            (rival(0, 0.002).evidence(100.0, 0.1) - 2.02).abs() < 0.01,
+            "as many as were expected, of a small part"
+        );
+        assert!(rival(2, 0.45).evidence(14.0, 0.5) > 12.0, "most came in the tenth of the time without it");
+        assert!(rival(3, 0.15).evidence(9.0, 0.2).abs() < 1e-9 && rival(0, 0.0).evidence(9.0, 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn whom_windows_speak_for_is_asked_first() {
+        let mut exposures = Exposures::default();
+        for begin in [10, 30, 50] {
+            exposures.enter(&without(0, &[4, 5, 7]), window(begin, 0.1));
+        }
+        exposures.enter(&without(0, &[4, 7]), window(70, 0.1));
+        exposures.enter(&without(0, &[4, 6]), window(80, 0.1));
+        let births: Vec<u64> = [11, 31, 51].into_iter().flat_map(|birth| [birth; 20]).collect();
+        let owner = exposures.owner(0, Some(6), &births, &Living::default());
+        assert_eq!(owner, Owner::Unlikely(vec![5, 4, 7]), "next to none with the first, the others were hardly seen");
+        let own = Living::of([(0, Some(7), 81); 20].into_iter());
+        let owner = exposures.owner(0, Some(6), &births, &own);
+        assert_eq!(owner, Owner::Unlikely(vec![5, 7, 4]), "one has as many");
     }
 
     #[test]

@@ -14,6 +14,9 @@ const FULL: f64 = 0.85;
 const CHEAP: f64 = 0.3;
 const MOST_PARTS: f64 = 20.0;
 
+/// How many times the limit the rivals of a suspect may cost beside it, where that is borne.
+const MORE_RIVALS: f64 = 2.0;
+
 impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth
     /// more than what parts of the others do.
@@ -24,19 +27,28 @@ impl Units {
     }
 
     /// A window that no request notices, where all of any class costs more than the `limit`: of what serves one of them only so much
-    /// that nobody does. What seems to leak in such windows is looked at in those that [`Self::choose`] chooses.
+    /// that nobody does. What seems to leak in such windows is looked at in those that [`Self::choose`] chooses. Those that have shown
+    /// next to nothing, or less than a class does that is seen whole, are only chosen where that is to be done, too, `seldom`.
     pub fn choose_unnoticed(
         &self,
         growing: &[Growing],
         limit: f64,
         hit_seconds: f64,
         gentle: Gentle,
+        seldom: bool,
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         if !self.is_only_in_parts(growing, limit, hit_seconds) {
             return None;
         }
+        // What they show is only suspected: what shows a class whole needs what they cost.
+        if !seldom && self.has_first(growing, limit, hit_seconds) {
+            return None;
+        }
         let window = |of: &Growing| {
+            if !seldom && self.is_gently_in_vain(of.class) {
+                return None;
+            }
             self.known_cost(of, hit_seconds)?;
             let Part { units, left_out, .. } = self.part_of(of, gentle.slowdown, gentle.hit_seconds, None);
             let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
@@ -45,7 +57,7 @@ impl Units {
             let sights = vec![Sight::new(of.class, left_out, &witnesses)];
             let weight = self.interest(of.class, true) * of.blocks_per_second;
             (serves && expected <= gentle.slowdown)
-                .then_some((weight, Selection { units, expected, scouts: None, sights, witnesses }))
+                .then_some((weight, Selection::of(units, expected, sights, witnesses)))
         };
         let windows: Vec<(f64, Selection)> = growing.iter().filter_map(window).collect();
         let mut at = random.f64() * windows.iter().map(|(weight, _)| weight).sum::<f64>();
@@ -59,7 +71,7 @@ impl Units {
     /// Whether a class costs too much to be seen even in parts: a unit can never be armed, not even as a witness, or so many are hot
     /// that each would seldom be.
     pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
-        let fits = |index| self.cost_of_witness(index, hit_seconds) <= WHOLE * self.bearing * limit;
+        let fits = |index| self.least_cost_of_witness(index, hit_seconds) <= WHOLE * self.bearing * limit;
         self.has_too_hot(of, limit, hit_seconds, |index| {
             fits(index) || self.fits_alone(index, self.bearing * limit, hit_seconds)
         })
@@ -72,13 +84,13 @@ impl Units {
 
     fn has_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64, fits: impl Fn(usize) -> bool) -> bool {
         let units = self.serving(&[of]);
-        let all = self.cost(&units, hit_seconds);
+        let all = self.least_cost(&units, hit_seconds);
         all > WHOLE * limit && (all > MOST_PARTS * limit || !units.iter().all(|&index| fits(index)))
     }
 
-    /// Whether a unit may be armed by itself.
+    /// Whether a unit may be armed by itself, as far as is known.
     fn fits_alone(&self, index: usize, most: f64, hit_seconds: f64) -> bool {
-        self.cost(&[index], hit_seconds) <= WHOLE * most
+        self.least_cost(&[index], hit_seconds) <= WHOLE * most
     }
 
     /// A window for a part of a class, and how much that is worth: 1 for all that the limit allows, or for what a doubt is about.
@@ -94,7 +106,7 @@ impl Units {
         }
         let shown = if self.doubts.contains_key(&of.class) { 1.0 } else { (expected / (FULL * limit)).min(1.0) };
         let sights = vec![Sight::new(of.class, left_out, &witnesses)];
-        (Selection { units, expected, scouts: None, sights, witnesses }, shown)
+        (Selection::of(units, expected, sights, witnesses), shown)
     }
 
     /// Slowdown that is expected of a window with some units: where there are few hits, each costs more.
@@ -141,17 +153,16 @@ impl Units {
         let always: f64 = units.iter().filter(|&&index| self.get(index).always).map(|&index| cost(index)).sum();
         let (room, hit_seconds) = match gentle.filter(|gentle| witness.is_none() && modest(gentle)) {
             Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
-            // A suspect that is a witness itself: the more rivals beside it, the better.
-            None if witness.is_some() && witness == doubt.map(|doubt| doubt.unit) => {
-                (first.max(FULL * most), hit_seconds)
-            }
             None => (first.max(FULL * limit), hit_seconds),
         };
         // Sums of the same numbers in another order are not the same.
         let mut left = (room + always) * (1.0 + f64::EPSILON.sqrt());
+        // The more rivals beside the suspect, the fewer such windows.
+        let more = if pair.is_some() { FULL * most.min(MORE_RIVALS * limit) - room } else { 0.0 };
+        let is_rival = |index: usize| doubt.is_some_and(|doubt| doubt.rivals.contains(&index));
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
             let cost = cost_at(index, hit_seconds);
-            let fits = cost <= left;
+            let fits = cost <= left + if is_rival(index) { more.max(0.0) } else { 0.0 };
             left -= if fits { cost } else { 0.0 };
             fits
         });
@@ -193,7 +204,8 @@ impl Units {
         };
         units.sort_by_key(|index| {
             let first = (!self.get(*index).always, Some(*index) != turn, !is_paired(index));
-            (first, !self.suspects.contains(index), in_doubt(index))
+            let (suspect, in_doubt) = (usize::from(!self.suspects.contains(index)), in_doubt(index));
+            (first, if pair.is_some() { (in_doubt, suspect) } else { (suspect, in_doubt) })
         });
         (units, turn)
     }
@@ -236,7 +248,8 @@ pub(super) struct Part {
 #[cfg(test)]
 mod tests {
     use super::super::{
-        exposure::meet,
+        classes::{Found, LARGE},
+        exposure::{Exposure, Sight, meet},
         latency::MODEST,
         units::{
             Doubt, Growing, Units,
@@ -348,14 +361,50 @@ mod tests {
     }
 
     #[test]
+    fn what_was_seen_for_a_moment_is_not_too_hot_for_good() {
+        let mut units = units(&[(Some(1e6), 1, true), (Some(3e5), 1, true)]);
+        // 400 hits in 0.2 ms: 2 s of hits a second.
+        (units.all[0].hits, units.all[0].cpu_seconds) = (400, 2e-4);
+        let of = growing(&[0])[0];
+        assert!((units.cost(&[0], HIT) - 2.0).abs() < 1e-9 && !units.is_too_hot(&of, 1.0, HIT));
+        units.all[1].seconds = 9.0;
+        let (selection, _) = units.part(&of, 1.0, HIT, GENTLE);
+        assert!(selection.units == [0] && (selection.expected - 2.0).abs() < 1e-9, "its turn: {selection:?}");
+        (units.all[0].hits, units.all[0].cpu_seconds) = (4000, 2e-3);
+        assert!(units.is_too_hot(&of, 1.0, HIT), "it is");
+    }
+
+    #[test]
     fn what_no_request_notices_leaves_out_what_is_hot() {
         let units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(2e4), 1, true), (Some(1e3), 1, true)]);
         let mut random = fastrand::Rng::with_seed(3);
-        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, 0.5, HIT, GENTLE, &mut random);
+        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, 0.5, HIT, GENTLE, false, &mut random);
         let selection = gentle(&growing(&[0])).unwrap();
         assert!(selection.expected <= 0.04 && selection.units.contains(&3), "{selection:?}");
         assert!(selection.sights[0].left_out.contains(&0), "{selection:?}");
         assert_eq!(gentle(&growing(&[1])), None, "nothing is known to serve it");
         assert_eq!(gentle(&growing(&[0, 1])), None, "the other can be seen whole");
+    }
+
+    #[test]
+    fn what_no_request_notices_is_seldom_where_it_is_in_vain_or_another_class_is_seen_whole() {
+        let mut units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(1e3), 1 << LARGE, true)]);
+        let chosen = |units: &Units, growing: &[Growing], seldom| {
+            let mut random = fastrand::Rng::with_seed(3);
+            units.choose_unnoticed(growing, 0.5, HIT, GENTLE, seldom, &mut random).is_some()
+        };
+        let (one, both) = (growing(&[0]), growing(&[0, LARGE]));
+        assert!(chosen(&units, &one, false));
+        assert!(!chosen(&units, &both, false) && chosen(&units, &both, true), "all of the other can be seen");
+        let part = [Sight::new(0, vec![0], &[])];
+        let show = |units: &mut Units, blocks| {
+            let window = Exposure { begin_ns: 1, end_ns: 2, seconds: 1.0 };
+            units.enter_survivors(&one, &part, (1.0, window), true, |_| Found { blocks, bytes: 0, named: blocks });
+            units.enter_survivors(&one, &part, (2.0, window), true, |_| Found { blocks, bytes: 0, named: blocks });
+        };
+        show(&mut units, 0);
+        assert!(!chosen(&units, &one, false) && chosen(&units, &one, true), "of 200 it showed none");
+        show(&mut units, 30);
+        assert!(chosen(&units, &one, false));
     }
 }

@@ -23,20 +23,42 @@ const FIRST_MOMENTS: usize = 2;
 /// What a class is worth at least of which all is in doubt.
 const DOUBTED: f64 = 2.0;
 
-/// What windows in which all of a class was armed have shown of its growth.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Shown {
+/// What some windows have seen of a class's growth.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Seen {
     /// Blocks by which it should have grown in them, by its count of used blocks; and those that outlived their window.
     expected: f64,
     found: f64,
     /// Of these, those of which it is known who asked for them.
     named: f64,
+}
+
+impl Seen {
+    fn enter(&mut self, expected: f64, found: f64, named: f64) {
+        let kept = if self.expected + expected > MOST_SHOWN { 0.5 } else { 1.0 };
+        self.expected = kept * (self.expected + expected);
+        self.found = kept * (self.found + found);
+        self.named = kept * (self.named + named);
+    }
+
+    /// Which part of the growth was seen; all of it, as long as little is known.
+    fn share(&self) -> f64 {
+        ((self.found + 1.0) / (self.expected + 1.0)).min(1.0)
+    }
+}
+
+/// What windows in which all of a class was armed have shown of its growth.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Shown {
+    seen: Seen,
     /// By window, of the later half of the time.
     finds: Vec<Find>,
     /// What outlived any window and lives still.
     alive: f64,
     /// Some windows left out nothing: only these count.
     whole: bool,
+    /// By windows that no request notices and that left out a part.
+    gently: Seen,
     /// Units that no window has armed; `None` before the first.
     unseen: Option<Vec<usize>>,
     /// By unit: for how long it had been armed when it turned out that some other unit serves the class.
@@ -57,25 +79,41 @@ struct Find {
 }
 
 impl Shown {
-    /// Which part of the growth was seen; all of it, as long as little is known.
-    fn share(&self) -> f64 {
-        ((self.found + 1.0) / (self.expected + 1.0)).min(1.0)
-    }
-
     /// How much more of it is worth `now`: first enough of one class for a verdict, then the others. Windows that no request notices
     /// show what may leak; the others, whether it is what seemed to.
     fn interest(&self, now: f64, unnoticed: bool) -> f64 {
-        let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
-        let own: Vec<f64> = late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect();
-        let turn = match own.iter().sum::<f64>() {
+        let late = self.late(now, unnoticed);
+        let turn = match late.iter().sum::<f64>() {
             _ if self.alive <= 0.0 => 1.0,
-            // The more there is of one, the sooner it is enough: many that have a little of each are not. Nor is much of one moment.
-            found if found < VERDICT || own.len() < MOMENTS => 2.0 + 18.0 * (self.alive / VERDICT).min(1.0),
+            // The more there is of one, the sooner it is enough: many that have a little of each are not.
+            _ if !is_enough(&late) => 2.0 + 18.0 * (self.alive / VERDICT).min(1.0),
             found if found < 3.0 * VERDICT => 0.05,
             _ => 0.005,
         };
-        turn * self.share()
+        turn * self.seen.share()
     }
+
+    /// Whether windows in which all was armed should not have shown much of it yet, or show a good part of it but not enough.
+    fn is_unfinished(&self, now: f64) -> bool {
+        let shows_some = self.alive > 0.0 && self.seen.share() >= FAR_FEWER;
+        self.seen.expected < ENOUGH_SHOWN || shows_some && !is_enough(&self.late(now, false))
+    }
+
+    /// Whether windows that no request notices show next to nothing of it: what is hot is left out of each.
+    fn is_gently_in_vain(&self) -> bool {
+        self.gently.expected > ENOUGH_SHOWN_OF_PARTS && self.gently.share() < FAR_FEWER_OF_PARTS
+    }
+
+    /// What each window of the later half of the time has shown that had anything.
+    fn late(&self, now: f64, unnoticed: bool) -> Vec<f64> {
+        let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
+        late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect()
+    }
+}
+
+/// Whether so many blocks of each window suffice for a verdict: much of one moment does not.
+fn is_enough(late: &[f64]) -> bool {
+    late.iter().sum::<f64>() >= VERDICT && late.len() >= MOMENTS
 }
 
 impl Units {
@@ -101,13 +139,16 @@ impl Units {
             shown.finds.push(Find { at, begin_ns: window.begin_ns, end_ns: window.end_ns, blocks, unnoticed });
             shown.alive += blocks;
             let is_whole = sight.left_out.is_empty();
+            let expected = of.blocks_per_second * window.seconds;
+            let (grown, named) = (found.grown(of.class), found.named(of.class));
             // What is hot is left out of each.
             if unnoticed && !is_whole {
+                shown.gently.enter(expected, grown, named);
                 continue;
             }
             let in_turn = meet(&mut shown.unseen, &sight.left_out).is_empty();
             if is_whole && !shown.whole {
-                (shown.whole, shown.expected, shown.found, shown.named) = (true, 0.0, 0.0, 0.0);
+                (shown.whole, shown.seen) = (true, Seen::default());
             }
             // A part shows nothing that the whole does not show better.
             if shown.whole && !is_whole {
@@ -115,16 +156,9 @@ impl Units {
             }
             let (enough, far_fewer) =
                 if is_whole { (ENOUGH_SHOWN, FAR_FEWER) } else { (ENOUGH_SHOWN_OF_PARTS, FAR_FEWER_OF_PARTS) };
-            shown.expected += of.blocks_per_second * window.seconds;
-            shown.found += found.grown(of.class);
-            shown.named += found.named(of.class);
-            if shown.expected > MOST_SHOWN {
-                shown.expected /= 2.0;
-                shown.found /= 2.0;
-                shown.named /= 2.0;
-            }
+            shown.seen.enter(expected, grown, named);
             // Of the C allocator all is armed: what seems to grow there is not its.
-            if of.class != LARGE && in_turn && shown.expected > enough && shown.share() < far_fewer {
+            if of.class != LARGE && in_turn && shown.seen.expected > enough && shown.seen.share() < far_fewer {
                 *shown = Shown { since: self.all.iter().map(|unit| unit.seconds).collect(), ..Shown::default() };
                 mistaken.push(of.class);
             }
@@ -152,8 +186,8 @@ impl Units {
     /// Which part of the growth of the `growing` classes windows have shown, 0 to 1.
     pub fn explained(&self, growing: &[Growing]) -> f64 {
         let seen = |of: &Growing| {
-            let shown = self.shown.get(&of.class).filter(|shown| shown.expected > 0.0);
-            of.blocks_per_second * shown.map_or(0.0, |shown| (shown.named / shown.expected).min(1.0))
+            let seen = self.shown.get(&of.class).map(|shown| shown.seen).filter(|seen| seen.expected > 0.0);
+            of.blocks_per_second * seen.map_or(0.0, |seen| (seen.named / seen.expected).min(1.0))
         };
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         if all > 0.0 { growing.iter().map(seen).sum::<f64>() / all } else { 0.0 }
@@ -162,6 +196,17 @@ impl Units {
     /// Whether hardly a window has seen a class of late.
     pub(super) fn is_new(&self, class: u32) -> bool {
         self.shown.get(&class).is_none_or(|shown| shown.finds.len() < FIRST_MOMENTS)
+    }
+
+    /// Whether a class that can be seen whole comes before parts of others: it may be the one that shows all, or does, but not enough
+    /// for a verdict.
+    pub(super) fn is_unfinished(&self, class: u32) -> bool {
+        self.shown.get(&class).is_none_or(|shown| shown.is_unfinished(self.now))
+    }
+
+    /// Whether windows that no request notices show next to nothing of a class.
+    pub(super) fn is_gently_in_vain(&self, class: u32) -> bool {
+        self.shown.get(&class).is_some_and(Shown::is_gently_in_vain)
     }
 
     /// Whether a block of a class has outlived a window.
@@ -173,7 +218,7 @@ impl Units {
         let shown = self.shown.get(&class);
         // What is in doubt is not enough, however much there is.
         let doubted = self.doubts.get(&class).map_or(0.0, |doubt| DOUBTED * doubt.share);
-        shown.map_or(1.0, |shown| shown.interest(self.now, unnoticed).max(doubted * shown.share()))
+        shown.map_or(1.0, |shown| shown.interest(self.now, unnoticed).max(doubted * shown.seen.share()))
     }
 }
 

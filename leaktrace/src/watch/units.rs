@@ -23,7 +23,8 @@ pub(super) const ENOUGH_SIGHTINGS: f64 = 3.0;
 const UNKNOWN: f64 = 0.25;
 /// Slowdown by scouts, as a share of the limit, above which the next ones are fewer.
 const SCOUTS_SLOWDOWN: f64 = 0.7;
-/// CPU seconds of the target below which a rate says little: a few hits in a moment make none.
+/// CPU seconds of the target below which a few hits make no rate; and up to which a rate may be far too high.
+const LEAST_CPU: f64 = 1e-4;
 const ENOUGH_CPU: f64 = 1e-3;
 /// Least slowdown expected of units of unknown cost.
 pub(super) const LEAST: f64 = 0.02;
@@ -63,9 +64,18 @@ impl Unit {
         if self.always && self.cpu_seconds <= 0.0 {
             return Some(0.0);
         }
-        // What hits cost is an estimate, and so is the rest of a window's CPU time: where that is short of what is usual, that is believed.
-        let work = self.cpu_seconds.max(self.usual_seconds);
-        (self.cpu_seconds > 0.0).then(|| self.hits as f64 / work.max(ENOUGH_CPU))
+        (self.cpu_seconds > 0.0).then(|| self.hits as f64 / self.work().max(LEAST_CPU))
+    }
+
+    /// The same at the least, of one of which little is known: who was seen in a bad moment is not taken to be that hot for good.
+    pub(super) fn least_rate(&self) -> f64 {
+        self.hits as f64 / self.work().max(ENOUGH_CPU)
+    }
+
+    /// CPU seconds for which the target has worked while it was armed. What hits cost is an estimate, and so is the rest of a window's
+    /// CPU time: where that is short of what is usual, that is believed.
+    fn work(&self) -> f64 {
+        self.cpu_seconds.max(self.usual_seconds)
     }
 
     /// Whether what a class grows by may come from it. Only what it did since it had been armed for `since` seconds counts.
@@ -117,8 +127,8 @@ impl Growing {
 pub struct Doubt {
     /// Who hands out its blocks.
     pub unit: usize,
-    /// Units whose blocks they may be in truth, those first of which the least was seen: to be armed together with the first, or by
-    /// themselves, to see whether they have such blocks.
+    /// Units whose blocks they may be in truth, in the order in which they are asked: armed together with the first, or by themselves, to
+    /// see whether they have such blocks.
     pub rivals: Vec<usize>,
     /// Which of them all is to be seen next.
     pub turn: usize,
@@ -150,9 +160,21 @@ pub struct Selection {
     pub sights: Vec<Sight>,
     /// Of the units, those that are only witnesses, in order.
     pub witnesses: Vec<usize>,
+    /// It is for a class that comes first: others wait.
+    pub is_first: bool,
 }
 
 impl Selection {
+    /// A window that is to show what some units cost and serve, and for how many seconds it is worth to be open for that.
+    pub(super) fn of_scouts(units: Vec<usize>, expected: f64, seconds: f64) -> Self {
+        Self { scouts: Some(seconds), ..Self::of(units, expected, Vec::new(), Vec::new()) }
+    }
+
+    /// A window that is to show what survives it.
+    pub(super) fn of(units: Vec<usize>, expected: f64, sights: Vec<Sight>, witnesses: Vec<usize>) -> Self {
+        Self { units, expected, scouts: None, sights, witnesses, is_first: false }
+    }
+
     /// The classes that it sees, bits as in [`SiteStats::classes`].
     pub fn classes(&self) -> u64 {
         self.sights.iter().fold(0, |bits, sight| bits | 1 << sight.class)
@@ -313,6 +335,18 @@ impl Units {
             format!("{}: {rate:.1}/s, {} units cost {all:.2} ({})", of.class, units.len(), dearest.join(" "))
         };
         growing.iter().map(of).collect::<Vec<_>>().join("; ")
+    }
+
+    /// What is in doubt, for diagnostics: by class the unit of the most suspected stack, whose blocks these may be, and whose turn it is,
+    /// each with its cost.
+    pub fn doubted(&self, hit_seconds: f64) -> String {
+        let named = |unit: usize| format!("unit {unit} ({:.2})", self.cost(&[unit], hit_seconds));
+        let of = |(class, doubt): (&u32, &Doubt)| {
+            let rivals: Vec<String> = doubt.rivals.iter().take(5).map(|&rival| named(rival)).collect();
+            let (all, rivals) = (doubt.rivals.len(), rivals.join(", "));
+            format!("{class}: {}, or of {all}: {rivals}; next unit {}", named(doubt.unit), doubt.turn)
+        };
+        self.doubts.iter().map(of).collect::<Vec<_>>().join("; ")
     }
 
     /// What has to be armed so that no block by which these classes grow is missed.
