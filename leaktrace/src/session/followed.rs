@@ -114,7 +114,8 @@ impl Session {
 }
 
 /// By class, what keeps the stack with the most followed blocks of those that are only suspected from being more, of those first that no
-/// window speaks against; and the stacks whose blocks are others'. What a witness has handed out counts as one stack's.
+/// window speaks against; and the stacks whose blocks are others'. What a unit has handed out that was never but a witness counts as one
+/// stack's.
 fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> (BTreeMap<u32, Doubt>, HashSet<(Of, u32)>) {
     let mut births: HashMap<(Of, u32), Vec<u64>> = HashMap::new();
     for block in watch.followers.blocks() {
@@ -132,19 +133,23 @@ fn doubts(interpreter: &Interpreter, watch: &Watch, living: &Living) -> (BTreeMa
         let looked = looked.entry(class).or_default();
         *looked += 1;
         let Some(unit) = unit.filter(|_| *looked <= MOST_DOUBTED) else { continue };
-        let owner = watch.exposures.owner(class, Some(unit), &births, living);
-        let (rivals, likely) = match owner {
-            // It is to be known whose they are.
-            Owner::Stack if stack == Block::WITNESSED => (Vec::new(), true),
-            Owner::Stack => continue,
-            Owner::Another => {
+        let seen = |unit: usize| watch.exposures.seconds_armed(class, unit);
+        // What a witness has handed out asks for it to be traced.
+        let is_witness = stack == Block::WITNESSED;
+        let is_traced = || watch.exposures.seconds(class, Some(unit)) > 0.0;
+        if is_witness && (is_traced() || watch.units.is_hot(unit, watch.limit(), watch.hit_cost.seconds())) {
+            continue;
+        }
+        let (mut rivals, likely) = match watch.exposures.owner(class, Some(unit), &births, living) {
+            Owner::Doubtful(rivals) => (rivals, true),
+            Owner::Unlikely(rivals) => (rivals, is_witness),
+            Owner::Another if !is_witness => {
                 refuted.insert(of);
                 continue;
             }
-            Owner::Doubtful(rivals) => (rivals, true),
-            Owner::Unlikely(rivals) => (rivals, false),
+            Owner::Stack | Owner::Another => continue,
         };
-        let seen = |unit: usize| watch.exposures.seconds_armed(class, unit);
+        rivals.retain(|rival| *rival != unit);
         let turn = rivals.first().copied().filter(|&rival| seen(rival) < seen(unit)).unwrap_or(unit);
         let share = births.len() as f64 / all[&class] as f64;
         let doubt = Doubt { unit, rivals, turn, share };

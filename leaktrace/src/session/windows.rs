@@ -176,6 +176,9 @@ impl Session {
         let grant = |selection: &Selection| {
             let lasting = (wall * LASTING_SHARE).min(MOST_LASTING).min(left).max(LONGEST);
             let longest = watch.budget.longest(selection.expected, lasting, cpu, wall);
+            // What costs more than the limit is borne as long as it is no more than a request may cost.
+            let borne = LEAST_WORK * limit / (selection.expected * pace);
+            let longest = if selection.expected > limit { longest.min(borne).max(SHORTEST) } else { longest };
             let demand = Demand {
                 slowdown: selection.expected,
                 shortest: if is_rare(selection, &growing) { SHORTEST_OF_RARE } else { SHORTEST },
@@ -382,6 +385,9 @@ fn is_modest(selection: &Selection) -> bool {
 
 /// Whether hardly one block is to come in the shortest window.
 fn is_rare(selection: &Selection, growing: &[Growing]) -> bool {
+    if selection.scouts.is_some() {
+        return false;
+    }
     let seen = growing.iter().filter(|of| selection.sights.iter().any(|sight| sight.class == of.class));
     seen.map(|of| of.blocks_per_second).sum::<f64>() * SHORTEST < 1.0
 }

@@ -22,8 +22,10 @@ pub mod followers;
 pub mod latency;
 pub mod owner;
 mod parts;
+mod rival;
 mod shown;
 pub mod units;
+mod unnoticed;
 
 pub use allowance::Allowance;
 pub use budget::{Budget, HitCost};

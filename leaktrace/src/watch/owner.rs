@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::exposure::{Exposures, Living, Window, is_in};
+use super::{
+    exposure::{Exposures, Living, Window, is_in},
+    rival::{MANY, NEXT_TO_NONE, Rival, Seen},
+};
 
 /// Share of a stack's usual number of survivors below which a window does not count as one that has them.
 const FEW: f64 = 1.0 / 3.0;
@@ -10,15 +13,8 @@ const FEW: f64 = 1.0 / 3.0;
 /// a sixth of the time.
 const FEWEST: u32 = 2;
 const OLD: u64 = 6;
-/// So many windows that show less than this part of what others do, where that comes by chance once in `exp(MANY)` times: then the blocks are
-/// not the stack's.
-const MANY_WINDOWS: u32 = 3;
-const MANY: f64 = 12.0;
-const NEXT_TO_NONE: f64 = 0.1;
-/// The same that speaks against it.
-const ANYTHING: f64 = 4.0;
-/// Part of the time that windows with a rival are taken to be at most.
-const NEARLY_ALL: f64 = 0.99;
+/// After so many windows that had both armed a rival is not asked first any more, whatever speaks for it.
+const ASKED: u32 = 6;
 
 /// Whose the blocks are that seem to be a stack's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,42 +29,6 @@ pub enum Owner {
     Another,
 }
 
-/// A unit that some windows left out, and what those show that armed it.
-struct Rival {
-    unit: usize,
-    windows: u32,
-    count: u32,
-    seconds: f64,
-    is_old: bool,
-}
-
-impl Rival {
-    fn new(unit: usize) -> Self {
-        Self { unit, windows: 0, count: 0, seconds: 0.0, is_old: false }
-    }
-
-    fn enter(&mut self, count: u32, seconds: f64, is_old: bool) {
-        self.windows += 1;
-        self.count += count;
-        self.seconds += seconds;
-        self.is_old |= count > 0 && is_old;
-    }
-
-    /// How improbable it is by chance, in nats, that no more of a stack's `all` blocks came while the rival was armed, of `all_seconds`: a
-    /// binomial tail's bound (Chernoff). 0 where that is more than next to none of what comes without it.
-    fn evidence(&self, all: f64, all_seconds: f64) -> f64 {
-        let count = f64::from(self.count);
-        let part = (self.seconds / all_seconds.max(1e-9)).clamp(1.0 - NEARLY_ALL, NEARLY_ALL);
-        let (expected, without) = (part * all, (1.0 - part) * all);
-        let others = (all - count).max(0.0);
-        if self.seconds <= 0.0 || count * without >= NEXT_TO_NONE * others * expected {
-            return 0.0;
-        }
-        let nats = |of: f64, expected: f64| if of > 0.0 { of * (of / expected).ln() } else { 0.0 };
-        nats(count, expected) + nats(others, without)
-    }
-}
-
 impl Exposures {
     /// Whose the blocks are that were handed out to one stack by `unit`, and born at these times. They may be those of a unit that some
     /// windows left out, at addresses that the stack had before, unless others that armed it have such blocks too, one of them or all
@@ -76,7 +36,7 @@ impl Exposures {
     pub fn owner(&self, class: u32, unit: Option<usize>, births: &[u64], living: &Living) -> Owner {
         let Some(seen) = self.classes.get(&class) else { return Owner::Doubtful(Vec::new()) };
         let left_out: BTreeSet<usize> = seen.iter().flat_map(|window| window.left_out.iter().copied()).collect();
-        let mut rivals: Vec<Rival> = left_out.into_iter().map(Rival::new).collect();
+        let mut rivals: Vec<Rival> = left_out.into_iter().map(Rival::of).collect();
         if rivals.is_empty() {
             return Owner::Stack;
         }
@@ -90,7 +50,8 @@ impl Exposures {
         // Also of the last windows: births of these are among them.
         let traced = seen.iter().filter(|window| window.traces(unit)).map(|window| window.exposure.seconds);
         let rate = births.len() as f64 / traced.sum::<f64>().max(1e-3);
-        let mut all_seconds = 0.0;
+        let since = births.iter().copied().min().unwrap_or(u64::MAX);
+        let mut all = Seen { blocks: births.len() as f64, rate, ..Seen::default() };
         let has_them = |count: u32, seconds: f64| f64::from(count) >= FEW * rate * seconds;
         // What has grown old since was not in the middle of a request.
         let (first, last) =
@@ -102,12 +63,17 @@ impl Exposures {
             }
             // Of a witness it is known how many there are, not whose: where there are next to none, the stack has none.
             if let Some(unit) = unit.filter(|&unit| is_in(witnesses, unit)) {
-                let all = living.count(class, unit, window.begin_ns, window.end_ns);
-                if all as f64 >= NEXT_TO_NONE * rate * window.seconds {
+                let own = living.count(class, unit, window.begin_ns, window.end_ns);
+                if own as f64 >= NEXT_TO_NONE * rate * window.seconds {
+                    for rival in rivals.iter_mut().filter(|rival| !is_in(left_out, rival.unit)) {
+                        rival.asked += 1;
+                    }
                     continue;
                 }
             }
-            all_seconds += window.seconds;
+            let is_late = window.end_ns >= since;
+            all.seconds += if is_late { window.seconds } else { 0.0 };
+            all.moments += u32::from(count > 0);
             let fewest = if left_out.is_empty() { 1 } else { FEWEST };
             let shows_all = count >= fewest && has_them(count, window.seconds);
             let mut out = left_out.iter().peekable();
@@ -115,28 +81,32 @@ impl Exposures {
                 while out.next_if(|unit| **unit < rival.unit).is_some() {}
                 let armed = out.peek().is_none_or(|unit| **unit != rival.unit);
                 if armed {
-                    rival.enter(count, window.seconds, window.end_ns < old);
+                    rival.enter(count, window.seconds, is_late, window.end_ns < old);
+                    rival.asked += u32::from(is_late);
                 }
                 !(armed && shows_all)
             });
         }
-        let improbable = |rival: &Rival, nats: f64| rival.evidence(births.len() as f64, all_seconds) >= nats;
-        if rivals.iter().any(|rival| rival.windows >= MANY_WINDOWS && improbable(rival, MANY)) {
+        if rivals.iter().any(|rival| rival.owns_them(&all)) {
             return Owner::Another;
         }
         rivals.retain(|rival| !(rival.count >= FEWEST || rival.is_old) || !has_them(rival.count, rival.seconds));
-        let since = births.iter().copied().min().unwrap_or(u64::MAX);
-        let speaks_against = |rival: &Rival| improbable(rival, ANYTHING);
-        rivals.retain(|rival| speaks_against(rival) || !self.has_none(class, rival.unit, rate, since, living));
-        let seen = |rival: &Rival| self.seconds_armed(class, rival.unit);
-        // Who has as many: of two one has what the other hands out.
-        let has_as_many = |rival: &Rival| {
-            let own = living.count(class, rival.unit, 0, u64::MAX);
-            own >= FEWEST as usize && own as f64 >= FEW * rate * seen(rival)
-        };
-        let key = |rival: &Rival| (!speaks_against(rival), !has_as_many(rival));
-        rivals.sort_by(|a, b| key(a).cmp(&key(b)).then(seen(a).total_cmp(&seen(b))));
-        let is_unlikely = rivals.first().is_some_and(speaks_against);
+        rivals.retain(|rival| rival.speaks_against(&all) || !self.has_none(class, rival.unit, rate, since, living));
+        // In the order in which they are to be asked.
+        let mut rivals: Vec<((bool, bool), f64, Rival)> = rivals
+            .into_iter()
+            .map(|rival| {
+                let seen = self.seconds_armed(class, rival.unit);
+                let own = living.count(class, rival.unit, 0, u64::MAX);
+                // Of two that have as many one has what the other hands out.
+                let has_as_many = own >= FEWEST as usize && own as f64 >= FEW * rate * seen;
+                let is_first = |why: bool| rival.asked < ASKED && why;
+                ((!is_first(rival.speaks_against(&all)), !is_first(has_as_many)), seen, rival)
+            })
+            .collect();
+        rivals.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let rivals: Vec<Rival> = rivals.into_iter().map(|(_, _, rival)| rival).collect();
+        let is_unlikely = rivals.iter().any(|rival| rival.speaks_against(&all));
         let rivals: Vec<usize> = rivals.iter().map(|rival| rival.unit).collect();
         match is_unlikely {
             _ if rivals.is_empty() => Owner::Stack,
@@ -255,24 +225,16 @@ mod tests {
             assert_eq!(owner(&exposures), Owner::Unlikely(vec![4, 5]));
         }
         exposures.enter(&without(0, &[5]), window(70, 0.05));
-        assert_eq!(owner(&exposures), Owner::Another);
-        let one_is_in_use = [vec![11; 12], vec![71]].concat();
+        assert_eq!(owner(&exposures), Owner::Unlikely(vec![4, 5]), "they may be one request's");
+        exposures.enter(&without(0, &[4]), window(90, 0.05));
+        assert_eq!(
+            exposures.owner(0, Some(6), &[vec![11; 9], vec![91; 5]].concat(), &Living::default()),
+            Owner::Another
+        );
+        let one_is_in_use = [vec![11; 12], vec![71], vec![91; 9]].concat();
         assert_eq!(exposures.owner(0, Some(6), &one_is_in_use, &Living::default()), Owner::Another);
         let some = [vec![11; 9], vec![31; 1], vec![51; 3], vec![71]].concat();
         assert_eq!(exposures.owner(0, Some(6), &some, &Living::default()), Owner::Doubtful(vec![5]), "it has some");
-    }
-
-    #[test]
-    fn what_comes_by_chance_is_no_evidence() {
-        let rival = |count, seconds| Rival { unit: 4, windows: 3, count, seconds, is_old: false };
-        // A binomial of 9 with 3 parts of 4 has none with 4 to the power of -9.
-        assert!((rival(0, 0.15).evidence(9.0, 0.2) - 9.0 * 4_f64.ln()).abs() < 1e-9);
-        assert!(
-            (rival(0, 0.002).evidence(100.0, 0.1) - 2.02).abs() < 0.01,
-            "as many as were expected, of a small part"
-        );
-        assert!(rival(2, 0.45).evidence(14.0, 0.5) > 12.0, "most came in the tenth of the time without it");
-        assert!(rival(3, 0.15).evidence(9.0, 0.2).abs() < 1e-9 && rival(0, 0.0).evidence(9.0, 0.2).abs() < 1e-9);
     }
 
     #[test]

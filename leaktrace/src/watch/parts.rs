@@ -26,48 +26,6 @@ impl Units {
         in_pools.peek().is_some() && in_pools.all(too_dear)
     }
 
-    /// A window that no request notices, where all of any class costs more than the `limit`: of what serves one of them only so much
-    /// that nobody does. What seems to leak in such windows is looked at in those that [`Self::choose`] chooses. Those that have shown
-    /// next to nothing, or less than a class does that is seen whole, are only chosen where that is to be done, too, `seldom`.
-    pub fn choose_unnoticed(
-        &self,
-        growing: &[Growing],
-        limit: f64,
-        hit_seconds: f64,
-        gentle: Gentle,
-        seldom: bool,
-        random: &mut fastrand::Rng,
-    ) -> Option<Selection> {
-        if !self.is_only_in_parts(growing, limit, hit_seconds) {
-            return None;
-        }
-        // What they show is only suspected: what shows a class whole needs what they cost.
-        if !seldom && self.has_first(growing, limit, hit_seconds) {
-            return None;
-        }
-        let window = |of: &Growing| {
-            if !seldom && self.is_gently_in_vain(of.class) {
-                return None;
-            }
-            self.known_cost(of, hit_seconds)?;
-            let Part { units, left_out, .. } = self.part_of(of, gentle.slowdown, gentle.hit_seconds, None);
-            let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
-            let expected = self.cost(&units, gentle.hit_seconds);
-            let witnesses = self.quiet(&units);
-            let sights = vec![Sight::new(of.class, left_out, &witnesses)];
-            let weight = self.interest(of.class, true) * of.blocks_per_second;
-            (serves && expected <= gentle.slowdown)
-                .then_some((weight, Selection::of(units, expected, sights, witnesses)))
-        };
-        let windows: Vec<(f64, Selection)> = growing.iter().filter_map(window).collect();
-        let mut at = random.f64() * windows.iter().map(|(weight, _)| weight).sum::<f64>();
-        let chosen = windows.into_iter().find(|(weight, _)| {
-            at -= weight;
-            at <= 0.0
-        });
-        chosen.map(|(_, selection)| selection)
-    }
-
     /// Whether a class costs too much to be seen even in parts: a unit can never be armed, not even as a witness, or so many are hot
     /// that each would seldom be.
     pub(super) fn is_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64) -> bool {
@@ -97,7 +55,8 @@ impl Units {
     pub(super) fn part(&self, of: &Growing, limit: f64, hit_seconds: f64, gentle: Gentle) -> (Selection, f64) {
         let Part { units, left_out, witness } = self.part_of(of, limit, hit_seconds, Some(gentle));
         let saved = |hit_seconds| witness.map_or(0.0, |index| self.saved_as_witness(index, hit_seconds));
-        let expected = self.expected(&units, hit_seconds, gentle) - saved(hit_seconds);
+        // Of what little is known it may be far less: a window that is not afforded does not tell.
+        let expected = (self.expected(&units, hit_seconds, gentle) - saved(hit_seconds)).min(self.bearing * limit);
         let mut witnesses = self.quiet(&units);
         if let Some(witness) = witness
             && let Err(at) = witnesses.binary_search(&witness)
@@ -151,18 +110,23 @@ impl Units {
             }
         };
         let always: f64 = units.iter().filter(|&&index| self.get(index).always).map(|&index| cost(index)).sum();
-        let (room, hit_seconds) = match gentle.filter(|gentle| witness.is_none() && modest(gentle)) {
+        let modest = gentle.filter(|gentle| witness.is_none() && modest(gentle));
+        let (room, hit_seconds) = match modest {
             Some(gentle) => (MODEST.min(limit), gentle.hit_seconds),
             None => (first.max(FULL * limit), hit_seconds),
         };
         // Sums of the same numbers in another order are not the same.
         let mut left = (room + always) * (1.0 + f64::EPSILON.sqrt());
         // The more rivals beside the suspect, the fewer such windows.
-        let more = if pair.is_some() { FULL * most.min(MORE_RIVALS * limit) - room } else { 0.0 };
+        let more = if pair.is_some() && modest.is_none() {
+            (FULL * most.min(MORE_RIVALS * limit) - room).max(0.0)
+        } else {
+            0.0
+        };
         let is_rival = |index: usize| doubt.is_some_and(|doubt| doubt.rivals.contains(&index));
         let (armed, mut left_out): (Vec<usize>, Vec<usize>) = units.into_iter().partition(|&index| {
             let cost = cost_at(index, hit_seconds);
-            let fits = cost <= left + if is_rival(index) { more.max(0.0) } else { 0.0 };
+            let fits = cost <= if is_rival(index) { left + more } else { left.max(0.0) };
             left -= if fits { cost } else { 0.0 };
             fits
         });
@@ -214,7 +178,7 @@ impl Units {
     /// one of them is only a witness: the rival, so that the suspect's blocks have names; or the suspect, where that is so hot that
     /// hardly anything fits beside it else.
     fn pair(&self, doubt: &Doubt, (limit, most): (f64, f64), hit_seconds: f64) -> Option<Pair> {
-        let is_hot = self.cost(&[doubt.unit], hit_seconds) > FULL * limit;
+        let is_hot = self.is_hot(doubt.unit, limit, hit_seconds);
         doubt.rivals.iter().find_map(|&rival| {
             let units = [doubt.unit, rival];
             let both = self.cost(&units, hit_seconds);
@@ -223,6 +187,11 @@ impl Units {
             let witness = if both > FULL * limit { order.into_iter().find(fits) } else { None };
             (witness.is_some() || both <= FULL * limit).then_some(Pair { units, witness })
         })
+    }
+
+    /// Whether a unit is so hot that hardly anything fits beside it, but where it is only a witness.
+    pub fn is_hot(&self, index: usize, limit: f64, hit_seconds: f64) -> bool {
+        self.cost(&[index], hit_seconds) > FULL * self.bearing.min(MORE_RIVALS) * limit
     }
 
     fn saved_as_witness(&self, index: usize, hit_seconds: f64) -> f64 {
@@ -248,11 +217,10 @@ pub(super) struct Part {
 #[cfg(test)]
 mod tests {
     use super::super::{
-        classes::{Found, LARGE},
-        exposure::{Exposure, Sight, meet},
+        exposure::meet,
         latency::MODEST,
         units::{
-            Doubt, Growing, Units,
+            Doubt, Units,
             tests::{GENTLE, HIT, growing, units},
         },
     };
@@ -361,6 +329,23 @@ mod tests {
     }
 
     #[test]
+    fn rivals_beside_a_suspect_may_cost_more_where_that_is_borne_but_not_in_modest_windows() {
+        let of = [(Some(5e4), 1, true), (Some(5e4), 1, true), (Some(7e5), 1, true), (Some(7e5), 1, true)];
+        let mut units = units(&of);
+        let part = |units: &Units| units.part(&growing(&[0])[0], 1.0, HIT, GENTLE).0;
+        units.doubts.insert(0, Doubt { unit: 0, rivals: vec![1, 2, 3], turn: 1, share: 1.0 });
+        units.bear(1e-4, 5e-3);
+        let selection = part(&units);
+        assert!(selection.units == [1, 0] && selection.expected <= MODEST, "few notice it: {selection:?}");
+        units.suspects.insert(2);
+        units.doubts.insert(0, Doubt { unit: 2, rivals: vec![1, 3, 0], turn: 1, share: 1.0 });
+        let selection = part(&units);
+        assert!(selection.units.len() == 4 && selection.expected > 1.0, "all of them at once: {selection:?}");
+        units.bear(1.0, 5e-3);
+        assert!(part(&units).expected <= 1.0, "a request would notice");
+    }
+
+    #[test]
     fn what_was_seen_for_a_moment_is_not_too_hot_for_good() {
         let mut units = units(&[(Some(1e6), 1, true), (Some(3e5), 1, true)]);
         // 400 hits in 0.2 ms: 2 s of hits a second.
@@ -369,42 +354,8 @@ mod tests {
         assert!((units.cost(&[0], HIT) - 2.0).abs() < 1e-9 && !units.is_too_hot(&of, 1.0, HIT));
         units.all[1].seconds = 9.0;
         let (selection, _) = units.part(&of, 1.0, HIT, GENTLE);
-        assert!(selection.units == [0] && (selection.expected - 2.0).abs() < 1e-9, "its turn: {selection:?}");
+        assert!(selection.units == [0] && (selection.expected - 1.0).abs() < 1e-9, "its turn: {selection:?}");
         (units.all[0].hits, units.all[0].cpu_seconds) = (4000, 2e-3);
         assert!(units.is_too_hot(&of, 1.0, HIT), "it is");
-    }
-
-    #[test]
-    fn what_no_request_notices_leaves_out_what_is_hot() {
-        let units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(2e4), 1, true), (Some(1e3), 1, true)]);
-        let mut random = fastrand::Rng::with_seed(3);
-        let mut gentle = |growing: &[Growing]| units.choose_unnoticed(growing, 0.5, HIT, GENTLE, false, &mut random);
-        let selection = gentle(&growing(&[0])).unwrap();
-        assert!(selection.expected <= 0.04 && selection.units.contains(&3), "{selection:?}");
-        assert!(selection.sights[0].left_out.contains(&0), "{selection:?}");
-        assert_eq!(gentle(&growing(&[1])), None, "nothing is known to serve it");
-        assert_eq!(gentle(&growing(&[0, 1])), None, "the other can be seen whole");
-    }
-
-    #[test]
-    fn what_no_request_notices_is_seldom_where_it_is_in_vain_or_another_class_is_seen_whole() {
-        let mut units = units(&[(Some(7e5), 1, true), (Some(3e4), 1, true), (Some(1e3), 1 << LARGE, true)]);
-        let chosen = |units: &Units, growing: &[Growing], seldom| {
-            let mut random = fastrand::Rng::with_seed(3);
-            units.choose_unnoticed(growing, 0.5, HIT, GENTLE, seldom, &mut random).is_some()
-        };
-        let (one, both) = (growing(&[0]), growing(&[0, LARGE]));
-        assert!(chosen(&units, &one, false));
-        assert!(!chosen(&units, &both, false) && chosen(&units, &both, true), "all of the other can be seen");
-        let part = [Sight::new(0, vec![0], &[])];
-        let show = |units: &mut Units, blocks| {
-            let window = Exposure { begin_ns: 1, end_ns: 2, seconds: 1.0 };
-            units.enter_survivors(&one, &part, (1.0, window), true, |_| Found { blocks, bytes: 0, named: blocks });
-            units.enter_survivors(&one, &part, (2.0, window), true, |_| Found { blocks, bytes: 0, named: blocks });
-        };
-        show(&mut units, 0);
-        assert!(!chosen(&units, &one, false) && chosen(&units, &one, true), "of 200 it showed none");
-        show(&mut units, 30);
-        assert!(chosen(&units, &one, false));
     }
 }

@@ -74,8 +74,8 @@ struct Find {
     begin_ns: u64,
     end_ns: u64,
     blocks: f64,
-    /// No request noticed the window.
-    unnoticed: bool,
+    /// No request noticed the window, and it left out a part: what is hot is left out of each.
+    unproven: bool,
 }
 
 impl Shown {
@@ -106,7 +106,7 @@ impl Shown {
 
     /// What each window of the later half of the time has shown that had anything.
     fn late(&self, now: f64, unnoticed: bool) -> Vec<f64> {
-        let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unnoticed));
+        let late = self.finds.iter().filter(|find| find.at >= now / 2.0 && (unnoticed || !find.unproven));
         late.map(|find| find.blocks).filter(|blocks| *blocks > 0.0).collect()
     }
 }
@@ -132,17 +132,18 @@ impl Units {
         self.now = at;
         for of in growing {
             let Some(sight) = sights.iter().find(|sight| sight.class == of.class) else { continue };
+            let is_whole = sight.left_out.is_empty();
             let shown = self.shown.entry(of.class).or_default();
             shown.finds.retain(|find| find.at >= at / 2.0);
             let found = found(of.class);
             let blocks = found.blocks as f64;
-            shown.finds.push(Find { at, begin_ns: window.begin_ns, end_ns: window.end_ns, blocks, unnoticed });
+            let unproven = unnoticed && !is_whole;
+            shown.finds.push(Find { at, begin_ns: window.begin_ns, end_ns: window.end_ns, blocks, unproven });
             shown.alive += blocks;
-            let is_whole = sight.left_out.is_empty();
             let expected = of.blocks_per_second * window.seconds;
             let (grown, named) = (found.grown(of.class), found.named(of.class));
             // What is hot is left out of each.
-            if unnoticed && !is_whole {
+            if unproven {
                 shown.gently.enter(expected, grown, named);
                 continue;
             }
@@ -271,6 +272,19 @@ mod tests {
         assert!(units.interest(0, false) < 0.1, "it is of the later half");
         units.enter_survivors(&growing, &other, at(49.0, 0.1), false, |_| blocks(9));
         assert!(units.interest(0, false) > 19.0, "there was much of it");
+    }
+
+    #[test]
+    fn what_is_seen_whole_by_the_way_is_enough_some_time() {
+        let mut units = units(&[(Some(2e3), 1, true)]);
+        let (growing, whole) = (growing(&[0]), [Sight { class: 0, left_out: vec![], witnesses: vec![] }]);
+        assert!(units.is_unfinished(0), "nothing is known of it");
+        for second in 1..=12 {
+            units.enter_survivors(&growing, &whole, at(f64::from(second), 0.1), true, |_| blocks(9));
+            assert_eq!(units.is_unfinished(0), second < 8, "no request noticed it: {second}");
+        }
+        units.recount(&Living::default());
+        assert!(!units.is_unfinished(0), "it should have shown much, and shows nothing");
     }
 
     #[test]
