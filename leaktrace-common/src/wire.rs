@@ -50,7 +50,22 @@ pub mod state {
     /// Size classes that the window is for, bits as in [`super::SiteStats::classes`]: of what sites ask for in others it is
     /// noted that they do, not who asks.
     pub const CLASSES: u32 = 5;
-    pub const COUNT: u32 = 6;
+    /// Bit n: of blocks of the C allocator of the [`super::size_bucket`] n the window notes the addresses, not who asks for them, as of what
+    /// witnesses hand out.
+    pub const QUIET: u32 = 6;
+    pub const COUNT: u32 = 7;
+}
+
+/// Buckets of sizes of the C allocator's blocks: four for each doubling, from 32 bytes to 2 MiB.
+pub const SIZE_BUCKETS: u32 = 64;
+
+/// The bucket of a block of so many bytes.
+#[inline(always)]
+pub const fn size_bucket(size: u64) -> u32 {
+    let size = if size < 32 { 32 } else { size };
+    let log = size.ilog2();
+    let bucket = (log - 5) * 4 + ((size >> (log - 2)) & 3) as u32;
+    if bucket < SIZE_BUCKETS { bucket } else { SIZE_BUCKETS - 1 }
 }
 
 /// What a window of tracing does without.
@@ -109,7 +124,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// [`Self::stack`] of a block that a witness handed out: see [`crate::site::Site::witness`].
+    /// [`Self::stack`] of a block that a witness handed out, or of a quiet size: see [`crate::site::Site::witness`], [`state::QUIET`].
     pub const WITNESSED: u32 = u32::MAX;
 
     const SIZE_MASK: u64 = (1 << 40) - 1;

@@ -1,6 +1,6 @@
 //! Windows of tracing: for a moment a part of the plan is armed, then nothing, then another part.
 
-use leaktrace_common::wire::{SiteStats, counter, state, window};
+use leaktrace_common::wire::{SiteStats, counter, size_bucket, state, window};
 
 use crate::maps::{PyCall, SITE_STATS, STATE, Thread, config, count, py_call};
 
@@ -58,6 +58,22 @@ pub fn skipped(thread: &mut Thread) {
 #[inline(always)]
 pub fn is_for(size: u64) -> bool {
     STATE.get(state::CLASSES).is_none_or(|classes| classes & bit(size) != 0)
+}
+
+/// Whether of a block of the C allocator only the address is to be noted.
+#[inline(always)]
+pub fn is_quiet(thread: &Thread, size: u64) -> bool {
+    let quiet = |quiet: &u64| quiet >> size_bucket(size) & 1 != 0;
+    thread.window & window::PARTIAL != 0 && STATE.get(state::QUIET).is_some_and(quiet)
+}
+
+/// Counts a hit of the site of the request under way as one that costs less.
+#[inline(always)]
+pub fn was_cheap(thread: &Thread) {
+    if let Some(stats) = SITE_STATS.get_ptr_mut(thread.site as u32) {
+        // SAFETY: a map value of this type.
+        unsafe { (*stats).skipped += 1 };
+    }
 }
 
 /// Notes that a site asks pymalloc for so many bytes, and that this is all that is noted.

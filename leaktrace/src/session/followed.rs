@@ -97,6 +97,8 @@ impl Session {
         watch.units.recount(&own);
         let exposures = &watch.exposures;
         watch.units.quieten(&watch.classes.growing(), |class, unit| exposures.is_quiet(class, unit, &living));
+        let large = watch.followers.blocks().filter(|block| !block.in_pool()).map(Block::size);
+        watch.quiet_sizes = exposures.quiet_sizes(watch.units.c, large);
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };

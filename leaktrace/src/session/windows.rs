@@ -81,6 +81,8 @@ pub struct Watch {
     pub(super) classes: Classes,
     pub(super) exposures: Exposures,
     pub(super) followers: Followers,
+    /// See [`leaktrace_common::wire::state::QUIET`].
+    pub(super) quiet_sizes: u64,
     random: fastrand::Rng,
     /// What the next window is drawn by, until there was one: else those that are soonest afforded would be drawn most. And since when.
     draw: u64,
@@ -112,6 +114,7 @@ impl Watch {
             classes: Classes::default(),
             exposures: Exposures::default(),
             followers: Followers::new(glibc),
+            quiet_sizes: 0,
             random: fastrand::Rng::new(),
             draw: 0,
             drawn_ns: 0,
@@ -238,7 +241,7 @@ impl Session {
         word |= if selection.scouts.is_some() { window::SCOUTS } else { 0 };
         let witnesses = selection.witnesses.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
         self.tracer.set_witnesses(&witnesses.collect())?;
-        self.tracer.set_window(word, selection.classes())?;
+        self.tracer.set_window(word, selection.classes(), watch.quiet_sizes)?;
         self.cost.begin_sample(&self.tracer);
         let mut opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);

@@ -291,9 +291,11 @@ impl Tracer {
         })
     }
 
-    /// Tells the BPF side which window is open, see [`leaktrace_common::wire::window`], and which size classes it is for.
-    pub fn set_window(&mut self, word: u64, classes: u64) -> Result<(), TracerError> {
+    /// Tells the BPF side which window is open, see [`leaktrace_common::wire::window`], which size classes it is for, and of which sizes
+    /// of the C allocator's blocks only the addresses are noted, see [`state::QUIET`].
+    pub fn set_window(&mut self, word: u64, classes: u64, quiet: u64) -> Result<(), TracerError> {
         self.set_state(state::CLASSES, classes)?;
+        self.set_state(state::QUIET, quiet)?;
         self.set_state(state::WINDOW, word)
     }
 

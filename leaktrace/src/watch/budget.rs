@@ -39,6 +39,10 @@ const PAID_BACK: f64 = 120.0;
 const NOTICED_BY_SURPRISE: f64 = 1.0;
 const NOTICED_MORE: f64 = 2.0;
 
+/// A window that costs so many times what was expected is done, where that is more than this part of what is saved: it has told what it costs.
+const DEARER: f64 = 3.0;
+const DEARER_PART: f64 = 0.25;
+
 /// What a hit costs before any was measured, seconds, among many, among few, and one of scouts; how many hits that counts for; how
 /// much less each window counts than the next.
 const HIT_SECONDS: f64 = 2e-6;
@@ -151,7 +155,8 @@ impl Budget {
         }
         let surprise = NOTICED_BY_SURPRISE * self.notice_share(pace);
         let noticed = surprise.max(NOTICED_MORE * noticing * open);
-        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits: saved, noticed })
+        let hits = saved.min((DEARER * slowdown * pace * open).max(DEARER_PART * saved));
+        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits, noticed })
     }
 
     /// Cores that the target has used so far.
@@ -246,6 +251,15 @@ mod tests {
         budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 0.0, 1.0);
         assert_eq!(grant(&budget, 101.001), None);
         assert!(grant(&budget, 101.25).is_some());
+    }
+
+    #[test]
+    fn what_turns_out_dearer_does_not_use_up_what_was_saved_for_long() {
+        let budget = Budget::new(0.01, 0.0);
+        let hits = |slowdown| budget.grant(&demand(slowdown, 0.0, 0.1), 10.0, 100.0).unwrap().hits;
+        let saved = AIM * 0.01 * (10.0 + ADVANCE);
+        assert!((hits(1.0) - DEARER * 0.1 * 0.1).abs() < 1e-9, "three times what was expected");
+        assert!((hits(0.01) - DEARER_PART * saved).abs() < 1e-9 && hits(10.0) <= saved);
     }
 
     #[test]

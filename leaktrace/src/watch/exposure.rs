@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use leaktrace_common::wire::size_bucket;
+
 use super::classes::LARGE;
 use crate::model::Timeline;
 
@@ -114,6 +116,15 @@ impl Exposures {
         self.armed(class, Some(unit)).nth(ENOUGH_WINDOWS - 1).is_some() && living.count(class, unit, 0, u64::MAX) == 0
     }
 
+    /// The same of sizes of the C allocator's blocks, all of which come from one unit: bit n is that of [`size_bucket`] n. `living`: the
+    /// sizes of its blocks that are followed.
+    pub fn quiet_sizes(&self, unit: Option<usize>, living: impl Iterator<Item = u64>) -> u64 {
+        if self.armed(LARGE, unit).nth(ENOUGH_WINDOWS - 1).is_none() {
+            return 0;
+        }
+        living.fold(u64::MAX, |quiet, size| quiet & !(1 << size_bucket(size)))
+    }
+
     /// Seconds for which the class was seen with a unit armed, be it as a witness.
     pub fn seconds_armed(&self, class: u32, unit: usize) -> f64 {
         self.armed(class, Some(unit)).map(|window| window.exposure.seconds).sum()
@@ -203,6 +214,21 @@ pub(super) mod tests {
 
     pub(in super::super) fn without(class: u32, left_out: &[usize]) -> Sight {
         Sight { class, left_out: left_out.to_vec(), witnesses: Vec::new() }
+    }
+
+    #[test]
+    fn sizes_of_which_nothing_lives_on_are_quiet() {
+        let mut exposures = Exposures::default();
+        for begin in [1, 2] {
+            exposures.enter(&whole(LARGE), window(begin, 0.1));
+            assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), 0, "hardly anything was seen");
+        }
+        exposures.enter(&whole(LARGE), window(3, 0.1));
+        assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), u64::MAX);
+        let quiet = exposures.quiet_sizes(Some(0), [1000, 1_100_000_000].into_iter());
+        let is_quiet = |size| quiet >> size_bucket(size) & 1 != 0;
+        assert!(!is_quiet(1000) && !is_quiet(900) && !is_quiet(u64::MAX) && is_quiet(1024) && is_quiet(0));
+        assert_eq!((size_bucket(1), size_bucket(40), size_bucket(64), size_bucket(u64::MAX)), (0, 1, 4, 63));
     }
 
     #[test]
