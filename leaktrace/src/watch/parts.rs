@@ -97,17 +97,11 @@ impl Units {
             let cost: f64 = units.iter().filter(needed).map(|&index| cost_at(index, gentle.hit_seconds)).sum();
             turn.is_some() && cost <= MODEST.min(limit)
         };
-        let alone = turn.map_or(0.0, cost);
         let with_suspects: f64 = units.iter().filter(needed).map(|&index| cost(index)).sum();
         let first: f64 = match pair {
             Some(pair) => pair.units.into_iter().map(cost).sum(),
-            None => {
-                if with_suspects <= FULL * most {
-                    with_suspects
-                } else {
-                    alone
-                }
-            }
+            None if with_suspects <= FULL * most => with_suspects,
+            None => turn.map_or(0.0, cost),
         };
         let always: f64 = units.iter().filter(|&&index| self.get(index).always).map(|&index| cost(index)).sum();
         let modest = gentle.filter(|gentle| witness.is_none() && modest(gentle));
