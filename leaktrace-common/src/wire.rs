@@ -53,7 +53,9 @@ pub mod state {
     /// Bit n: of blocks of the C allocator of the [`super::size_bucket`] n the window notes the addresses, not who asks for them, as of what
     /// witnesses hand out.
     pub const QUIET: u32 = 6;
-    pub const COUNT: u32 = 7;
+    /// The same of sizes of which the window notes nothing at all: their requests are only counted.
+    pub const PASSED_OVER: u32 = 7;
+    pub const COUNT: u32 = 8;
 }
 
 /// Buckets of sizes of the C allocator's blocks: four for each doubling, from 32 bytes to 2 MiB.
@@ -66,6 +68,15 @@ pub const fn size_bucket(size: u64) -> u32 {
     let log = size.ilog2();
     let bucket = (log - 5) * 4 + ((size >> (log - 2)) & 3) as u32;
     if bucket < SIZE_BUCKETS { bucket } else { SIZE_BUCKETS - 1 }
+}
+
+/// Indices of the array of what the C allocator was called for in windows. Only ever grow; two threads may lose each other's count.
+pub mod c_call {
+    /// Up to [`super::SIZE_BUCKETS`]: requests by [`super::size_bucket`].
+    pub const REQUESTS: u32 = 0;
+    /// Returns that a program was told of that had seen the entry, too: see `c_session` among the programs.
+    pub const RETURNS: u32 = super::SIZE_BUCKETS;
+    pub const COUNT: u32 = super::SIZE_BUCKETS + 1;
 }
 
 /// What a window of tracing does without.

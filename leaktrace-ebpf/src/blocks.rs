@@ -40,11 +40,7 @@ fn is_witness(thread: &Thread) -> bool {
 #[inline(always)]
 pub fn enter(thread: &mut Thread, tid: u32, new: &New) {
     let kind = if new.domain >= domain::COUNT as u8 { domain::OBJ } else { new.domain };
-    let quiet = !new.in_pool && window::is_quiet(thread, new.size);
-    if quiet {
-        window::was_cheap(thread);
-    }
-    let witness = quiet || is_witness(thread);
+    let witness = is_witness(thread) || !new.in_pool && window::is_quiet(thread, new.size);
     let stack = if witness { Block::WITNESSED } else { stack::current(thread, tid, kind, new.native) };
     let block = Block::at_site(new.size, kind, new.in_pool, stamp(thread), stack, tid, thread.site as u32);
     window::gave(thread, new.size, new.in_pool);

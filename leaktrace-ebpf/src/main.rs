@@ -20,6 +20,8 @@ mod stack;
 mod target;
 mod window;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::pt_regs,
@@ -29,10 +31,10 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use leaktrace_common::{
-    site::{op, slot},
-    wire::{self, ProcessRecord, VERSION, counter, record, state},
+    site::{Site, op, slot},
+    wire::{self, ProcessRecord, VERSION, c_call, counter, record, state},
 };
-use maps::{NEW_THREAD, RING, SITES, STATE, config, count};
+use maps::{NEW_THREAD, RING, SITES, STATE, Thread, config, count};
 use target::{forget_thread, thread, tid};
 
 /// Every armed instruction that is not a return.
@@ -47,35 +49,20 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         // SAFETY: the map holds no program.
         unsafe { maps::NOWHERE.tail_call(&ctx, 0) };
     }
-    count(counter::HITS);
-    let site = match SITES.get(slot(ip, config().site_factor)) {
-        Some(site) if site.ip == ip => site,
-        _ => {
-            // After an exec libraries lie elsewhere.
-            if thread(tid()).is_some_and(|thread| thread.over == 0) {
-                count(counter::UNKNOWN_SITE);
-                debug!(&ctx, "no site at {:x}", ip);
-            }
-            return 0;
+    let Some(site) = site_at(ip) else {
+        count(counter::HITS);
+        // After an exec libraries lie elsewhere.
+        if thread(tid()).is_some_and(|thread| thread.over == 0) {
+            count(counter::UNKNOWN_SITE);
+            debug!(&ctx, "no site at {:x}", ip);
         }
-    };
-    let tid = tid();
-    let Some(thread) = thread(tid) else {
-        count(counter::LOST_STACK);
         return 0;
     };
-    if thread.over != 0 {
+    let Some(Hit { thread, tid, open, a, b }) = hit(&ctx, site) else { return 0 };
+    if (op::C_MALLOC..op::GC_START).contains(&site.op) {
+        native::entered(site, a, b, regs, thread);
         return 0;
     }
-    let open = window::enter(thread);
-    if open & wire::window::PARTIAL != 0 {
-        window::hit(slot(ip, config().site_factor));
-    }
-    let (Some(a), Some(b)) = (regs::operand(regs, &site.a), regs::operand(regs, &site.b)) else {
-        count(counter::LOST_ADDRESS);
-        debug!(&ctx, "an operand of the site at {:x} cannot be read", ip);
-        return 0;
-    };
     if open & wire::window::PARTIAL != 0 {
         let asked = python::asked_for(site, a, b);
         if let Some(size) = asked
@@ -89,8 +76,8 @@ pub fn entry(ctx: ProbeContext) -> u32 {
             return 0;
         }
     }
-    if site.op != op::REFILLED && (site.op < op::C_MALLOC || !python::is_pending(thread)) {
-        thread.site = u64::from(slot(ip, config().site_factor)) | u64::from(site.witness) << maps::WITNESS_SHIFT;
+    if site.op != op::REFILLED {
+        window::came_through(site, thread);
     }
     if site.op == op::PY_REUSED {
         blocks::reuse(thread, tid, a, b != 0);
@@ -98,12 +85,75 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         if let Some(new) = python::event(site, a, b, thread) {
             blocks::enter(thread, tid, &new);
         }
-    } else if site.op < op::GC_START {
-        native::entered(site, a, b, regs, thread);
     } else {
         gc::entered(site.op, a, b, thread, tid);
     }
     0
+}
+
+/// The armed instruction at an address.
+#[inline(always)]
+fn site_at(ip: u64) -> Option<&'static Site> {
+    SITES.get(slot(ip, config().site_factor)).filter(|site| site.ip == ip)
+}
+
+/// What a hit of a site begins with.
+struct Hit {
+    thread: &'static mut Thread,
+    tid: u32,
+    /// See [`state::WINDOW`].
+    open: u64,
+    a: u64,
+    b: u64,
+}
+
+/// Counts a hit and reads its operands; `None`: it is not to be looked at.
+#[inline(always)]
+fn hit(ctx: &ProbeContext, site: &Site) -> Option<Hit> {
+    count(counter::HITS);
+    let tid = tid();
+    let Some(thread) = thread(tid) else {
+        count(counter::LOST_STACK);
+        return None;
+    };
+    if thread.over != 0 {
+        return None;
+    }
+    let open = window::enter(thread);
+    if open & wire::window::PARTIAL != 0 {
+        window::hit(slot(site.ip, config().site_factor));
+    }
+    let (Some(a), Some(b)) = (regs::operand(ctx.regs, &site.a), regs::operand(ctx.regs, &site.b)) else {
+        count(counter::LOST_ADDRESS);
+        debug!(ctx, "an operand of the site at {:x} cannot be read", site.ip);
+        return None;
+    };
+    Some(Hit { thread, tid, open, a, b })
+}
+
+/// Entries of the C allocator's functions, and the returns of those that are not passed over, in windows (`uprobe_session`, Linux
+/// 6.13): what is given back for an entry says whether the kernel is to tell of the return. (Where aya's macro makes a program of a
+/// function, that always gives 0.)
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn c_session(ctx: *mut c_void) -> u32 {
+    let ctx = ProbeContext::new(ctx);
+    // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
+    let ip = unsafe { (*ctx.regs).rip };
+    // At a return it is where that leads to.
+    let Some(site) = site_at(ip).filter(|site| (op::C_MALLOC..op::GC_START).contains(&site.op)) else {
+        window::c_called(c_call::RETURNS);
+        c_returned(&ctx);
+        return 0;
+    };
+    let Some(Hit { thread, a, b, .. }) = hit(&ctx, site) else { return session::PASSED_OVER };
+    if native::entered(site, a, b, ctx.regs, thread) { session::WANTED } else { session::PASSED_OVER }
+}
+
+/// What [`c_session`] gives for an entry (`uprobe_multi_link_handler`, `kernel/trace/bpf_trace.c`, 6.13).
+mod session {
+    pub const WANTED: u32 = 0;
+    pub const PASSED_OVER: u32 = 1;
 }
 
 /// The collector's sites, where they stay armed while windows of the rest open and close. So no window is looked at, and nothing is
@@ -130,6 +180,12 @@ pub fn collector(ctx: ProbeContext) -> u32 {
 /// Returns of the C allocator.
 #[uprobe]
 pub fn c_return(ctx: ProbeContext) -> u32 {
+    c_returned(&ctx);
+    0
+}
+
+#[inline(always)]
+fn c_returned(ctx: &ProbeContext) {
     count(counter::RETURNS);
     let tid = tid();
     if let Some(thread) = thread(tid)
@@ -137,7 +193,6 @@ pub fn c_return(ctx: ProbeContext) -> u32 {
     {
         blocks::enter(thread, tid, &new);
     }
-    0
 }
 
 /// Returns of pymalloc's refill, for builds in which no branch shows its result.

@@ -13,7 +13,7 @@ use leaktrace_common::{
     site::{SITE_SLOTS, Site},
     wire::{
         Block, Config, GENERATIONS, MAX_FRAMES, MAX_STACKS, ROOMS_OF_CPU, RawFrame, SiteStats, StackRecord,
-        StackTotals, counter, state,
+        StackTotals, c_call, counter, state,
     },
 };
 
@@ -34,6 +34,10 @@ pub static SITES: Array<Site> = Array::with_max_entries(SITE_SLOTS, 0);
 /// What sites did in windows, by slot.
 #[map]
 pub static SITE_STATS: Array<SiteStats> = Array::with_max_entries(SITE_SLOTS, BPF_F_MMAPABLE);
+
+/// What the C allocator was called for in windows: [`c_call`].
+#[map]
+pub static C_CALLS: Array<u64> = Array::with_max_entries(c_call::COUNT, BPF_F_MMAPABLE);
 
 /// Outstanding blocks by address. User space sets the size.
 #[map]

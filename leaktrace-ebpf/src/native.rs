@@ -18,14 +18,14 @@ use crate::{
     window,
 };
 
-/// An entry of the C allocator.
+/// An entry of the C allocator. Whether its return is of interest.
 #[inline(always)]
-pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut Thread) {
+pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut Thread) -> bool {
     // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
     let sp = unsafe { (*regs).rsp };
     // A call from within the outermost one: its frame lies below.
     if thread.c.sp != 0 && sp < thread.c.sp {
-        return;
+        return false;
     }
     let (size, result_at, old_address) = match site.op {
         op::C_FREE => (0, 0, 0),
@@ -41,14 +41,25 @@ pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut T
         let to_malloc = site.op == op::C_MALLOC && thread.c.old_address == 0;
         let jumped_to = sp == thread.c.sp && size == thread.c.size && (same || to_malloc);
         if jumped_to {
-            return;
+            return false;
         }
         window::unlearned(thread);
         thread.c.sp = 0;
     }
     if site.op == op::C_FREE {
         freed(a);
-        return;
+        return false;
+    }
+    if window::passes_over(thread, size) {
+        // What it was called for is told, and what it takes is not there any more.
+        let _ = python::claim(thread, size);
+        if old_address != 0 {
+            let _ = BLOCKS.remove(old_address);
+        }
+        return false;
+    }
+    if !python::is_pending(thread) {
+        window::came_through(site, thread);
     }
     let mut old = Block::default();
     let mut had_old = 0;
@@ -61,6 +72,7 @@ pub fn entered(site: &Site, a: u64, b: u64, regs: *const pt_regs, thread: &mut T
         }
     }
     thread.c = CCall { sp, size, result_at, old_address, old, op: site.op, had_old, domain: site.domain, pad: [0; 5] };
+    true
 }
 
 #[inline(always)]

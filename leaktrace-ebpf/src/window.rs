@@ -1,8 +1,11 @@
 //! Windows of tracing: for a moment a part of the plan is armed, then nothing, then another part.
 
-use leaktrace_common::wire::{SiteStats, counter, size_bucket, state, window};
+use leaktrace_common::{
+    site::{Site, slot},
+    wire::{SiteStats, c_call, counter, size_bucket, state, window},
+};
 
-use crate::maps::{PyCall, SITE_STATS, STATE, Thread, config, count, py_call};
+use crate::maps::{C_CALLS, PyCall, SITE_STATS, STATE, Thread, WITNESS_SHIFT, config, count, py_call};
 
 /// The window that is open, as [`state::WINDOW`] has it. What the thread was in the middle of in an earlier one is forgotten:
 /// its end was not seen.
@@ -38,6 +41,12 @@ pub fn hit(slot: u32) {
     }
 }
 
+/// Notes which site the request under way came through.
+#[inline(always)]
+pub fn came_through(site: &Site, thread: &mut Thread) {
+    thread.site = u64::from(slot(site.ip, config().site_factor)) | u64::from(site.witness) << WITNESS_SHIFT;
+}
+
 /// Notes that the site of the request under way handed out a block.
 #[inline(always)]
 pub fn gave(thread: &Thread, size: u64, in_pool: bool) {
@@ -63,17 +72,33 @@ pub fn is_for(size: u64) -> bool {
 /// Whether of a block of the C allocator only the address is to be noted.
 #[inline(always)]
 pub fn is_quiet(thread: &Thread, size: u64) -> bool {
-    let quiet = |quiet: &u64| quiet >> size_bucket(size) & 1 != 0;
-    thread.window & window::PARTIAL != 0 && STATE.get(state::QUIET).is_some_and(quiet)
+    thread.window & window::PARTIAL != 0 && is_among(state::QUIET, size_bucket(size))
 }
 
-/// Counts a hit of the site of the request under way as one that costs less.
+/// Counts a request to the C allocator, and says whether nothing else is to be noted of it.
 #[inline(always)]
-pub fn was_cheap(thread: &Thread) {
-    if let Some(stats) = SITE_STATS.get_ptr_mut(thread.site as u32) {
-        // SAFETY: a map value of this type.
-        unsafe { (*stats).skipped += 1 };
+pub fn passes_over(thread: &Thread, size: u64) -> bool {
+    if thread.window & window::PARTIAL == 0 {
+        return false;
     }
+    let bucket = size_bucket(size);
+    c_called(c_call::REQUESTS + bucket);
+    thread.window & window::SCOUTS != 0 || is_among(state::PASSED_OVER, bucket)
+}
+
+/// Counts in what the C allocator was called for.
+#[inline(always)]
+pub fn c_called(index: u32) {
+    if let Some(calls) = C_CALLS.get_ptr_mut(index) {
+        // SAFETY: a map value of this type.
+        unsafe { *calls += 1 };
+    }
+}
+
+/// Whether a bucket of sizes is among those of one of the words of [`state`].
+#[inline(always)]
+fn is_among(word: u32, bucket: u32) -> bool {
+    STATE.get(word).is_some_and(|buckets| buckets >> bucket & 1 != 0)
 }
 
 /// Notes that a site asks pymalloc for so many bytes, and that this is all that is noted.

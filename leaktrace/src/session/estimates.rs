@@ -81,6 +81,7 @@ impl Session {
                 open_seconds: watch.open_seconds,
                 followed_blocks: watch.followers.len() as u64,
                 reused_unseen: watch.followers.caught(),
+                passed_over: watch.passed_over,
                 sites_unseen: unwatched.units as u64,
                 classes_too_hot: unwatched.classes as u64,
                 slowdown_needed: unwatched.least_cost.map_or(0.0, |cost| 1.0 + cost),

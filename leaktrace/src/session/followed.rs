@@ -14,16 +14,20 @@ use super::{
     windows::{LOOK_SHARE, Of, Watch},
 };
 use crate::{
-    cpython::{Interpreter, pools::Pools},
+    cpython::Interpreter,
     model::trail::seconds,
+    target::Unhurried,
     tracer::sweep::now_ns,
-    watch::{exposure::Living, owner::Owner, units::Doubt},
+    watch::{classes::LARGE, exposure::Living, owner::Owner, units::Doubt},
 };
 
 /// So many stacks of a class, those with the most blocks that are followed, are asked what keeps them from being more than suspected.
 const MOST_DOUBTED: usize = 8;
-/// Between two readings of the pools, seconds, and how much longer than the reading took.
+/// Between two readings of the pools, seconds, at first, while it is to be learned soon what grows, and from then on; and how much longer
+/// than the reading took.
 const READING: f64 = 0.9;
+const AT_FIRST: f64 = 60.0;
+const LATER_READING: f64 = 2.9;
 const READING_SHARE: f64 = 100.0;
 
 impl Session {
@@ -35,10 +39,12 @@ impl Session {
         self.watch = Some(watch);
     }
 
-    fn read_heap(&self, watch: &mut Watch) -> bool {
+    /// Whether the pools could be read, and how long it rested meanwhile.
+    fn read_heap(&self, watch: &mut Watch) -> (bool, Duration) {
         let begin = now_ns();
-        let pools = self.pools();
-        watch.followers.settle(&self.target.memory(), pools.as_ref());
+        let memory = Unhurried::new(self.target.memory());
+        let pools = self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&memory).ok());
+        watch.followers.settle(&memory, pools.as_ref());
         let pool_size = self.interpreter.facts.pymalloc.map_or(0, |state| state.pool_size);
         if let (Some(pools), Ok(resident), Ok(cpu)) = (&pools, self.target.rss_bytes(), self.target.cpu_clock()) {
             let totals = pools.totals();
@@ -46,9 +52,10 @@ impl Session {
             let other = resident.saturating_sub(totals.pools * pool_size);
             watch.classes.enter(seconds(begin - self.start_ns), cpu.as_secs_f64(), used, other);
         }
-        let took = seconds(now_ns() - begin);
-        watch.next_reading_ns = begin + ((READING + READING_SHARE * took) * 1e9) as u64;
-        pools.is_some()
+        let took = seconds(now_ns() - begin) - memory.rested().as_secs_f64();
+        let often = if seconds(begin - self.start_ns) < AT_FIRST { READING } else { LATER_READING };
+        watch.next_reading_ns = begin + ((often + READING_SHARE * took) * 1e9) as u64;
+        (pools.is_some(), memory.rested())
     }
 
     /// Brings the ledger up to date with the blocks that live, between windows; unless it was not long ago, for what that takes,
@@ -68,7 +75,7 @@ impl Session {
     pub(super) fn follow(&mut self, watch: &mut Watch) -> Result<(), SessionError> {
         let begin_ns = now_ns();
         thread::sleep(Duration::from_nanos(TICK_NS));
-        let pools_read = self.read_heap(watch);
+        let (pools_read, rested) = self.read_heap(watch);
         if self.ended().is_some() {
             return Ok(());
         }
@@ -96,11 +103,14 @@ impl Session {
         let own = Living::of(own.map(|(((class, unit), _), block)| (class, unit, block.time_ns)));
         watch.units.recount(&own);
         let exposures = &watch.exposures;
-        watch.units.quieten(&watch.classes.growing(), |class, unit| exposures.is_quiet(class, unit, &living));
+        let growing = watch.classes.growing();
+        watch.units.quieten(&growing, |class, unit| exposures.is_quiet(class, unit, &living));
         let large = watch.followers.blocks().filter(|block| !block.in_pool()).map(Block::size);
-        watch.quiet_sizes = exposures.quiet_sizes(watch.units.c, large);
+        let quiet = exposures.quiet_sizes(watch.units.c, large);
+        let seconds = watch.units.c.map_or(0.0, |c| exposures.seconds_armed(LARGE, c));
+        watch.units.quieten_sizes(quiet, seconds, &growing, watch.limits.max_slowdown - 1.0, watch.hit_cost.seconds());
         self.log_collections(false);
-        let took = Duration::from_nanos(now_ns() - begin_ns);
+        let took = Duration::from_nanos(now_ns() - begin_ns).saturating_sub(rested);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };
         Ok(())
     }
@@ -108,10 +118,6 @@ impl Session {
     /// Whether only windows are traced.
     pub fn is_watching(&self) -> bool {
         self.watch.is_some()
-    }
-
-    fn pools(&self) -> Option<Pools> {
-        self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&self.target.memory()).ok())
     }
 }
 

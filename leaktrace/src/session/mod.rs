@@ -177,7 +177,11 @@ impl Session {
         plan::verify(&plan, &memory)?;
         let start_ns = now_ns();
         let watch = if let Some(limits) = options.limits {
-            let units = Units::of(&plan, tracer.site_factor(), |size| windows::size_class(&interpreter, size))?;
+            let mut units = Units::of(&plan, tracer.site_factor(), |size| windows::size_class(&interpreter, size))?;
+            if let Some(c) = units.sizes_mut() {
+                // glibc notes beside each block how long it is.
+                c.can_pass = plan.glibc && tracer.passes_over();
+            }
             Some(Watch::new(limits, units, plan.glibc, sizes.blocks, target.cpu_clock()?.as_secs_f64()))
         } else {
             tracer.arm(&spec)?;

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leaktrace_common::wire::{Block, SiteStats};
+use leaktrace_common::wire::{Block, SIZE_BUCKETS, SiteStats};
 
 use super::{
     Session, SessionError,
-    windows::{Watch, class_of},
+    windows::{SATURATED, Watch, class_of},
 };
 use crate::{
     host::signals::StopSignals,
@@ -42,6 +42,9 @@ pub(super) const LEAST_WORK: f64 = 0.005;
 const LEAST_WORK_OF_SCOUTS: f64 = 0.002;
 /// And so much below which it is not asked who noticed.
 const LEAST_NOTICED: f64 = 0.002;
+/// How much the clock of another process that is at work is late at most, seconds: a tick of most kernels (`thread_group_cputime`,
+/// `kernel/sched/cputime.c`, 6.18).
+const CLOCK_LAG: f64 = 0.004;
 /// How long a window is open at most, seconds, however idle the target.
 const MOST_OPEN: f64 = 0.6;
 /// Age in a window from which on a block counts: a fifth of the window, and at least this. What is younger may be in the middle of
@@ -63,6 +66,8 @@ pub(super) struct Opened {
     pub(super) rested: bool,
     /// What its sites did meanwhile, by slot: before and after.
     pub(super) stats: HashMap<u32, (SiteStats, SiteStats)>,
+    /// What the C allocator was asked for, by [`leaktrace_common::wire::size_bucket`].
+    pub(super) c_requests: [u64; SIZE_BUCKETS as usize],
     /// What it handed out that had outlived its youth when it was closed, and for how long it counts; `None` for a window that was
     /// cut short.
     pub(super) survivors: Option<(HashMap<u64, Follower>, Exposure)>,
@@ -116,6 +121,11 @@ struct Waited {
 /// shows next to nothing: most of what it saw is young. So it may take more until then; what it does, the next one waits for.
 fn overdraft(grant: Grant, open: f64) -> f64 {
     if open < SHORTEST.min(grant.open) { OVERDRAFT } else { 1.0 }
+}
+
+/// How much CPU time the clock of a target does not show yet that is always at work.
+fn lateness(part: Passed) -> f64 {
+    (part.open - part.cpu_seconds).clamp(0.0, CLOCK_LAG)
 }
 
 /// Whether the target rests, while a window that is done waits for that.
@@ -179,13 +189,13 @@ impl Session {
         let (begin, begin_ns) = (Instant::now(), now_ns());
         // From here on, not from before: what is hit while it is being armed would make its sites look hotter than they are.
         let stats_of = |tracer: &Tracer| slots.iter().map(|&slot| tracer.site_stats(slot)).collect::<Vec<SiteStats>>();
-        let (armed_at, stats) = (self.passed(arming), stats_of(&self.tracer));
+        let (armed_at, stats, c_requests) = (self.passed(arming), stats_of(&self.tracer), self.tracer.c_requests());
         let opening = Passed { open: 0.0, ..armed_at };
         let passed = || self.passed(begin).since(&opening);
         let Waited { in_bounds, mut parts, before, rested } = self.wait(watch, selection, grant, forks, passed);
         let look = in_bounds && selection.scouts.is_none();
         let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns, rested) } else { None };
-        let (now, stats_after) = (passed(), stats_of(&self.tracer));
+        let (now, stats_after, c_requests_after) = (passed(), stats_of(&self.tracer), self.tracer.c_requests());
         parts.push(now.since(&before));
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
         let mut left: Vec<(u64, u8)> = armed.map(|p| (p.address, p.bytes[0])).collect();
@@ -207,7 +217,8 @@ impl Session {
             edges.cpu_seconds += (gone.as_secs_f64() - armed_at.cpu_seconds - now.cpu_seconds).max(0.0);
         }
         let stats = slots.into_iter().zip(stats.into_iter().zip(stats_after)).collect();
-        Ok(Opened { closing, whole: now, parts, edges, rested, stats, survivors })
+        let c_requests = std::array::from_fn(|bucket| c_requests_after[bucket].saturating_sub(c_requests[bucket]));
+        Ok(Opened { closing, whole: now, parts, edges, rested, stats, c_requests, survivors })
     }
 
     /// Waits until an open window has seen enough, or has to be closed; `passed` says what went by in it so far.
@@ -224,6 +235,7 @@ impl Session {
         let minds = !is_scouting || selection.expected <= NOTICED;
         let (look, least_work, enough) =
             if is_scouting { (QUICK_LOOK, LEAST_WORK_OF_SCOUTS, 1.0) } else { (LOOK, LEAST_WORK, IDLE) };
+        let is_saturated = grant.work > SATURATED * grant.open;
         let waits_for_rest = !is_scouting && grant.work <= OFTEN_RESTS * grant.open;
         let (mut parts, mut before, mut last) = (Vec::new(), Passed::default(), Passed::default());
         let (mut done, mut rest, mut noticed_before) = (None, Rest::of(grant.work / grant.open), 0.0);
@@ -233,7 +245,8 @@ impl Session {
             let (moment, part) = (now.since(&last), now.since(&before));
             last = now;
             let hits = self.cost_of(part.runs);
-            let too_slow = hits > watch.limit() * (part.cpu_seconds - hits).max(least_work);
+            let late = if is_saturated { lateness(part) } else { 0.0 };
+            let too_slow = hits > watch.limit() * (part.cpu_seconds + late - hits).max(least_work);
             // It costs more than was expected: for no more requests to notice it, it ends here.
             let noticed = noticed_before + noticing(hits / (part.cpu_seconds - hits).max(LEAST_NOTICED)) * part.open;
             if too_slow || self.target.has_exited() {
@@ -367,6 +380,13 @@ mod tests {
     }
 
     #[test]
+    fn who_is_always_at_work_was_so_in_the_last_moment() {
+        let late = |cpu_seconds| lateness(Passed { open: 0.015, cpu_seconds, ..Passed::default() });
+        assert!((late(0.014) - 0.001).abs() < 1e-12 && (late(0.005) - CLOCK_LAG).abs() < 1e-12);
+        assert!(late(0.03).abs() < 1e-12, "two threads");
+    }
+
+    #[test]
     fn hits_that_the_clock_does_not_show_yet_are_not_at_the_edges() {
         let of = |cpu_seconds| Passed { open: 0.03, cpu_seconds, ..Passed::default() };
         let mut opened = Opened {
@@ -376,6 +396,7 @@ mod tests {
             edges: of(5e-3),
             rested: false,
             stats: HashMap::new(),
+            c_requests: [0; SIZE_BUCKETS as usize],
             survivors: None,
         };
         opened.bear_with_the_clock(1e-3);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cpython::Interpreter,
     model::trail::seconds,
-    tracer::sweep::now_ns,
+    tracer::{Window, sweep::now_ns},
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
         budget::{Demand, Grant, LONGEST, SHORTEST, SHORTEST_OF_RARE},
@@ -21,6 +21,7 @@ use crate::{
         exposure::Exposure,
         followers::{Follower, HandedOut},
         latency::{MODEST, NOTICED},
+        sizes::Overlooked,
         units::{Gentle, Growing, Selection},
     },
 };
@@ -49,7 +50,7 @@ pub(super) const LOOK_SHARE: f64 = 60.0;
 /// Looks at a target that cannot be armed, until it is said to be there still.
 const DYING_LOOKS: u32 = 40;
 /// Cores from which on a target has more to do than time for it.
-const SATURATED: f64 = 0.9;
+pub(super) const SATURATED: f64 = 0.9;
 /// What happens while a window is armed and disarmed, as a multiple of what happens in it: at most so much, by at least so many CPU
 /// seconds.
 const MOST_TAIL: f64 = 10.0;
@@ -81,8 +82,6 @@ pub struct Watch {
     pub(super) classes: Classes,
     pub(super) exposures: Exposures,
     pub(super) followers: Followers,
-    /// See [`leaktrace_common::wire::state::QUIET`].
-    pub(super) quiet_sizes: u64,
     random: fastrand::Rng,
     /// What the next window is drawn by, until there was one: else those that are soonest afforded would be drawn most. And since when.
     draw: u64,
@@ -91,6 +90,8 @@ pub struct Watch {
     pub(super) next_reading_ns: u64,
     next_window_ns: u64,
     pub(super) windows: u64,
+    /// Requests to the C allocator that windows passed over.
+    pub(super) passed_over: u64,
     pub(super) open_seconds: f64,
     /// From the closing of a window until its last breakpoint is gone, seconds.
     closing: f64,
@@ -114,13 +115,13 @@ impl Watch {
             classes: Classes::default(),
             exposures: Exposures::default(),
             followers: Followers::new(glibc),
-            quiet_sizes: 0,
             random: fastrand::Rng::new(),
             draw: 0,
             drawn_ns: 0,
             next_reading_ns: 0,
             next_window_ns: 0,
             windows: 0,
+            passed_over: 0,
             open_seconds: 0.0,
             closing: 0.03,
             hit_cost: HitCost::default(),
@@ -241,20 +242,24 @@ impl Session {
         word |= if selection.scouts.is_some() { window::SCOUTS } else { 0 };
         let witnesses = selection.witnesses.iter().flat_map(|&unit| watch.units.get(unit).slots.iter().copied());
         self.tracer.set_witnesses(&witnesses.collect())?;
-        self.tracer.set_window(word, selection.classes(), watch.quiet_sizes)?;
+        // Scouts count only.
+        let sizes = watch.units.sizes().filter(|_| selection.scouts.is_none());
+        let overlooked = sizes.map(|sizes| sizes.overlooked(&mut watch.random)).unwrap_or_default();
+        let Overlooked { quiet, passed_over } = overlooked;
+        self.tracer.set_window(&Window { word, classes: selection.classes(), quiet, passed_over })?;
         self.cost.begin_sample(&self.tracer);
         let mut opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
         let hits = self.cost_of(opened.whole.runs);
         opened.bear_with_the_clock(hits);
         let runs = opened.whole.runs.count() as f64;
-        let cheap = if selection.scouts.is_some() { 0.0 } else { cheap_hits(watch, selection, &opened) as f64 };
+        let cheap = if selection.scouts.is_some() { 0 } else { cheap_hits(watch, selection, &opened, overlooked) };
         let cost = match selection.scouts {
             Some(_) => &mut watch.scout_cost,
             None if selection.expected <= MODEST => &mut watch.cold_hit_cost,
             None => &mut watch.hit_cost,
         };
-        cost.enter(runs * weight(runs, cheap), hits);
+        cost.enter(runs * weight(runs, cheap as f64), hits);
         let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
         let own = own_work(opened.whole, hits);
         let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
@@ -263,6 +268,10 @@ impl Session {
         let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
         let work = believed_work(opened.whole, hits, grant.work * open / grant.open * progress);
         let usual = work.0 * grant.open / grant.work;
+        if let Some(sizes) = watch.units.sizes_mut() {
+            sizes.enter(&opened.c_requests);
+        }
+        watch.passed_over += overlooked.requests(&opened.c_requests);
         watch.units.enter(selection, open.min(usual) * progress, work, limit, hit_seconds, |slot| {
             opened.stats.get(&slot).copied().unwrap_or_default()
         });
@@ -371,8 +380,11 @@ impl Session {
 }
 
 /// Hits that only were counted, or were those of witnesses.
-fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened) -> u64 {
+fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened, overlooked: Overlooked) -> u64 {
     let cheap = |&unit: &usize| {
+        if let Some(sizes) = watch.units.get(unit).sizes.as_deref() {
+            return sizes.cheap_hits(&opened.c_requests, overlooked);
+        }
         let is_witness = selection.witnesses.binary_search(&unit).is_ok();
         let stats = watch.units.get(unit).slots.iter().filter_map(|slot| opened.stats.get(slot));
         let cheap = |of: &SiteStats| if is_witness { of.hits } else { of.skipped };

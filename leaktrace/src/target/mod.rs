@@ -6,9 +6,11 @@ pub mod maps;
 pub mod memory;
 pub mod process;
 mod stat;
+mod unhurried;
 
 pub use cache::CachedMemory;
 pub use elf::{ElfError, ElfFile};
 pub use maps::{FileId, Mapping, Maps};
 pub use memory::{ImageMemory, Memory, MemoryError, ProcessMemory};
 pub use process::{Seccomp, Target, TargetError};
+pub use unhurried::Unhurried;

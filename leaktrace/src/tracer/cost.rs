@@ -13,6 +13,7 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 use super::{
     attach::{AttachError, Point},
     load::program,
+    multi::Told,
     uprobes::Uprobes,
 };
 
@@ -174,26 +175,26 @@ pub(super) fn calibrate(
 ) -> Result<(), AttachError> {
     let _statistics = windows.then(enable_statistics);
     // Entries and returns cannot share an event.
-    let arm = |function: unsafe extern "C" fn(), event: &str, returns: bool| {
+    let arm = |function: unsafe extern "C" fn(), event: &str, told: Told| {
         let exe = Path::new("/proc/self/exe");
         let offset = file_offset(function as *const () as u64)
             .ok_or_else(|| AttachError::Define { path: exe.into(), source: io::ErrorKind::NotFound.into() })?;
         let point = [Point { file: exe, offset }];
-        uprobes.arm(program::EMPTY, tracefs, event, &point, returns, std::process::id())
+        uprobes.arm(program::EMPTY, tracefs, event, &point, told, std::process::id())
     };
     let plain = time_calls(leaktrace_calibration, HITS);
-    let entry = arm(leaktrace_calibration, "calibration", false)?;
+    let entry = arm(leaktrace_calibration, "calibration", Told::Entries)?;
     let probed = time_calls(leaktrace_calibration, HITS);
     times.emulated = (probed - plain).max(0.0);
     if kinds.returns {
-        let back = arm(leaktrace_calibration, "calibration_return", true)?;
+        let back = arm(leaktrace_calibration, "calibration_return", Told::Returns)?;
         times.returned = (time_calls(leaktrace_calibration, HITS) - probed).max(0.0);
         drop(entry);
         times.lone_return = (time_calls(leaktrace_calibration, HITS) - plain).max(0.0);
         drop(back);
     }
     if kinds.steps {
-        let stepped = arm(leaktrace_calibration_stepped, "calibration_step", false)?;
+        let stepped = arm(leaktrace_calibration_stepped, "calibration_step", Told::Entries)?;
         times.step = (time_calls(leaktrace_calibration_stepped, STEPS) - plain - times.emulated).max(0.0);
         drop(stepped);
     }

@@ -46,6 +46,8 @@ pub struct Sizes {
 pub mod program {
     pub const ENTRY: &str = "entry";
     pub const C_RETURN: &str = "c_return";
+    /// As the entry program and that, in one.
+    pub const C_SESSION: &str = "c_session";
     pub const REFILL_RETURN: &str = "refill_return";
     pub const GC_RETURN: &str = "gc_return";
     /// As the entry program, for the collector's sites beside windows.

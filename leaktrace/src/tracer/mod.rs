@@ -34,9 +34,10 @@ use guardian::Guardian;
 use leaktrace_common::{
     site::{self, Site, op},
     walk::PythonLayout,
-    wire::{Block, Config, GcCounts, MAX_STACKS, SiteStats, StackTotals, counter, state},
+    wire::{Block, Config, GcCounts, MAX_STACKS, SIZE_BUCKETS, SiteStats, StackTotals, c_call, counter, state},
 };
 use load::{LoadError, Sizes, program};
+use multi::Told;
 use standing::Standing;
 use uprobes::{Armed, Uprobes, Way};
 
@@ -108,6 +109,19 @@ impl<'a> Spec<'a> {
     }
 }
 
+/// What a window is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Window {
+    /// See [`leaktrace_common::wire::window`].
+    pub word: u64,
+    /// Size classes, see [`state::CLASSES`].
+    pub classes: u64,
+    /// Of which sizes of the C allocator's blocks only the addresses are noted, and of which not even these: see [`state::QUIET`] and
+    /// [`state::PASSED_OVER`].
+    pub quiet: u64,
+    pub passed_over: u64,
+}
+
 /// What the programs tell: all but collections, and these.
 pub type Rings = [RingBuf<MapData>; 2];
 
@@ -129,6 +143,7 @@ pub struct Tracer {
     ebpf: Ebpf,
     totals: MappedArray<StackTotals>,
     site_stats: MappedArray<SiteStats>,
+    c_calls: MappedArray<u64>,
     site_factor: u64,
     /// Parts of the plan are armed for moments.
     windows: bool,
@@ -185,6 +200,8 @@ impl Tracer {
             .map_err(|source| TracerError::Map { name: "TOTALS", source })?;
         let site_stats = MappedArray::new(map_fd(&ebpf, "SITE_STATS")?, site::SITE_SLOTS as usize)
             .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
+        let c_calls = MappedArray::new(map_fd(&ebpf, "C_CALLS")?, c_call::COUNT as usize)
+            .map_err(|source| TracerError::Map { name: "C_CALLS", source })?;
         let of_windows = spec.plan.probes.iter().filter(|probe| probe.op < op::GC_START);
         let stepped = of_windows.filter(|probe| probe.execution == Execution::SingleStepped);
         Ok(Self {
@@ -196,6 +213,7 @@ impl Tracer {
             ebpf,
             totals,
             site_stats,
+            c_calls,
             site_factor,
             windows: spec.windows,
             stepped: stepped.map(|probe| site::slot(probe.address, site_factor)).collect(),
@@ -229,14 +247,25 @@ impl Tracer {
             let points: Vec<_> = places.into_iter().map(|(of, offset)| Point { file: file(of), offset }).collect();
             self.definition = Some(Definition::new(tracefs, "windows", &points, false, pid)?);
         }
-        for Returns { event, program, serves } in RETURNS {
-            let chosen = returns.iter().map(|&index| &plan.returns[index]).filter(|r| serves(r.op));
-            let points: Vec<Point<'_>> = chosen.map(|r| Point { file: file(r.file), offset: r.file_offset }).collect();
-            self.arm_group(tracefs, pid, event, program, &points, true)?;
+        let returns = returns.iter().map(|&index| &plan.returns[index]);
+        let mut returns: Vec<(u8, Place)> = returns.map(|r| (r.op, (r.file, r.file_offset))).collect();
+        let probes = probes.iter().map(|&index| &plan.probes[index]);
+        let mut probes: Vec<(u8, Place)> = probes.map(|p| (p.op, (p.file, p.file_offset))).collect();
+        let mut sessions = Vec::new();
+        if self.uprobes.has_sessions() {
+            let is_told = |of: &mut (u8, Place)| serves_c(of.0) && returns.contains(of);
+            sessions.extend(probes.extract_if(.., is_told));
+            returns.retain(|of| !sessions.contains(of));
         }
-        let chosen = probes.iter().map(|&index| &plan.probes[index]);
-        let points: Vec<Point<'_>> = chosen.map(|p| Point { file: file(p.file), offset: p.file_offset }).collect();
-        self.arm_group(tracefs, pid, "entry", program::ENTRY, &points, false)?;
+        let points = |of: &[(u8, Place)]| -> Vec<Point<'_>> {
+            of.iter().map(|&(_, (of, offset))| Point { file: file(of), offset }).collect()
+        };
+        for Returns { event, program, serves } in RETURNS {
+            let served: Vec<_> = returns.iter().copied().filter(|(op, _)| serves(*op)).collect();
+            self.arm_group(tracefs, pid, event, program, &points(&served), Told::Returns)?;
+        }
+        self.arm_group(tracefs, pid, "session", program::C_SESSION, &points(&sessions), Told::Sessions)?;
+        self.arm_group(tracefs, pid, "entry", program::ENTRY, &points(&probes), Told::Entries)?;
         self.armed.reverse();
         Ok(())
     }
@@ -256,12 +285,12 @@ impl Tracer {
         event: &str,
         program: &'static str,
         points: &[Point<'_>],
-        returns: bool,
+        told: Told,
     ) -> Result<(), TracerError> {
         if points.is_empty() {
             return Ok(());
         }
-        self.armed.push(self.uprobes.arm(program, tracefs, event, points, returns, pid)?);
+        self.armed.push(self.uprobes.arm(program, tracefs, event, points, told, pid)?);
         Ok(())
     }
 
@@ -291,12 +320,22 @@ impl Tracer {
         })
     }
 
-    /// Tells the BPF side which window is open, see [`leaktrace_common::wire::window`], which size classes it is for, and of which sizes
-    /// of the C allocator's blocks only the addresses are noted, see [`state::QUIET`].
-    pub fn set_window(&mut self, word: u64, classes: u64, quiet: u64) -> Result<(), TracerError> {
-        self.set_state(state::CLASSES, classes)?;
-        self.set_state(state::QUIET, quiet)?;
-        self.set_state(state::WINDOW, word)
+    /// Tells the BPF side which window is open.
+    pub fn set_window(&mut self, window: &Window) -> Result<(), TracerError> {
+        self.set_state(state::CLASSES, window.classes)?;
+        self.set_state(state::QUIET, window.quiet)?;
+        self.set_state(state::PASSED_OVER, window.passed_over)?;
+        self.set_state(state::WINDOW, window.word)
+    }
+
+    /// Whether requests to the C allocator that are passed over cost half of what others do: their returns are not seen.
+    pub fn passes_over(&self) -> bool {
+        self.uprobes.has_sessions()
+    }
+
+    /// What the C allocator was asked for in windows, by [`leaktrace_common::wire::size_bucket`].
+    pub fn c_requests(&self) -> [u64; SIZE_BUCKETS as usize] {
+        std::array::from_fn(|bucket| self.c_calls.get(bucket).unwrap_or_default())
     }
 
     /// Has the sites of these slots be witnesses in the next window, and no others: see [`Site::witness`].
@@ -352,7 +391,8 @@ impl Tracer {
     /// [`cost::enable_statistics`].
     pub fn run_statistics(&self) -> cost::Runs {
         let steps = self.stepped.iter().map(|&slot| self.site_stats(slot).hits).sum();
-        cost::Runs { steps, ..self.uprobes.runs() }
+        let of_sessions = self.c_calls.get(c_call::RETURNS as usize).unwrap_or_default();
+        cost::Runs { steps, ..self.uprobes.runs(of_sessions) }
     }
 
     /// What hits take, measured on this process itself, as far as it can be: the error says what could not. `returns`: also of
@@ -430,6 +470,14 @@ impl Tracer {
     }
 }
 
+/// A file of a plan, and an offset in it.
+type Place = (usize, u64);
+
+/// Whether an op is the C allocator's.
+fn serves_c(o: u8) -> bool {
+    (op::C_MALLOC..op::GC_START).contains(&o)
+}
+
 /// Probes on returns that share a program.
 struct Returns {
     event: &'static str,
@@ -439,7 +487,7 @@ struct Returns {
 }
 
 const RETURNS: [Returns; 3] = [
-    Returns { event: "c_return", program: program::C_RETURN, serves: |o| (op::C_MALLOC..op::GC_START).contains(&o) },
+    Returns { event: "c_return", program: program::C_RETURN, serves: serves_c },
     Returns { event: "refill_return", program: program::REFILL_RETURN, serves: |o| o == op::REFILLED },
     Returns { event: "gc_return", program: program::GC_RETURN, serves: |o| o == op::GC_START },
 ];

@@ -16,13 +16,16 @@ use std::{
 use aya::{Ebpf, maps::Map};
 use aya_obj::{
     Object,
-    generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type},
+    generated::{bpf_attr, bpf_cmd, bpf_prog_type},
 };
 
 use super::attach::AttachError;
 
 /// `BPF_F_UPROBE_MULTI_RETURN` (`include/uapi/linux/bpf.h`, Linux 6.6).
 const RETURN: u32 = 1;
+/// `BPF_TRACE_UPROBE_MULTI` and `BPF_TRACE_UPROBE_SESSION` of `bpf_attach_type` (`include/uapi/linux/bpf.h`, Linux 6.6 and 6.13).
+const UPROBE_MULTI: u32 = 48;
+const UPROBE_SESSION: u32 = 57;
 /// Bytes kept of what the verifier says of a program that it refuses.
 const LOG_BYTES: usize = 1 << 16;
 
@@ -36,6 +39,21 @@ pub struct Programs {
 impl std::fmt::Debug for Programs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Programs").field("btf", &self.btf).finish_non_exhaustive()
+    }
+}
+
+/// What of an instruction, or of the function that begins there, a link tells a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Entries,
+    Returns,
+    /// Entries, and the returns of those for which the program gives 0 (Linux 6.13).
+    Sessions,
+}
+
+impl Told {
+    fn attach_type(self) -> u32 {
+        if self == Self::Sessions { UPROBE_SESSION } else { UPROBE_MULTI }
     }
 }
 
@@ -70,8 +88,8 @@ impl Programs {
         Ok(Self { object, btf })
     }
 
-    /// Loads a program so that [`Link::arm`] takes it.
-    pub fn load(&self, name: &'static str) -> Result<OwnedFd, MultiError> {
+    /// Loads a program so that [`Link::arm`] takes it for what it is to be `told`.
+    pub fn load(&self, name: &'static str, told: Told) -> Result<OwnedFd, MultiError> {
         let program = self.object.programs.get(name).ok_or(MultiError::Missing(name))?;
         let function = self.object.functions.get(&program.function_key()).ok_or(MultiError::Missing(name))?;
         let (functions, lines) = (function.func_info.func_info_bytes(), function.line_info.line_info_bytes());
@@ -84,7 +102,7 @@ impl Programs {
                 *to = from as libc::c_char;
             }
             load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32;
-            load.expected_attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
+            load.expected_attach_type = told.attach_type();
             load.insns = function.instructions.as_ptr() as u64;
             load.insn_cnt = function.instructions.len() as u32;
             load.license = program.license.as_ptr() as u64;
@@ -122,11 +140,11 @@ impl Programs {
 pub struct Link(#[expect(dead_code, reason = "held for its end: closing it disarms")] OwnedFd);
 
 impl Link {
-    /// Arms the instructions at `offsets` of `file` in process `pid`, in all its threads; or the returns of the functions there.
+    /// Arms the instructions at `offsets` of `file` in process `pid`, in all its threads, for what is to be `told` of them.
     pub fn arm(
         file: &Path,
         offsets: &[u64],
-        returns: bool,
+        told: Told,
         program: BorrowedFd<'_>,
         pid: u32,
     ) -> Result<Self, AttachError> {
@@ -136,12 +154,12 @@ impl Link {
         // SAFETY: the part of the union that BPF_LINK_CREATE reads, all of it zero before.
         unsafe {
             attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-            attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
+            attr.link_create.attach_type = told.attach_type();
             let multi = &mut attr.link_create.__bindgen_anon_3.uprobe_multi;
             multi.path = path.as_ptr() as u64;
             multi.offsets = offsets.as_ptr() as u64;
             multi.cnt = offsets.len() as u32;
-            multi.flags = if returns { RETURN } else { 0 };
+            multi.flags = if told == Told::Returns { RETURN } else { 0 };
             multi.pid = pid;
         }
         // SAFETY: `attr` points to a path and to offsets that live until the call returns.

@@ -14,6 +14,7 @@ use super::{
     attach::Point,
     cost::Runs,
     load::{LoadError, program},
+    multi::Told,
     uprobes::{Armed, Uprobes, Way},
 };
 use crate::plan::ProbePlan;
@@ -63,9 +64,9 @@ impl Tracer {
         // Returns first, so that no entry waits for a return that is not watched.
         let mut armed = Vec::new();
         if !returns.is_empty() {
-            armed.push(uprobes.arm(program::GC_RETURN, tracefs, "collector_return", &returns, true, pid)?);
+            armed.push(uprobes.arm(program::GC_RETURN, tracefs, "collector_return", &returns, Told::Returns, pid)?);
         }
-        armed.push(uprobes.arm(program::COLLECTOR, tracefs, "collector", &probes, false, pid)?);
+        armed.push(uprobes.arm(program::COLLECTOR, tracefs, "collector", &probes, Told::Entries, pid)?);
         armed.reverse();
         self.standing.armed = armed;
         Ok(())
@@ -83,6 +84,6 @@ impl Tracer {
 
     /// As [`Self::run_statistics`], of the programs of the collector's probes.
     pub fn collector_runs(&self) -> Runs {
-        self.standing.uprobes.as_ref().map(Uprobes::runs).unwrap_or_default()
+        self.standing.uprobes.as_ref().map(|uprobes| uprobes.runs(0)).unwrap_or_default()
     }
 }

@@ -12,7 +12,7 @@ use super::{
     attach::{AttachError, Group, Point},
     cost::Runs,
     load::{self, LoadError, program},
-    multi::{self, Link},
+    multi::{self, Link, Told},
     object,
 };
 
@@ -59,9 +59,15 @@ impl Uprobes {
     pub fn load(ebpf: &mut Ebpf, names: &[&'static str], way: Way) -> Result<Self, LoadError> {
         if way == Way::Link && KernelVersion::current().is_ok_and(|version| version >= LINKS_SINCE) {
             let programs = multi::Programs::of(object::OBJECT, ebpf)?;
-            let programs =
-                names.iter().map(|&name| Ok((name, programs.load(name)?))).collect::<Result<_, LoadError>>()?;
-            return Ok(Self { way, programs });
+            let load = |&name: &&'static str| Ok((name, programs.load(name, Told::Entries)?));
+            let mut loaded = names.iter().map(load).collect::<Result<Vec<_>, LoadError>>()?;
+            if names.contains(&program::C_RETURN) {
+                match programs.load(program::C_SESSION, Told::Sessions) {
+                    Ok(session) => loaded.push((program::C_SESSION, session)),
+                    Err(error) => log::debug!("no sessions: {error}"),
+                }
+            }
+            return Ok(Self { way, programs: loaded });
         }
         let mut programs = Vec::new();
         for &name in names {
@@ -76,35 +82,48 @@ impl Uprobes {
         self.way
     }
 
-    /// Arms `points` of process `pid` with the program `name`, or the returns of the functions that begin there. `event` names a
-    /// group in `tracefs`.
+    /// Whether functions can be armed with [`Told::Sessions`], by the program [`program::C_SESSION`].
+    pub fn has_sessions(&self) -> bool {
+        self.program(program::C_SESSION).is_some()
+    }
+
+    /// Arms `points` of process `pid` with the program `name`, for what that is to be `told` of them. `event` names a group in
+    /// `tracefs`.
     pub fn arm(
         &self,
         name: &'static str,
         tracefs: &Path,
         event: &str,
         points: &[Point<'_>],
-        returns: bool,
+        told: Told,
         pid: u32,
     ) -> Result<Armed, AttachError> {
         let program = self.program(name).ok_or(AttachError::NoProgram(name))?;
         if self.way == Way::Group {
-            return Group::arm(tracefs, event, points, returns, program, pid).map(Armed::Group);
+            return Group::arm(tracefs, event, points, told == Told::Returns, program, pid).map(Armed::Group);
         }
         let mut rest: Vec<Point<'_>> = points.to_vec();
         let mut links = Vec::new();
         while let Some(file) = rest.first().map(|point| point.file) {
             let offsets: Vec<u64> = rest.extract_if(.., |point| point.file == file).map(|point| point.offset).collect();
-            links.push(Link::arm(file, &offsets, returns, program, pid)?);
+            links.push(Link::arm(file, &offsets, told, program, pid)?);
         }
         Ok(Armed::Links(links))
     }
 
-    /// Runs of all programs but the empty one while statistics were on, and the time they took. See [`super::cost::enable_statistics`].
-    pub fn runs(&self) -> Runs {
+    /// Runs of all programs but the empty one while statistics were on, and the time they took; `of_sessions`: how often sessions were
+    /// told of a return meanwhile. See [`super::cost::enable_statistics`].
+    pub fn runs(&self, of_sessions: u64) -> Runs {
         let mut runs = Runs::default();
         for (name, fd) in self.programs.iter().filter(|(name, _)| *name != program::EMPTY) {
             let Some(info) = info(fd.as_fd()) else { continue };
+            if *name == program::C_SESSION {
+                let returns = of_sessions.min(info.run_cnt);
+                runs.returns += returns;
+                runs.entries += info.run_cnt - returns;
+                runs.nanos += info.run_time_ns;
+                continue;
+            }
             let of_kind = match *name {
                 program::ENTRY | program::COLLECTOR => &mut runs.entries,
                 program::REFILL_RETURN => &mut runs.lone_returns,

@@ -2,8 +2,10 @@
 
 use super::{
     budget::NOTICED_SHARE,
+    classes::LARGE,
     exposure::Sight,
     latency::noticing,
+    parts::MORE_RIVALS,
     units::{ENOUGH_SIGHTINGS, Gentle, Growing, LEAST, Selection, Units},
 };
 
@@ -42,12 +44,13 @@ impl Units {
         random: &mut fastrand::Rng,
     ) -> Option<Selection> {
         let known = |of| Some((of, self.known_cost(of, hit_seconds)?));
-        let whole: Vec<(&Growing, f64)> =
-            growing.iter().filter_map(known).filter(|(_, cost)| *cost <= WHOLE * limit).collect();
+        let is_whole = |(of, cost): &(&Growing, f64)| *cost <= self.room(of, limit);
+        let whole: Vec<(&Growing, f64)> = growing.iter().filter_map(known).filter(is_whole).collect();
         let in_parts = self.is_only_in_parts(growing, limit, hit_seconds);
-        let seen_in_parts = |of: &&Growing| in_parts && !self.is_too_hot(of, limit, hit_seconds);
+        // The C allocator has no parts.
+        let seen_in_parts = |of: &&Growing| in_parts && of.class != LARGE && !self.is_too_hot(of, limit, hit_seconds);
         let mut ready = whole.clone();
-        ready.extend(growing.iter().filter(seen_in_parts).filter_map(known).filter(|(_, cost)| *cost > WHOLE * limit));
+        ready.extend(growing.iter().filter(seen_in_parts).filter_map(known).filter(|of| !is_whole(of)));
         let unknown = growing.iter().any(|of| is_much(of, growing) && self.known_cost(of, hit_seconds).is_none());
         let chance = if whole.is_empty() { CURIOUS_OF_PARTS } else { CURIOUS };
         let curious = unknown || whole.len() < growing.len() && (ready.is_empty() || random.f64() < chance);
@@ -61,9 +64,14 @@ impl Units {
         units.iter().all(|&index| self.get(index).rate().is_some()).then(|| self.cost(&units, hit_seconds))
     }
 
+    /// Slowdown up to which a class is seen whole. Of the C allocator's blocks there is nothing less: they may cost as much as a doubt.
+    pub(super) fn room(&self, of: &Growing, limit: f64) -> f64 {
+        WHOLE * limit * if of.class == LARGE { self.bearing.min(MORE_RIVALS) } else { 1.0 }
+    }
+
     /// Whether there is a class that comes first: one that can be seen whole, is no small part of what grows, and has more to show.
     pub(super) fn has_first(&self, growing: &[Growing], limit: f64, hit_seconds: f64) -> bool {
-        let is_whole = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost <= WHOLE * limit);
+        let is_whole = |of: &Growing| self.known_cost(of, hit_seconds).is_some_and(|cost| cost <= self.room(of, limit));
         growing.iter().any(|of| is_much(of, growing) && self.is_unfinished(of.class) && is_whole(of))
     }
 
@@ -80,12 +88,12 @@ impl Units {
         let all: f64 = growing.iter().map(|of| of.blocks_per_second).sum();
         // In random order, by weight (Efraimidis and Spirakis, 2006).
         let mut order: Vec<(&Growing, Option<Selection>, (bool, f64))> = Vec::new();
-        let dear = |cost: f64| cost > WHOLE * limit;
-        let beside = ready.iter().any(|(of, cost)| !dear(*cost) && self.survived(of.class));
+        let dear = |of: &Growing, cost: f64| cost > self.room(of, limit);
+        let beside = ready.iter().any(|&(of, cost)| !dear(of, cost) && self.survived(of.class));
         let any = random.f64() < ANY;
         let others = random.f64() < OTHERS;
         for &(of, cost) in ready {
-            let part = dear(cost).then(|| self.part(of, limit, hit_seconds, gentle));
+            let part = dear(of, cost).then(|| self.part(of, limit, hit_seconds, gentle));
             let (expected, shown) = match &part {
                 Some((selection, shown)) => (selection.expected, if beside { BESIDE_WHOLE * shown } else { *shown }),
                 None => (self.expected(&self.serving(&[of]), hit_seconds, gentle), 1.0),
@@ -288,6 +296,25 @@ mod tests {
             units.enter_survivors(&growing, &whole, window, false, |_| Found { blocks: 9, bytes: 9000, named: 9 });
         }
         assert!(parts(&units, &growing) > without / 2, "enough of them");
+    }
+
+    #[test]
+    fn blocks_of_the_c_allocator_are_seen_whole_or_not_at_all() {
+        let mut units = units(&[(Some(7e5), 1, true), (Some(6e5), 1, true), (Some(1.2e6), 1 << LARGE, true)]);
+        units.all[2].is_c = true;
+        let both = growing(&[0, LARGE]);
+        let sees_it = |units: &Units| {
+            let mut random = fastrand::Rng::with_seed(3);
+            let choices = (0..200).filter_map(|_| units.choose(&both, 1.0, HIT, GENTLE, &mut random));
+            let sights: Vec<Sight> = choices.flat_map(|selection| selection.sights).collect();
+            assert!(sights.iter().all(|sight| sight.class != LARGE || sight.left_out.is_empty()));
+            sights.iter().any(|sight| sight.class == LARGE)
+        };
+        assert!(!sees_it(&units), "too dear");
+        units.bear(1e-4, 5e-3);
+        assert!(sees_it(&units), "a window is less than what a request is reckoned at");
+        units.all[2].hits = 2_000_000;
+        assert!(!sees_it(&units), "twice the limit is borne, not more");
     }
 
     #[test]

@@ -1,16 +1,23 @@
 //! What units cost the target, and which of them are only witnesses.
 
-use super::units::{Growing, Unit, Units};
+use super::{
+    classes::LARGE,
+    units::{Growing, Unit, Units},
+};
 
 /// What a hit of a witness costs, or one of a size that the window is not for, as a part of what one costs with the stack.
-const CHEAP: f64 = 0.6;
+pub(super) const CHEAP: f64 = 0.6;
 /// See [`Units::bear`].
 const MOST_BEARING: f64 = 4.0;
 
 impl Unit {
     /// What a hit of it costs on the mean, as a part of what one costs with the stack.
     fn weight(&self) -> f64 {
-        if self.quiet { CHEAP } else { weight(self.followed_hits as f64, self.skipped_hits as f64) }
+        match &self.sizes {
+            Some(sizes) => sizes.weight(),
+            None if self.quiet => CHEAP,
+            None => weight(self.followed_hits as f64, self.skipped_hits as f64),
+        }
     }
 }
 
@@ -50,10 +57,30 @@ impl Units {
 
     /// Tells which units are quiet: `is_quiet` says it of a class and a unit that serves it.
     pub fn quieten(&mut self, growing: &[Growing], is_quiet: impl Fn(u32, usize) -> bool) {
-        for (index, unit) in self.all.iter_mut().enumerate() {
+        for (index, unit) in self.all.iter_mut().enumerate().filter(|(_, unit)| !unit.is_c) {
             let mut served = growing.iter().filter(|of| unit.classes & of.bit() != 0).peekable();
-            let may_be = !unit.always && !unit.is_c && served.peek().is_some();
+            let may_be = !unit.always && served.peek().is_some();
             unit.quiet = may_be && served.all(|of| is_quiet(of.class, index));
+        }
+    }
+
+    /// Tells of which sizes of the C allocator's blocks nothing lives on, see [`super::sizes::Sizes::quieten`]; the target's work may take at most
+    /// `1 + limit` times as long.
+    pub fn quieten_sizes(
+        &mut self,
+        quiet: Option<u64>,
+        seconds: f64,
+        growing: &[Growing],
+        limit: f64,
+        hit_seconds: f64,
+    ) {
+        let Some(of) = growing.iter().find(|of| of.class == LARGE) else { return };
+        let room = self.room(of, limit);
+        let Some(unit) = self.c.map(|c| &mut self.all[c]) else { return };
+        let rate = unit.rate().unwrap_or(0.0);
+        if let Some(sizes) = &mut unit.sizes {
+            sizes.quieten(quiet, of.blocks_per_second * seconds, |weight| rate * weight * hit_seconds > room);
+            unit.quiet = sizes.is_quiet();
         }
     }
 
@@ -72,7 +99,7 @@ pub fn weight(hits: f64, cheap: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::wire::SiteStats;
+    use leaktrace_common::wire::{SIZE_BUCKETS, SiteStats};
 
     use super::super::units::{
         Selection,
@@ -91,6 +118,21 @@ mod tests {
         assert!((units.cost_of_hits(1, HIT) - 0.1).abs() < 1e-9, "scouts' all cost the same");
         units.quieten(&growing(&[1]), |_, _| true);
         assert_eq!(units.quiet(&[0, 1]), [0; 0], "nothing that it serves grows any more");
+    }
+
+    #[test]
+    fn sizes_of_the_c_allocator_that_cost_too_much_together_are_witnessed_first() {
+        let mut units = units(&[(Some(6e5), 1 << LARGE, true)]);
+        units.c = Some(0);
+        (units.all[0].is_c, units.all[0].sizes) = (true, Some(Box::default()));
+        units.sizes_mut().unwrap().enter(&[10; SIZE_BUCKETS as usize]);
+        assert!((units.cost(&[0], HIT) - 1.2).abs() < 1e-9, "an entry and a return");
+        units.quieten_sizes(None, 1.0, &growing(&[LARGE]), 1.0, HIT);
+        assert!(units.quiet(&[0]) == [0] && (units.cost(&[0], HIT) - 1.2 * CHEAP).abs() < 1e-9);
+        units.quieten_sizes(None, 1.0, &growing(&[LARGE]), 2.0, HIT);
+        assert!(units.quiet(&[0]).is_empty(), "that is not too much");
+        units.quieten_sizes(Some(1), 1.0, &growing(&[LARGE]), 1.0, HIT);
+        assert!(units.quiet(&[0]).is_empty(), "it is known which of them nothing lives of");
     }
 
     #[test]

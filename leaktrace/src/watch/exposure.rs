@@ -117,12 +117,10 @@ impl Exposures {
     }
 
     /// The same of sizes of the C allocator's blocks, all of which come from one unit: bit n is that of [`size_bucket`] n. `living`: the
-    /// sizes of its blocks that are followed.
-    pub fn quiet_sizes(&self, unit: Option<usize>, living: impl Iterator<Item = u64>) -> u64 {
-        if self.armed(LARGE, unit).nth(ENOUGH_WINDOWS - 1).is_none() {
-            return 0;
-        }
-        living.fold(u64::MAX, |quiet, size| quiet & !(1 << size_bucket(size)))
+    /// sizes of its blocks that are followed. `None`: it was hardly seen.
+    pub fn quiet_sizes(&self, unit: Option<usize>, living: impl Iterator<Item = u64>) -> Option<u64> {
+        self.armed(LARGE, unit).nth(ENOUGH_WINDOWS - 1)?;
+        Some(living.fold(u64::MAX, |quiet, size| quiet & !(1 << size_bucket(size))))
     }
 
     /// Seconds for which the class was seen with a unit armed, be it as a witness.
@@ -221,11 +219,11 @@ pub(super) mod tests {
         let mut exposures = Exposures::default();
         for begin in [1, 2] {
             exposures.enter(&whole(LARGE), window(begin, 0.1));
-            assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), 0, "hardly anything was seen");
+            assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), None, "hardly anything was seen");
         }
         exposures.enter(&whole(LARGE), window(3, 0.1));
-        assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), u64::MAX);
-        let quiet = exposures.quiet_sizes(Some(0), [1000, 1_100_000_000].into_iter());
+        assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), Some(u64::MAX));
+        let quiet = exposures.quiet_sizes(Some(0), [1000, 1_100_000_000].into_iter()).unwrap();
         let is_quiet = |size| quiet >> size_bucket(size) & 1 != 0;
         assert!(!is_quiet(1000) && !is_quiet(900) && !is_quiet(u64::MAX) && is_quiet(1024) && is_quiet(0));
         assert_eq!((size_bucket(1), size_bucket(40), size_bucket(64), size_bucket(u64::MAX)), (0, 1, 4, 63));

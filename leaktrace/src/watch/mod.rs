@@ -2,7 +2,8 @@
 //! followed by reading memory. Pure but for the reading of [`followers`].
 //!
 //! * [`units`]: what can be armed by itself, and what it serves; [`costs`]: what it costs.
-//! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much.
+//! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much; [`sizes`]: what it does about the C
+//!   allocator's blocks, by their size.
 //! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was;
 //!   [`owner`]: whose the blocks are that outlived their windows.
 //! * [`allowance`]: whether what is rare may stay armed beside the windows.
@@ -24,6 +25,7 @@ pub mod owner;
 mod parts;
 mod rival;
 mod shown;
+pub mod sizes;
 pub mod units;
 mod unnoticed;
 

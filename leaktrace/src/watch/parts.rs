@@ -15,7 +15,7 @@ const CHEAP: f64 = 0.3;
 const MOST_PARTS: f64 = 20.0;
 
 /// How many times the limit the rivals of a suspect may cost beside it, where that is borne.
-const MORE_RIVALS: f64 = 2.0;
+pub(super) const MORE_RIVALS: f64 = 2.0;
 
 impl Units {
     /// Whether no class of blocks in pools can be seen whole, though it is known what serves them: what one such class shows is worth

@@ -11,7 +11,7 @@ use leaktrace_common::{
     wire::SiteStats,
 };
 
-use super::{classes::LARGE, exposure::Sight, shown::Shown};
+use super::{classes::LARGE, exposure::Sight, shown::Shown, sizes::Sizes};
 use crate::plan::{Probe, ProbePlan};
 
 /// Sites of CPython's malloc below which a plan has no parts: one instruction sees all.
@@ -43,8 +43,9 @@ pub struct Unit {
     pub classes: u64,
     /// It asks for nothing else: the size is a constant in its code.
     pub(super) fixed: bool,
-    /// The C allocator itself.
+    /// The C allocator itself; what it is asked for.
     pub(super) is_c: bool,
+    pub sizes: Option<Box<Sizes>>,
     /// Hits so far; for how long the unit was armed, and CPU seconds of the target's own work meanwhile.
     pub(super) hits: u64,
     pub(super) seconds: f64,
@@ -247,7 +248,7 @@ impl Units {
             }
         }
         c.classes = SiteStats::LARGE;
-        (c.fixed, c.is_c) = (true, true);
+        (c.fixed, c.is_c, c.sizes) = (true, true, Some(Box::default()));
         all.c = all.add_some(c);
         all.refill = all.add_some(refill);
         Ok(all)
@@ -270,6 +271,15 @@ impl Units {
 
     pub fn get(&self, index: usize) -> &Unit {
         &self.all[index]
+    }
+
+    /// What the C allocator is asked for; `None` where it is not armed.
+    pub fn sizes(&self) -> Option<&Sizes> {
+        self.all[self.c?].sizes.as_deref()
+    }
+
+    pub fn sizes_mut(&mut self) -> Option<&mut Sizes> {
+        self.all[self.c?].sizes.as_deref_mut()
     }
 
     /// Enters what a window showed: its units were armed for `seconds`, in which the target worked for `cpu_seconds` without the hits,

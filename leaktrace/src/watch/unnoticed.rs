@@ -32,7 +32,7 @@ impl Units {
             }
             self.known_cost(of, hit_seconds)?;
             let Part { units, left_out, .. } = self.part_of(of, gentle.slowdown, gentle.hit_seconds, None);
-            let serves = units.iter().any(|&index| self.get(index).classes & of.bit() != 0);
+            let serves = units.iter().any(|&index| !self.get(index).always && self.get(index).classes & of.bit() != 0);
             let expected = self.cost(&units, gentle.hit_seconds);
             let witnesses = self.quiet(&units);
             let sights = vec![Sight::new(of.class, left_out, &witnesses)];
