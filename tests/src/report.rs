@@ -77,6 +77,8 @@ pub struct Watch {
     pub windows: u64,
     pub overhead: f64,
     pub overhead_limit: f64,
+    /// Requests to the C allocator that windows only counted.
+    pub passed_over: u64,
 }
 
 #[derive(Debug, Deserialize)]
