@@ -76,7 +76,7 @@ pub fn entry(ctx: ProbeContext) -> u32 {
             return 0;
         }
     }
-    if site.op != op::REFILLED {
+    if site.op < op::C_MALLOC && site.op != op::REFILLED {
         window::came_through(site, thread);
     }
     if site.op == op::PY_REUSED {
@@ -140,7 +140,7 @@ pub extern "C" fn c_session(ctx: *mut c_void) -> u32 {
     let ctx = ProbeContext::new(ctx);
     // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
     let ip = unsafe { (*ctx.regs).rip };
-    // At a return it is where that leads to.
+    // At a return it is where that leads to. (After an exec it may be an entry: then the thread is in the middle of no call.)
     let Some(site) = site_at(ip).filter(|site| (op::C_MALLOC..op::GC_START).contains(&site.op)) else {
         window::c_called(c_call::RETURNS);
         c_returned(&ctx);

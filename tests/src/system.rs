@@ -5,6 +5,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+/// The version of the kernel that runs: 6.13 is (6, 13).
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().expect("a version"));
+    (numbers.next().expect("a major number"), numbers.next().expect("a minor number"))
+}
+
 /// The bytes of a process's executable file mappings that differ from the files: breakpoints that are armed.
 /// Each is the file, the offset in it, and the byte in memory.
 pub fn altered_text(pid: u32) -> Vec<(String, u64, u8)> {

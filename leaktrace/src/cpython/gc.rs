@@ -153,22 +153,7 @@ const UNCOUNTED: u64 = 512;
 /// Blocks that a container in a garbage cycle keeps, at most: its own, and those of what it alone holds.
 const BLOCKS_OF_CONTAINER: u64 = 4;
 
-/// Containers that may have been made instead of older ones that died, which the count does not tell.
-const REPLACED: u64 = 10;
-
 impl GcState {
-    /// Blocks that may wait for the next collection in garbage cycles, where generation 0 has counted `fewest` containers at the least
-    /// since the last one: each cycle has some that were made since and are not freed.
-    pub fn waiting(&self, fewest: i32) -> u64 {
-        let young = &self.generations[0];
-        // Without the GIL some are not counted yet.
-        if u64::try_from(young.threshold) != Ok(self.patience) {
-            return self.patience;
-        }
-        let made = u64::try_from(young.count.saturating_sub(fewest)).unwrap_or(0);
-        self.patience.min(BLOCKS_OF_CONTAINER * (made + REPLACED))
-    }
-
     /// Reads the collector's state of the interpreter state at `interpreter`.
     pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {
         let gc = state_address(offsets, runtime, interpreter);
@@ -222,19 +207,6 @@ mod tests {
             image.insert(base + 232, visited.to_le_bytes().to_vec());
             assert_eq!(counted(&image, &offsets, base).unwrap(), order);
         }
-    }
-
-    #[test]
-    fn no_more_waits_for_a_collection_than_was_made_since_the_last() {
-        let young = |threshold, count| Generation { threshold, count, ..Generation::default() };
-        let state = |threshold, count| GcState {
-            patience: 700,
-            generations: [young(threshold, count), Generation::default(), Generation::default()],
-            ..GcState::default()
-        };
-        assert_eq!((state(700, 490).waiting(490), state(700, 540).waiting(490)), (40, 240));
-        assert_eq!((state(700, 690).waiting(10), state(700, 3).waiting(10)), (700, 40));
-        assert_eq!(state(2000, 490).waiting(490), 700, "what was made is not counted at once");
     }
 
     #[test]

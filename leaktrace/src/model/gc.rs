@@ -139,8 +139,8 @@ impl GcLog {
         generation.uncollectable = uncollectable;
     }
 
-    /// Sets whether automatic collection is on (`None`: cannot be told), and how many blocks may wait for the next one in garbage cycles:
-    /// for most versions the first threshold, or less where few containers were made since the last.
+    /// Sets whether automatic collection is on (`None`: cannot be told), and how many containers may be made until the next
+    /// collection: for most versions the first threshold.
     pub fn set_state(&mut self, enabled: Option<bool>, patience: Option<u64>) {
         self.enabled = enabled;
         self.patience = patience;
@@ -151,7 +151,7 @@ impl GcLog {
         self.enabled
     }
 
-    /// So many blocks at most wait for a collection.
+    /// So many containers at most wait for a collection.
     pub fn patience(&self) -> u64 {
         self.patience.unwrap_or(DEFAULT_THRESHOLD)
     }

@@ -20,7 +20,7 @@ pub struct WatchFacts {
     pub followed_blocks: u64,
     /// Blocks that were believed to live when a window saw their address handed out again.
     pub reused_unseen: u64,
-    /// Requests to the C allocator that windows only counted: of sizes of which nothing that they saw lived on.
+    /// Entries of the C allocator's functions that windows only counted: of sizes of which nothing that they saw lived on.
     #[serde(default)]
     pub passed_over: u64,
     /// Sites that may hand out what grows and that no window has armed yet.

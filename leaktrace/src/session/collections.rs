@@ -2,7 +2,7 @@
 
 use leaktrace_common::wire::GcRecord;
 
-use crate::cpython::gc::{GcState, Generation};
+use crate::cpython::gc::GcState;
 use crate::model::gc::{Collection, GcLog};
 
 /// Generations of CPython's collector that are logged.
@@ -15,15 +15,12 @@ pub(super) struct Collections {
     start: Option<GcState>,
     /// By generation: collections before the attach and those that were logged.
     logged: [u64; 3],
-    /// Collections so far, and the fewest containers that generation 0 has counted since the last of these.
-    fewest: (u64, i32),
 }
 
 impl Collections {
     pub(super) fn since(start: Option<GcState>) -> Self {
         let logged = start.as_ref().map(|state| state.generations.map(|g| g.collections)).unwrap_or_default();
-        let fewest = start.as_ref().map(counted).unwrap_or_default();
-        Self { start, logged, fewest }
+        Self { start, logged }
     }
 
     /// Logs what probes saw since the last call, then what only the counters tell of the time since `start_ns`. The counters are
@@ -59,18 +56,8 @@ impl Collections {
                 now.uncollectable.saturating_sub(start.uncollectable),
             );
         }
-        let (collections, count) = counted(state);
-        // A collection begins to count anew.
-        let fewest = if self.fewest.0 == collections { self.fewest.1.min(count) } else { 0 };
-        self.fewest = (collections, fewest);
-        log.set_state(Some(state.enabled), Some(state.waiting(fewest)));
+        log.set_state(Some(state.enabled), Some(state.patience));
     }
-}
-
-/// Collections so far, and what generation 0 has counted since the last of them.
-fn counted(state: &GcState) -> (u64, i32) {
-    let collections = |sum: u64, of: &Generation| sum.saturating_add(of.collections);
-    (state.generations.iter().fold(0, collections), state.generations[0].count)
 }
 
 #[cfg(test)]
@@ -102,21 +89,5 @@ mod tests {
         assert_eq!(counted(&log), (4, 30));
         collections.log(&[], Some(&counters(104, false)), 1, &mut log);
         assert_eq!(counted(&log), (4, 40));
-    }
-
-    #[test]
-    fn what_is_no_container_does_not_wait_for_a_collection() {
-        let state = |collections, count| {
-            let mut state = GcState { patience: 700, ..counters(collections, false) };
-            (state.generations[0].threshold, state.generations[0].count) = (700, count);
-            state
-        };
-        let (mut collections, mut log) = (Collections::since(Some(state(1, 490))), GcLog::default());
-        let mut patience = |of: GcState| {
-            collections.log(&[], Some(&of), 1, &mut log);
-            log.patience()
-        };
-        assert_eq!((patience(state(1, 490)), patience(state(1, 590)), patience(state(1, 500))), (40, 440, 80));
-        assert_eq!((patience(state(2, 30)), patience(state(2, 80))), (160, 360), "counted anew");
     }
 }

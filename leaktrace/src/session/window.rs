@@ -320,7 +320,7 @@ impl Session {
         let grown_up =
             |block: &Block| counts.contains(&block.time_ns) && classes & 1 << class_of(&self.interpreter, block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
-        let mut survivors = watch.followers.look(&self.target.memory(), blocks);
+        let mut survivors = watch.followers.look(&self.target.memory(), blocks, watch.overlooked.passed_over);
         if self.plan.unseen_dict_keys {
             survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
         }

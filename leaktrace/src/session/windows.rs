@@ -90,7 +90,8 @@ pub struct Watch {
     pub(super) next_reading_ns: u64,
     next_window_ns: u64,
     pub(super) windows: u64,
-    /// Requests to the C allocator that windows passed over.
+    /// What the window that is open does about sizes of the C allocator's blocks, and how many entries windows passed over.
+    pub(super) overlooked: Overlooked,
     pub(super) passed_over: u64,
     pub(super) open_seconds: f64,
     /// From the closing of a window until its last breakpoint is gone, seconds.
@@ -121,6 +122,7 @@ impl Watch {
             next_reading_ns: 0,
             next_window_ns: 0,
             windows: 0,
+            overlooked: Overlooked::default(),
             passed_over: 0,
             open_seconds: 0.0,
             closing: 0.03,
@@ -244,8 +246,8 @@ impl Session {
         self.tracer.set_witnesses(&witnesses.collect())?;
         // Scouts count only.
         let sizes = watch.units.sizes().filter(|_| selection.scouts.is_none());
-        let overlooked = sizes.map(|sizes| sizes.overlooked(&mut watch.random)).unwrap_or_default();
-        let Overlooked { quiet, passed_over } = overlooked;
+        watch.overlooked = sizes.map(|sizes| sizes.overlooked(&mut watch.random)).unwrap_or_default();
+        let Overlooked { quiet, passed_over } = watch.overlooked;
         self.tracer.set_window(&Window { word, classes: selection.classes(), quiet, passed_over })?;
         self.cost.begin_sample(&self.tracer);
         let mut opened = self.trace(watch, selection, grant)?;
@@ -253,7 +255,7 @@ impl Session {
         let hits = self.cost_of(opened.whole.runs);
         opened.bear_with_the_clock(hits);
         let runs = opened.whole.runs.count() as f64;
-        let cheap = if selection.scouts.is_some() { 0 } else { cheap_hits(watch, selection, &opened, overlooked) };
+        let cheap = if selection.scouts.is_some() { 0 } else { cheap_hits(watch, selection, &opened) };
         let cost = match selection.scouts {
             Some(_) => &mut watch.scout_cost,
             None if selection.expected <= MODEST => &mut watch.cold_hit_cost,
@@ -271,7 +273,7 @@ impl Session {
         if let Some(sizes) = watch.units.sizes_mut() {
             sizes.enter(&opened.c_requests);
         }
-        watch.passed_over += overlooked.requests(&opened.c_requests);
+        watch.passed_over += watch.overlooked.requests(&opened.c_requests);
         watch.units.enter(selection, open.min(usual) * progress, work, limit, hit_seconds, |slot| {
             opened.stats.get(&slot).copied().unwrap_or_default()
         });
@@ -380,10 +382,10 @@ impl Session {
 }
 
 /// Hits that only were counted, or were those of witnesses.
-fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened, overlooked: Overlooked) -> u64 {
+fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened) -> u64 {
     let cheap = |&unit: &usize| {
         if let Some(sizes) = watch.units.get(unit).sizes.as_deref() {
-            return sizes.cheap_hits(&opened.c_requests, overlooked);
+            return sizes.cheap_hits(&opened.c_requests, watch.overlooked);
         }
         let is_witness = selection.witnesses.binary_search(&unit).is_ok();
         let stats = watch.units.get(unit).slots.iter().filter_map(|slot| opened.stats.get(slot));

@@ -19,6 +19,9 @@ use super::{
 /// From this version on a link lets go of all its instructions before it waits, once, for who is still at one of them
 /// (`uprobe_unregister_nosync`, `kernel/trace/bpf_trace.c`, 6.12), and its filter knows all threads of a process (6.10).
 const LINKS_SINCE: KernelVersion = KernelVersion::new(6, 12, 0);
+/// From this one on links know sessions (`BPF_TRACE_UPROBE_SESSION`, `include/uapi/linux/bpf.h`). Older ones load such a program and refuse
+/// the link.
+const SESSIONS_SINCE: KernelVersion = KernelVersion::new(6, 13, 0);
 
 /// How instructions are armed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,8 @@ impl Uprobes {
             let programs = multi::Programs::of(object::OBJECT, ebpf)?;
             let load = |&name: &&'static str| Ok((name, programs.load(name, Told::Entries)?));
             let mut loaded = names.iter().map(load).collect::<Result<Vec<_>, LoadError>>()?;
-            if names.contains(&program::C_RETURN) {
+            let knows_sessions = KernelVersion::current().is_ok_and(|version| version >= SESSIONS_SINCE);
+            if knows_sessions && names.contains(&program::C_RETURN) {
                 match programs.load(program::C_SESSION, Told::Sessions) {
                     Ok(session) => loaded.push((program::C_SESSION, session)),
                     Err(error) => log::debug!("no sessions: {error}"),

@@ -27,6 +27,12 @@ impl Chunk {
         self.size().is_multiple_of(ALIGNED) && self.size() >= bytes.saturating_add(HEADER)
     }
 
+    /// The least and the most that can have been asked for, where nothing is left over: what is left over is less than a chunk of its own.
+    pub(super) fn asked(self) -> [u64; 2] {
+        let most = self.size().saturating_sub(HEADER);
+        [most.saturating_sub(2 * ALIGNED), most]
+    }
+
     /// What of it stays the same while the block is in use.
     pub(super) fn own(self) -> u64 {
         self.0 & !PREV_IN_USE
@@ -77,6 +83,7 @@ mod tests {
         assert!(Chunk(0x21).holds(1) && Chunk(0x21).holds(24) && !Chunk(0x21).holds(25));
         assert!(Chunk(0x3f1).holds(1000) && !Chunk(1000).holds(100) && Chunk(0x62002).holds(400_000));
         assert!(!Chunk(0).holds(0) && !Chunk(u64::MAX).holds(u64::MAX));
+        assert_eq!((Chunk(0x3f1).asked(), Chunk(0).asked()), ([968, 1000], [0, 0]));
     }
 
     #[test]

@@ -42,6 +42,9 @@ const LAST: usize = 4;
 const TESTS_OF_LARGE: usize = 2;
 /// Windows that a unit without blocks was armed in before it is quiet.
 const ENOUGH_WINDOWS: usize = 3;
+/// Bytes by which requests differ at the least that cannot get chunks of the same size (glibc `malloc/malloc.c`, `MINSIZE`).
+const CHUNKS_DIFFER: u64 = 32;
+
 /// Births of the blocks that are followed, by size class and unit.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Living(HashMap<(u32, usize), Vec<u64>>);
@@ -120,7 +123,9 @@ impl Exposures {
     /// sizes of its blocks that are followed. `None`: it was hardly seen.
     pub fn quiet_sizes(&self, unit: Option<usize>, living: impl Iterator<Item = u64>) -> Option<u64> {
         self.armed(LARGE, unit).nth(ENOUGH_WINDOWS - 1)?;
-        Some(living.fold(u64::MAX, |quiet, size| quiet & !(1 << size_bucket(size))))
+        // What is nearly as long may have a chunk of the same size.
+        let alike = |size: u64| [size.saturating_sub(CHUNKS_DIFFER), size, size.saturating_add(CHUNKS_DIFFER)];
+        Some(living.flat_map(alike).fold(u64::MAX, |quiet, size| quiet & !(1 << size_bucket(size))))
     }
 
     /// Seconds for which the class was seen with a unit armed, be it as a witness.
@@ -225,7 +230,8 @@ pub(super) mod tests {
         assert_eq!(exposures.quiet_sizes(Some(0), [].into_iter()), Some(u64::MAX));
         let quiet = exposures.quiet_sizes(Some(0), [1000, 1_100_000_000].into_iter()).unwrap();
         let is_quiet = |size| quiet >> size_bucket(size) & 1 != 0;
-        assert!(!is_quiet(1000) && !is_quiet(900) && !is_quiet(u64::MAX) && is_quiet(1024) && is_quiet(0));
+        assert!(!is_quiet(1000) && !is_quiet(900) && !is_quiet(u64::MAX) && is_quiet(1280) && is_quiet(0));
+        assert!(!is_quiet(1024), "its chunk may be as long");
         assert_eq!((size_bucket(1), size_bucket(40), size_bucket(64), size_bucket(u64::MAX)), (0, 1, 4, 63));
     }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use leaktrace_common::{
     site::domain,
     walk::{HASH_SEED, mix},
-    wire::Block,
+    wire::{Block, size_bucket},
 };
 
 use super::chunks::{self, Chunk};
@@ -85,13 +85,20 @@ impl Followers {
         Self { glibc, ..Self::default() }
     }
 
-    /// Looks at blocks while the window is open in which they were handed out.
-    pub fn look(&mut self, memory: &dyn Memory, blocks: Vec<(u64, Block)>) -> HashMap<u64, Follower> {
+    /// Looks at blocks while the window is open in which they were handed out. `passed_over`: sizes, see [`super::sizes`], that it saw nothing
+    /// of: what lies in a chunk for one of these is no block that it saw.
+    pub fn look(&mut self, memory: &dyn Memory, blocks: Vec<(u64, Block)>, passed_over: u64) -> HashMap<u64, Follower> {
         let addresses: Vec<u64> = blocks.iter().map(|(address, _)| *address).collect();
         let mut bytes = Vec::new();
         let read = memory.read_many(&addresses, HEAD, &mut bytes);
         let of_c = blocks.iter().filter(|(_, block)| self.glibc && !block.in_pool());
-        let chunks = chunks::in_use(memory, of_c.map(|(address, block)| (*address, block.size())));
+        let of_c: HashMap<u64, u64> = of_c.map(|(address, block)| (*address, block.size())).collect();
+        let mut chunks = chunks::in_use(memory, of_c.iter().map(|(&address, &bytes)| (address, bytes)));
+        chunks.retain(|address, chunk| {
+            let own = size_bucket(of_c[address]);
+            let other = |bucket: u32| bucket != own && passed_over >> bucket & 1 != 0;
+            !chunk.asked().into_iter().map(size_bucket).any(other)
+        });
         let seen = blocks.into_iter().zip(bytes.chunks_exact(HEAD)).zip(read).filter(|(_, read)| *read);
         // Some have been given back already.
         let seen =
@@ -311,7 +318,7 @@ mod tests {
     /// Whether a block at 0x9000 is believed to live when its words change.
     fn survives(size: u64, domain: u8, before: [u64; 8], after: [u64; 8]) -> bool {
         let mut followers = Followers::default();
-        let seen = followers.look(&with(0x9000, before), vec![(0x9000, block(size, domain))]);
+        let seen = followers.look(&with(0x9000, before), vec![(0x9000, block(size, domain))], 0);
         followers.enter(0x9000, seen[&0x9000]);
         followers.settle(&with(0x9000, before), None);
         assert_eq!(followers.len(), 1, "it lives as long as nothing changes");
@@ -377,7 +384,7 @@ mod tests {
             image
         };
         let look = |followers: &mut Followers, image: &Image| {
-            followers.look(image, vec![(0x9000, block(4096, domain::RAW))]).remove(&0x9000)
+            followers.look(image, vec![(0x9000, block(4096, domain::RAW))], 0).remove(&0x9000)
         };
         let survives = |after: &Image| {
             let mut followers = Followers::new(true);
@@ -394,11 +401,26 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_in_a_chunk_for_a_size_that_was_passed_over_is_no_block_that_was_seen() {
+        let mut image = types();
+        // For 5000 bytes: split off where one of 1200 was.
+        image.insert(0x8ff8, 0x1391_u64.to_le_bytes().to_vec());
+        image.insert(0x9000, vec![0; HEAD]);
+        image.insert(0x8ff8 + 0x1390, 0x41_u64.to_le_bytes().to_vec());
+        let mut followers = Followers::new(true);
+        let mut is_seen = |bytes, passed_over| {
+            !followers.look(&image, vec![(0x9000, block(bytes, domain::RAW))], passed_over).is_empty()
+        };
+        let others = 1 << size_bucket(5000);
+        assert!(!is_seen(1200, others) && is_seen(1200, 0) && is_seen(1200, !others) && is_seen(5000, others));
+    }
+
+    #[test]
     fn another_allocator_has_no_chunks() {
         let mut image = types();
         image.insert(0x8ff8, vec![0; HEAD + 8]);
         let mut followers = Followers::default();
-        let seen = followers.look(&image, vec![(0x9000, block(4096, domain::RAW))]);
+        let seen = followers.look(&image, vec![(0x9000, block(4096, domain::RAW))], 0);
         followers.enter(0x9000, seen[&0x9000]);
         image.insert(0x8ff8, [vec![7; 8], vec![0; HEAD]].concat());
         followers.settle(&image, None);
@@ -409,7 +431,8 @@ mod tests {
     fn memory_that_is_gone_was_freed_and_an_address_handed_out_again_is_counted() {
         let mut followers = Followers::default();
         let raw = with(0x9000, [11, 12, 13, 0, 0, 0, 0, 0]);
-        let seen = followers.look(&raw, vec![(0x9000, block(1 << 20, domain::RAW)), (0x7000, block(64, domain::OBJ))]);
+        let seen =
+            followers.look(&raw, vec![(0x9000, block(1 << 20, domain::RAW)), (0x7000, block(64, domain::OBJ))], 0);
         assert_eq!(seen.len(), 1, "what is not there is not followed");
         followers.enter(0x9000, seen[&0x9000]);
         followers.handed_out(0x9000);

@@ -43,6 +43,10 @@ impl Units {
     fn has_too_hot(&self, of: &Growing, limit: f64, hit_seconds: f64, fits: impl Fn(usize) -> bool) -> bool {
         let units = self.serving(&[of]);
         let all = self.least_cost(&units, hit_seconds);
+        if of.class == LARGE {
+            // It has no parts.
+            return all > self.room(of, limit);
+        }
         all > WHOLE * limit && (all > MOST_PARTS * limit || !units.iter().all(|&index| fits(index)))
     }
 
