@@ -223,7 +223,83 @@ fn file_offset(address: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use leaktrace_common::{
+        site::{Operand, domain, op, reg},
+        walk::PythonLayout,
+        wire::{GcCounts, window},
+    };
+
+    use super::super::{Spec, Tracer, Window, load::Sizes, object::OBJECT};
     use super::*;
+    use crate::plan::{Execution, Probe, ProbePlan, ReturnProbe};
+
+    #[test]
+    fn the_kernel_does_not_tell_of_returns_that_are_passed_over() {
+        if OBJECT.is_empty() {
+            eprintln!("no BPF object in this build: nothing could be armed");
+            return;
+        }
+        let address = leaktrace_calibration as *const () as u64;
+        let probe = Probe {
+            file: 0,
+            file_offset: file_offset(address).unwrap(),
+            address,
+            op: op::C_MALLOC,
+            domain: domain::NATIVE,
+            a: Operand::register(reg::RDI),
+            b: Operand::default(),
+            execution: Execution::Emulated,
+            why: String::new(),
+            instruction: String::new(),
+            bytes: Vec::new(),
+        };
+        let back = ReturnProbe {
+            file: 0,
+            file_offset: probe.file_offset,
+            address,
+            op: probe.op,
+            execution: probe.execution,
+            why: String::new(),
+            instruction: String::new(),
+            bytes: Vec::new(),
+        };
+        let plan = ProbePlan { probes: vec![probe], returns: vec![back], ..ProbePlan::default() };
+        let (pid, tracefs) = (std::process::id(), Path::new("/nowhere"));
+        let spec = Spec {
+            pid,
+            plan: &plan,
+            layout: &PythonLayout::ZERO,
+            pymalloc: None,
+            tstate_interpreter: 0,
+            gc: GcCounts::ZERO,
+            tracefs,
+            sizes: Sizes { blocks: 1024, ring_bytes: 1 << 16 },
+            verbose: false,
+            windows: true,
+        };
+        let mut tracer = Tracer::load(&spec).unwrap();
+        if !tracer.uprobes.has_sessions() {
+            assert!(aya::util::KernelVersion::current().unwrap() < aya::util::KernelVersion::new(6, 13, 0));
+            return;
+        }
+        let point = [Point { file: Path::new("/proc/self/exe"), offset: plan.probes[0].file_offset }];
+        let _statistics = enable_statistics().unwrap();
+        let mut told = |number: u64, passed_over: u64| {
+            let word = number << window::BITS | window::PARTIAL;
+            tracer.set_window(&Window { word, passed_over, ..Window::default() }).unwrap();
+            let before = tracer.run_statistics();
+            let armed =
+                tracer.uprobes.arm(program::C_SESSION, tracefs, "session", &point, Told::Sessions, pid).unwrap();
+            for _ in 0..100 {
+                // SAFETY: an instruction and `ret`, as in `time_calls`.
+                unsafe { leaktrace_calibration() };
+            }
+            drop(armed);
+            let runs = tracer.run_statistics().since(before);
+            (runs.entries, runs.returns)
+        };
+        assert_eq!((told(1, 0), told(2, u64::MAX)), ((100, 100), (100, 0)));
+    }
 
     #[test]
     fn a_hit_costs_by_its_kind() {
