@@ -59,6 +59,18 @@ pub mod op {
     /// Entry of the function that calls `gc.callbacks`, which runs when a collection starts and when it ends: `a` is the
     /// generation, `b` the text that says which. Where the collector's own function does not show it.
     pub const GC_CALLBACKS: u8 = 17;
+
+    /// Whether it is one of the C allocator's.
+    #[inline(always)]
+    pub const fn is_c(op: u8) -> bool {
+        C_MALLOC <= op && op <= C_POSIX_MEMALIGN
+    }
+
+    /// Whether it is one of the collector's.
+    #[inline(always)]
+    pub const fn is_collector(op: u8) -> bool {
+        op == GC_START || op == GC_CALLBACKS
+    }
 }
 
 /// Register numbers of [`Operand::reg`]: the hardware encoding, so `rax` is 0 and `r15` is 15.

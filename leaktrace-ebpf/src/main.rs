@@ -59,7 +59,7 @@ pub fn entry(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let Some(Hit { thread, tid, open, a, b }) = hit(&ctx, site) else { return 0 };
-    if (op::C_MALLOC..op::GC_START).contains(&site.op) {
+    if op::is_c(site.op) {
         native::entered(site, a, b, regs, thread);
         return 0;
     }
@@ -141,7 +141,7 @@ pub extern "C" fn c_session(ctx: *mut c_void) -> u32 {
     // SAFETY: the kernel passes a valid pt_regs as the context of a uprobe program.
     let ip = unsafe { (*ctx.regs).rip };
     // At a return it is where that leads to. (After an exec it may be an entry: then the thread is in the middle of no call.)
-    let Some(site) = site_at(ip).filter(|site| (op::C_MALLOC..op::GC_START).contains(&site.op)) else {
+    let Some(site) = site_at(ip).filter(|site| op::is_c(site.op)) else {
         window::c_called(c_call::RETURNS);
         c_returned(&ctx);
         return 0;

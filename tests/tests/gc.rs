@@ -2,6 +2,7 @@
 
 use leaktrace_tests::process::Service;
 use leaktrace_tests::python::{each_minor, supported};
+use leaktrace_tests::report::Site;
 use leaktrace_tests::trace::Trace;
 use serde::Deserialize;
 
@@ -84,4 +85,42 @@ fn collections_are_counted_as_the_interpreter_counts_them() {
 #[test]
 fn collections_of_several_threads_are_counted() {
     compare(&["--threads"]);
+}
+
+/// What one who waits for a collection was told at the end.
+#[derive(Debug, Deserialize)]
+struct Waited {
+    steps: u64,
+    found: u64,
+}
+
+/// Where no collection comes for long, what is no part of a garbage cycle need not wait for one; what may be one does, whatever it looks
+/// like.
+#[test]
+fn only_what_may_be_in_a_cycle_waits_for_a_collection() {
+    let mut runs = Vec::new();
+    for python in supported() {
+        for arguments in [&[][..], &["--cycles"]] {
+            let mut service = Service::start(&python, "truth/waiting.py", arguments);
+            let trace = Trace::attach(service.pid(), &["--mode", "exact", "--interval", "2s", "--duration", "45s"]);
+            service.go();
+            runs.push((python.clone(), arguments.is_empty(), service, trace));
+        }
+    }
+    for (python, is_leak, mut service, trace) in runs {
+        let (report, _) = trace.report();
+        service.say("stop");
+        let truth: Waited = service.expect("ANSWER");
+        // Each cycle is one object; the text is no container.
+        let found = if is_leak { 0 } else { truth.steps };
+        assert!(truth.steps > 400 && truth.found == found, "{python:?}: {truth:?}");
+        assert!(report.gc.generations.iter().all(|generation| generation.collections == 0), "{python:?}");
+        let function = if is_leak { "keep" } else { "drop" };
+        let is_of = |site: &&Site| site.stack.first().is_some_and(|frame| frame.function == function);
+        let most = report.sites.iter().filter(is_of).max_by_key(|site| site.live_blocks);
+        let most = most.unwrap_or_else(|| panic!("{python:?}: nothing of {function}"));
+        assert!(most.live_blocks > 400, "{python:?}: {most:?}");
+        assert_eq!(most.verdict == "growing", is_leak, "{python:?}: {most:?}");
+        assert_eq!(report.growing().is_empty(), !is_leak, "{python:?}");
+    }
 }

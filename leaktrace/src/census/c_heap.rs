@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::target::chunk::{FLAGS, MMAPPED, PREV_IN_USE};
 use crate::target::{Mapping, Maps, Memory};
 
 use super::words::u64_at;
@@ -20,10 +21,6 @@ const PAGES: usize = 1024;
 const PIECE: usize = 1 << 18;
 /// Bytes of a chunk's header, and the alignment of chunks on x86-64.
 const HEADER: u64 = 16;
-/// Flags in the size of a chunk.
-const PREV_IN_USE: u64 = 1;
-const MMAPPED: u64 = 2;
-const FLAGS: u64 = 7;
 /// Least size of a chunk: a fence post at the end of a heap that another one continues.
 const LEAST: u64 = 16;
 /// The heap may have grown by so much since the map was read.

@@ -152,8 +152,22 @@ pub(crate) fn generations_offset(memory: &dyn Memory, offsets: &Offsets, runtime
 const UNCOUNTED: u64 = 512;
 /// Blocks that a container in a garbage cycle keeps, at most: its own, and those of what it alone holds.
 const BLOCKS_OF_CONTAINER: u64 = 4;
+/// Containers that may have been made where older ones had been, between two looks.
+const REPLACED: u64 = 10;
 
 impl GcState {
+    /// Blocks that may wait for the next collection in garbage cycles, where `made` containers of those that it would examine first were
+    /// not there when the blocks began to be seen: each such cycle has one of them.
+    pub fn waiting(&self, made: u64) -> u64 {
+        self.patience.min(BLOCKS_OF_CONTAINER.saturating_mul(made.saturating_add(REPLACED)))
+    }
+
+    /// All collections since the start of the interpreter.
+    pub fn collections(&self) -> u64 {
+        // Of a target that has just replaced its program it may be any number.
+        self.generations.iter().fold(0, |sum, generation| sum.saturating_add(generation.collections))
+    }
+
     /// Reads the collector's state of the interpreter state at `interpreter`.
     pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {
         let gc = state_address(offsets, runtime, interpreter);

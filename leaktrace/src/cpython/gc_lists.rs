@@ -1,4 +1,4 @@
-//! The collector's lists of tracked objects (3.8 to 3.13: doubly linked through the heads before the objects).
+//! The collector's lists of tracked objects: doubly linked through the heads before the objects.
 
 use crate::target::{CachedMemory, Memory};
 
@@ -47,9 +47,30 @@ pub fn walk(memory: &dyn Memory, offsets: &Offsets, head: u64, mut visit: impl F
     walk
 }
 
+/// The objects of the list whose head is at `head`, the one that was added first at the front. None is left out: `None` where there are
+/// more than `most`, or where the list was changed while it was read, so that one does not name the one before as its previous.
+pub fn members(memory: &dyn Memory, offsets: &Offsets, head: u64, most: usize) -> Option<Vec<u64>> {
+    let link = |node: u64, offset: u32| memory.u64(node.wrapping_add(offset.into())).ok().map(|link| link & !3);
+    let (mut objects, mut before) = (Vec::new(), head);
+    loop {
+        let node = link(before, offsets.gc_head.next)?;
+        if node == head {
+            return Some(objects);
+        }
+        if objects.len() >= most || link(node, offsets.gc_head.prev)? != before {
+            return None;
+        }
+        objects.push(node.wrapping_add(offsets.gc_head.size.into()));
+        before = node;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpython::gc;
+    use crate::cpython::testing::{Script, pythons};
+    use crate::cpython::threads::main_interpreter;
     use crate::target::ImageMemory;
 
     /// Nodes at 16, 32, ... that lead to the given numbers.
@@ -71,5 +92,50 @@ mod tests {
         assert!(!list(&[2, 3, 99]).0.closed);
         let (walk, seen) = list(&[2, 3, 4, 5, 3]);
         assert!(!walk.closed && seen.len() < 20);
+    }
+
+    #[test]
+    fn members_of_a_list_that_holds_together() {
+        let offsets = Offsets::of(3, 11, 0).unwrap();
+        // Nodes at 16, 32, ... with the numbers of their next and previous.
+        let members = |links: &[(u64, u64)], most: usize| {
+            let mut image = ImageMemory::new();
+            let words = links.iter().flat_map(|(next, prev)| [(next * 16) | 1, (prev * 16) | 2]);
+            image.insert(16, words.flat_map(u64::to_le_bytes).collect());
+            members(&image, &offsets, 16, most)
+        };
+        assert_eq!(members(&[(1, 1)], 0), Some(vec![]));
+        assert_eq!(members(&[(3, 2), (1, 3), (2, 1)], 2), Some(vec![64, 48]));
+        assert_eq!(members(&[(3, 2), (1, 3), (2, 1)], 1), None, "too many");
+        assert_eq!(members(&[(3, 2), (1, 3), (1, 2)], 9), None, "one was left out");
+        assert_eq!(members(&[(2, 2), (2, 1)], 9), None, "in a circle");
+        assert_eq!(members(&[(99, 99)], 9), None, "unreadable");
+    }
+
+    #[test]
+    fn young_objects_are_those_that_were_made_since_a_collection() {
+        let code = "import gc, os\n\
+            gc.disable()\n\
+            def made():\n \
+                gc.collect(); return [[] for _ in range(50)]\n\
+            for keep in [made(), made()]:\n \
+                print(' '.join([str(id(each)) for each in keep])); os.read(0, 1)";
+        for python in pythons() {
+            let mut script = Script::start(&python, code);
+            for is_young in [false, true] {
+                let ids: Vec<u64> = script.line().split(' ').map(|id| id.parse().unwrap()).collect();
+                let (target, found) = script.interpreter();
+                let (memory, offsets) = (target.memory(), &found.offsets);
+                if offsets.has_gc_heads() {
+                    let main = main_interpreter(&memory, offsets, found.runtime).unwrap();
+                    let [young, ..] = gc::list_heads(offsets, found.runtime, main);
+                    let young = members(&memory, offsets, young, 1000).unwrap();
+                    let at = young.iter().position(|object| *object == ids[0]);
+                    let found = at.map(|at| &young[at..at + ids.len()]);
+                    assert_eq!(found, is_young.then_some(&ids[..]), "{}", python.display());
+                }
+                script.go();
+            }
+        }
     }
 }

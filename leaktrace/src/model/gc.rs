@@ -139,8 +139,8 @@ impl GcLog {
         generation.uncollectable = uncollectable;
     }
 
-    /// Sets whether automatic collection is on (`None`: cannot be told), and how many containers may be made until the next
-    /// collection: for most versions the first threshold.
+    /// Sets whether automatic collection is on (`None`: cannot be told), and how many blocks may wait for the next collection in garbage
+    /// cycles: for most versions the first threshold, or less where few young containers are known to have been made.
     pub fn set_state(&mut self, enabled: Option<bool>, patience: Option<u64>) {
         self.enabled = enabled;
         self.patience = patience;
@@ -151,7 +151,7 @@ impl GcLog {
         self.enabled
     }
 
-    /// So many containers at most wait for a collection.
+    /// So many blocks at most wait for a collection.
     pub fn patience(&self) -> u64 {
         self.patience.unwrap_or(DEFAULT_THRESHOLD)
     }

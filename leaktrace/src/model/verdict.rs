@@ -25,8 +25,8 @@
 //!    what all keep on average, the rest is presumed to go the same way.
 //! 3. When there was none, the same is asked of the young collections, which free cycles that died young.
 //! 4. When nothing was collected at all since, a garbage cycle can wait for at most one threshold of containers, without the
-//!    GIL for 40 more, if so many were made: more survivors than that cannot all be waiting. The evidence says that no full
-//!    collection has tested them.
+//!    GIL for 40 more, if so many were made; and where the collector's list of young objects is known, each such cycle has one that was
+//!    made since: more survivors than that cannot all be waiting. The evidence says that no full collection has tested them.
 //!
 //! With the collector off, nothing will ever free them, and growth counts as it is.
 

@@ -135,7 +135,7 @@ impl ProbePlan {
     /// For a target in which return probes are not safe: takes them out, and the entries that are of no use without them.
     pub fn without_returns(&mut self) {
         if self.returns.iter().any(|r| r.op != op::GC_START) {
-            self.probes.retain(|p| !(op::C_MALLOC..op::GC_START).contains(&p.op));
+            self.probes.retain(|p| !op::is_c(p.op));
             self.gaps.push("return probes are not safe here: blocks of the C allocator (requests above 512 bytes and native memory) are not seen".into());
         }
         if self.returns.iter().any(|r| r.op == op::GC_START) {
@@ -147,13 +147,13 @@ impl ProbePlan {
 
     /// What shows collections.
     pub fn collector(&self) -> (Vec<&Probe>, Vec<&ReturnProbe>) {
-        let probes = self.probes.iter().filter(|p| matches!(p.op, op::GC_START | op::GC_CALLBACKS));
+        let probes = self.probes.iter().filter(|p| op::is_collector(p.op));
         (probes.collect(), self.returns.iter().filter(|r| r.op == op::GC_START).collect())
     }
 
     /// Takes out all but that.
     pub fn only_collector(&mut self) {
-        self.probes.retain(|p| matches!(p.op, op::GC_START | op::GC_CALLBACKS));
+        self.probes.retain(|p| op::is_collector(p.op));
         self.returns.retain(|r| r.op == op::GC_START);
     }
 }

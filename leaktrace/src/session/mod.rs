@@ -170,6 +170,7 @@ impl Session {
             Drain::start(tracer.take_rings()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
                 .map_err(SessionError::Drain)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter).ok();
+        let young = collections::young_objects(&memory, &interpreter, main_interpreter);
         let rss_start = target.rss_bytes()?;
         let cpu_start = target.cpu_time()?;
         target.still_runs()?;
@@ -197,7 +198,7 @@ impl Session {
         let mut session = Self {
             older: pools.as_ref().map(Older::new).unwrap_or_default(),
             ledger: Ledger::new(start_ns, rss_start),
-            collector: Collections::since(gc_start),
+            collector: Collections::since(gc_start, young),
             target: Arc::clone(target),
             interpreter,
             plan,
@@ -294,20 +295,6 @@ impl Session {
     fn learn(&mut self) {
         let stacks = self.drain.symbols().take_stacks();
         stacks.each(|number, domain, frames, root| self.ledger.learn(number, domain, frames, root));
-    }
-
-    /// Collections from the probes where there are any, else from the interpreter's counters, unless it is gone.
-    fn log_collections(&mut self, execed: bool) {
-        // The counters first, so that the ring holds each collection that they count.
-        let state = if execed { None } else { self.collector_state() };
-        let timed = self.drain.settle().take_collections();
-        self.collector.log(&timed, state.as_ref(), self.start_ns, self.ledger.gc_mut());
-    }
-
-    /// What the interpreter says of its collector.
-    fn collector_state(&self) -> Option<GcState> {
-        let (offsets, runtime) = (&self.interpreter.offsets, self.interpreter.runtime);
-        GcState::read(&self.target.memory(), offsets, runtime, self.main_interpreter).ok()
     }
 
     /// Disarms everything. The target is back at full speed when this returns.

@@ -4,7 +4,6 @@ use leaktrace_common::site::slot;
 
 use super::Session;
 use crate::{
-    cpython::gc::Generation,
     plan::{Execution, ProbePlan},
     watch::Allowance,
 };
@@ -106,9 +105,7 @@ impl Session {
 
     fn seen(&self) -> Option<Seen> {
         let hits = self.hits_of_standing(self.standing.as_ref()?);
-        // Of a target that has just replaced its program it may be any number.
-        let add = |sum: u64, generation: &Generation| sum.saturating_add(generation.collections);
-        let collections = self.collector_state()?.generations.iter().fold(0, add);
+        let collections = self.collector_state()?.collections();
         Some(Seen { cpu_seconds: self.target.cpu_clock().ok()?.as_secs_f64(), collections, hits })
     }
 

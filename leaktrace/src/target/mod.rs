@@ -1,6 +1,7 @@
 //! One process: who it is, what it has mapped, its ELF files as it sees them, its memory. Nothing here knows Python.
 
 pub mod cache;
+pub mod chunk;
 pub mod elf;
 pub mod maps;
 pub mod memory;

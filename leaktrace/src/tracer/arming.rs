@@ -25,11 +25,6 @@ const LOOK: Duration = Duration::from_millis(1);
 /// A file of a plan, and an offset in it.
 type Place = (usize, u64);
 
-/// Whether an op is the C allocator's.
-fn serves_c(o: u8) -> bool {
-    (op::C_MALLOC..op::GC_START).contains(&o)
-}
-
 /// Probes on returns that share a program.
 pub(super) struct Returns {
     event: &'static str,
@@ -39,7 +34,7 @@ pub(super) struct Returns {
 }
 
 pub(super) const RETURNS: [Returns; 3] = [
-    Returns { event: "c_return", program: program::C_RETURN, serves: serves_c },
+    Returns { event: "c_return", program: program::C_RETURN, serves: op::is_c },
     Returns { event: "refill_return", program: program::REFILL_RETURN, serves: |o| o == op::REFILLED },
     Returns { event: "gc_return", program: program::GC_RETURN, serves: |o| o == op::GC_START },
 ];
@@ -77,7 +72,7 @@ impl Tracer {
         let mut probes: Vec<(u8, Place)> = probes.map(|p| (p.op, (p.file, p.file_offset))).collect();
         let mut sessions = Vec::new();
         if self.uprobes.has_sessions() {
-            let is_told = |of: &mut (u8, Place)| serves_c(of.0) && returns.contains(of);
+            let is_told = |of: &mut (u8, Place)| op::is_c(of.0) && returns.contains(of);
             sessions.extend(probes.extract_if(.., is_told));
             returns.retain(|of| !sessions.contains(of));
         }

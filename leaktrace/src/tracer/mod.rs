@@ -198,7 +198,7 @@ impl Tracer {
             .map_err(|source| TracerError::Map { name: "SITE_STATS", source })?;
         let c_calls = MappedArray::new(map_fd(&ebpf, "C_CALLS")?, c_call::COUNT as usize)
             .map_err(|source| TracerError::Map { name: "C_CALLS", source })?;
-        let of_windows = spec.plan.probes.iter().filter(|probe| probe.op < op::GC_START);
+        let of_windows = spec.plan.probes.iter().filter(|probe| !op::is_collector(probe.op));
         let stepped = of_windows.filter(|probe| probe.execution == Execution::SingleStepped);
         Ok(Self {
             armed: Vec::new(),

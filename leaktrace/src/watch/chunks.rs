@@ -1,17 +1,13 @@
-//! What glibc's malloc notes beside a block: before it how long its chunk is, and behind that whether it is in use (`malloc/malloc.c`,
-//! "Chunk specifics"; the same from 2.26 to 2.43). Freed chunks in the caches of threads and in fast bins look used.
+//! What glibc's malloc notes beside a block: before it how long its chunk is, and behind that whether it is in use. Freed chunks in the
+//! caches of threads and in fast bins look used.
 
 use std::collections::HashMap;
 
 use crate::target::Memory;
+use crate::target::chunk::{ALIGNED, FLAGS, MMAPPED, PREV_IN_USE};
 
-/// Flags in the size of a chunk: the one before it is in use; it has a mapping of its own; all that there are.
-const PREV_IN_USE: u64 = 1;
-const MMAPPED: u64 = 2;
-const FLAGS: u64 = 7;
-/// Bytes of the size before a block, and what sizes are multiples of.
+/// Bytes of the size before a block.
 const HEADER: u64 = 8;
-const ALIGNED: u64 = 16;
 
 /// The size that lies before a block, with its flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -226,9 +226,9 @@ impl Units {
                 op::PY_MALLOC | op::PY_CALLOC if probe.domain == domain::SHARED => continue,
                 op::PY_WRAPPER | op::PY_FREE | op::C_FREE => continue,
                 // They are armed beside the windows.
-                o if o >= op::GC_START => continue,
+                o if op::is_collector(o) => continue,
                 op::REFILLED => &mut refill,
-                o if (op::C_MALLOC..op::GC_START).contains(&o) => &mut c,
+                o if op::is_c(o) => &mut c,
                 _ => {
                     let size = constant_size(probe);
                     let classes = size.map_or(0, |size| class_of(size).map_or(SiteStats::LARGE, |class| 1 << class));

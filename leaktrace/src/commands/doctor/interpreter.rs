@@ -77,7 +77,7 @@ fn of_plan(plan: &ProbePlan) -> [Check; 2] {
             plan.features.join(", "),
         ),
     );
-    let collector = match plan.probes.iter().find(|probe| probe.op >= op::GC_START) {
+    let collector = match plan.probes.iter().find(|probe| op::is_collector(probe.op)) {
         Some(probe) => Check::ok("collector", format!("found ({})", probe.why)),
         None => Check::warn(
             "collector",
