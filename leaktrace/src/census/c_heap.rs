@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::target::chunk::{FLAGS, MMAPPED, PREV_IN_USE};
 use crate::target::{Mapping, Maps, Memory};
 
-use super::words::u64_at;
+use crate::target::words::u64_at;
 
 const PAGE: u64 = 4096;
 /// Pages whose first words are read at once.

@@ -12,7 +12,7 @@ use super::listing::Listing;
 use super::object::{self, HEAD};
 use super::types::Types;
 use super::watched::{Counters, Watched};
-use super::words::u64_at;
+use crate::target::words::u64_at;
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "leaktrace.gc/1";

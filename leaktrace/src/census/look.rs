@@ -6,7 +6,7 @@ use super::object::{self, Object};
 use super::regions::Region;
 use super::scan::{Allocator, Scan};
 use super::types::{Shape, Type};
-use super::words::u64_at;
+use crate::target::words::u64_at;
 
 /// What a block looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,6 @@ pub(crate) mod tests;
 mod types;
 mod value;
 pub mod watched;
-pub(crate) mod words;
 
 pub use c_heap::CHeap;
 pub use memory::ProcessMemoryUse;

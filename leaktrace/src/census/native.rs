@@ -10,7 +10,7 @@ use super::look::{Found, Look};
 use super::object::{BEFORE, Part, PartKind};
 use super::regions::{AddressHasher, Region};
 use super::scan::{Scan, is_leaf};
-use super::words::u64_at;
+use crate::target::words::u64_at;
 
 /// Bytes of a candidate that are read with its head.
 const BODY: usize = 1024;

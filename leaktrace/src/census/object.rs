@@ -7,7 +7,7 @@ use leaktrace_common::walk::ABSENT;
 use crate::cpython::offsets::{InstanceValues, Offsets};
 
 use super::types::{Shape, Type, unicode_kind};
-use super::words::{i64_at, u32_at, u64_at};
+use crate::target::words::{i64_at, u32_at, u64_at};
 
 /// `Py_TPFLAGS_HEAPTYPE` (Include/object.h).
 pub const HEAP_TYPE: u64 = 1 << 9;

@@ -13,8 +13,8 @@ use super::Type;
 use super::labels::{ArenaLabels, Label, Labels, PoolShape};
 use super::look::{DEBUG_HEADER, Found, Look, debug_size};
 use super::scan::{Allocator, Scan, Window};
-use super::words::{u32_at, u64_at};
 use super::{CensusError, Subject};
+use crate::target::words::{u32_at, u64_at};
 
 /// Times that a page is read before it is given up.
 const TRIES: usize = 4;

@@ -11,7 +11,7 @@ use crate::target::Memory;
 
 use super::object::{MAX_BYTES, count_of};
 use super::regions::AddressMap;
-use super::words::u64_at;
+use crate::target::words::u64_at;
 
 /// Most units that are remembered: each is of a static table.
 const MAX_UNITS: usize = 1024;

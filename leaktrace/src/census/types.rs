@@ -9,7 +9,7 @@ use crate::target::Memory;
 
 use super::regions::{AddressHasher, AddressMap, Region, Regions};
 use super::sizeof::{self, Layout};
-use super::words::{i64_at, u32_at, u64_at};
+use crate::target::words::{i64_at, u32_at, u64_at};
 
 /// Most types that are kept: their numbers must fit the labels of blocks.
 const MAX_TYPES: usize = 60_000;

@@ -152,14 +152,16 @@ pub(crate) fn generations_offset(memory: &dyn Memory, offsets: &Offsets, runtime
 const UNCOUNTED: u64 = 512;
 /// Blocks that a container in a garbage cycle keeps, at most: its own, and those of what it alone holds.
 const BLOCKS_OF_CONTAINER: u64 = 4;
-/// Containers that may have been made where older ones had been, between two looks.
-const REPLACED: u64 = 10;
+/// Blocks that a young container is taken to keep on the mean, at most, where it is known how many of these there are; and how many there
+/// may be beside those that are known: made where older ones had been, or kept by older ones that have become garbage.
+const BLOCKS_OF_YOUNG: u64 = 16;
+const UNKNOWN_YOUNG: u64 = 10;
 
 impl GcState {
-    /// Blocks that may wait for the next collection in garbage cycles, where `made` containers of those that it would examine first were
-    /// not there when the blocks began to be seen: each such cycle has one of them.
+    /// Blocks that are taken to wait for the next collection in garbage cycles, at most, where `made` of the young containers were not there
+    /// before the blocks were.
     pub fn waiting(&self, made: u64) -> u64 {
-        self.patience.min(BLOCKS_OF_CONTAINER.saturating_mul(made.saturating_add(REPLACED)))
+        self.patience.min(BLOCKS_OF_YOUNG.saturating_mul(made.saturating_add(UNKNOWN_YOUNG)))
     }
 
     /// All collections since the start of the interpreter.

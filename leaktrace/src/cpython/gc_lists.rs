@@ -1,5 +1,6 @@
 //! The collector's lists of tracked objects: doubly linked through the heads before the objects.
 
+use crate::target::words::u64_at;
 use crate::target::{CachedMemory, Memory};
 
 use super::offsets::Offsets;
@@ -47,22 +48,30 @@ pub fn walk(memory: &dyn Memory, offsets: &Offsets, head: u64, mut visit: impl F
     walk
 }
 
-/// The objects of the list whose head is at `head`, the one that was added first at the front. None is left out: `None` where there are
-/// more than `most`, or where the list was changed while it was read, so that one does not name the one before as its previous.
+/// The objects of the list whose head is at `head`, the one that was added first at the front. `None` where there are more than `most`, or
+/// where the list was changed while it was read, so that one does not name the one before as its previous.
 pub fn members(memory: &dyn Memory, offsets: &Offsets, head: u64, most: usize) -> Option<Vec<u64>> {
-    let link = |node: u64, offset: u32| memory.u64(node.wrapping_add(offset.into())).ok().map(|link| link & !3);
-    let (mut objects, mut before) = (Vec::new(), head);
-    loop {
-        let node = link(before, offsets.gc_head.next)?;
-        if node == head {
-            return Some(objects);
-        }
-        if objects.len() >= most || link(node, offsets.gc_head.prev)? != before {
+    // Both links at once: an object that is freed and made anew in between would have moved to the end.
+    let (next, prev) = (offsets.gc_head.next, offsets.gc_head.prev);
+    let links = |node: u64| {
+        let head = memory.bytes(node, next.max(prev) as usize + 8).ok()?;
+        Some((u64_at(&head, next)? & !3, u64_at(&head, prev)? & !3))
+    };
+    let (mut objects, mut before, (mut node, _)) = (Vec::new(), head, links(head)?);
+    while node != head {
+        let (after, previous) = links(node)?;
+        if objects.len() >= most || previous != before {
             return None;
         }
         objects.push(node.wrapping_add(offsets.gc_head.size.into()));
-        before = node;
+        (before, node) = (node, after);
     }
+    Some(objects)
+}
+
+/// The object that was added last to the list whose head is at `head`; of an empty one the head.
+pub fn last(memory: &dyn Memory, offsets: &Offsets, head: u64) -> Option<u64> {
+    memory.u64(head.wrapping_add(offsets.gc_head.prev.into())).ok().map(|last| last & !3)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 
 use leaktrace_common::walk::ABSENT;
 
+use crate::target::words::{u32_at, u64_at};
 use crate::target::{Maps, Memory, MemoryError};
 
 use super::offsets::Mimalloc;
@@ -291,14 +292,6 @@ fn first_block(block: u64) -> u64 {
         65..=512 => block,
         _ => 0,
     }
-}
-
-fn u64_at(bytes: &[u8], offset: u32) -> Option<u64> {
-    bytes.get(offset as usize..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-}
-
-fn u32_at(bytes: &[u8], offset: u32) -> Option<u32> {
-    bytes.get(offset as usize..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 fn u16_at(bytes: &[u8], offset: u32) -> Option<u16> {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::target::words::{u32_at, u64_at};
 use crate::target::{Memory, MemoryError};
 
 use super::PymallocState;
@@ -262,16 +263,6 @@ impl PymallocState {
         let state = PoolState::Partial { words: u32::try_from(start).ok()?, next };
         Some(Pool { state, class: header.szidx as u8, used: header.used as u16 })
     }
-}
-
-fn u64_at(bytes: &[u8], offset: u32) -> Option<u64> {
-    let bytes = bytes.get(offset as usize..)?.first_chunk()?;
-    Some(u64::from_le_bytes(*bytes))
-}
-
-fn u32_at(bytes: &[u8], offset: u32) -> Option<u32> {
-    let bytes = bytes.get(offset as usize..)?.first_chunk()?;
-    Some(u32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-/// Most starts of full collections that are remembered; the oldest are forgotten.
+/// Most starts of full collections that are remembered, and of those of any generation; the oldest are forgotten.
 const MAX_FULL: usize = 256;
+const MAX_STARTS: usize = 64;
+/// Of collections that begin so soon after one whose start is remembered it is not: then these reach back for 0.6 s at least.
+const STARTS_APART_NS: u64 = 10_000_000;
 /// Most collections that are kept one by one.
 const MAX_RECENT: usize = 4096;
 /// Upper bounds of the pauses that [`GenerationLog::pauses`] counts, nanoseconds; the last count has none.
@@ -64,6 +67,9 @@ pub struct OtherLog {
 pub struct GcLog {
     generations: Vec<GenerationLog>,
     full_starts: Vec<u64>,
+    /// Of any generation, by time.
+    #[serde(default)]
+    starts: VecDeque<u64>,
     last_start: Option<u64>,
     pauses_unknown: bool,
     enabled: Option<bool>,
@@ -98,6 +104,12 @@ impl GcLog {
             self.full_starts.push(collection.start_ns);
         }
         self.last_start = self.last_start.max(Some(collection.start_ns));
+        if self.starts.back().is_none_or(|last| last.saturating_add(STARTS_APART_NS) <= collection.start_ns) {
+            if self.starts.len() >= MAX_STARTS {
+                self.starts.pop_front();
+            }
+            self.starts.push_back(collection.start_ns);
+        }
         if self.recent.len() >= MAX_RECENT {
             self.recent.pop_front();
         }
@@ -161,9 +173,11 @@ impl GcLog {
         self.full_starts.iter().copied().filter(|&start| start <= time_ns).max()
     }
 
-    /// Start of the last collection of any generation.
-    pub fn last_start(&self) -> Option<u64> {
-        self.last_start
+    /// Start of the last collection of any generation that began before `time_ns`; of several close together, of the first.
+    pub fn last_before(&self, time_ns: u64) -> Option<u64> {
+        let of = |start: &u64| *start <= time_ns;
+        // Recordings of before 0.1.0 have the last one only.
+        self.starts.iter().rev().copied().find(of).or(self.last_start.filter(|last| self.starts.is_empty() && of(last)))
     }
 
     pub fn generations(&self) -> &[GenerationLog] {

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::census::words::{i64_at, u64_at};
 use crate::census::{Shape, Type};
 use crate::cpython::Offsets;
 use crate::cpython::text::string;
 use crate::target::Memory;
+use crate::target::words::{i64_at, u64_at};
 
 /// Longest string or bytes that is written out, characters.
 const MAX_TEXT: usize = 4096;

@@ -8,10 +8,10 @@ use leaktrace_common::walk::ABSENT;
 use super::layout::{Layout, Special, TEE_COUNT, TEE_VALUES};
 use super::slot::Slot;
 use crate::census::object::{BEFORE, HEAD, count_of, dict_keys, measure};
-use crate::census::words::{i64_at, u64_at};
 use crate::census::{AddressMap, Shape, Type};
 use crate::cpython::Offsets;
 use crate::cpython::offsets::InstanceValues;
+use crate::target::words::{i64_at, u64_at};
 use crate::target::{CachedMemory, Memory};
 
 /// Longest container that is believed, items.

@@ -15,6 +15,7 @@ mod symbols;
 mod window;
 pub mod windows;
 mod work;
+mod young;
 
 use std::{
     io,
@@ -31,6 +32,7 @@ use leaktrace_common::wire::{Block, StackTotals, TICK_NS};
 use native::NativeNames;
 use standing::Standing;
 use windows::{Limits, Watch};
+use young::{SinceAttach, Young};
 
 use crate::{
     cpython::{
@@ -114,6 +116,7 @@ pub struct Session {
     /// Address of the main interpreter's state.
     main_interpreter: u64,
     collector: Collections,
+    young: SinceAttach,
     older: Older,
     totals: Vec<StackTotals>,
     start_ns: u64,
@@ -170,7 +173,7 @@ impl Session {
             Drain::start(tracer.take_rings()?, target.memory(), NativeNames::new(Arc::clone(target)), flush_log)
                 .map_err(SessionError::Drain)?;
         let gc_start = GcState::read(&memory, &interpreter.offsets, interpreter.runtime, main_interpreter).ok();
-        let young = collections::young_objects(&memory, &interpreter, main_interpreter);
+        let young = SinceAttach::new(Young::read(&memory, &interpreter, main_interpreter));
         let rss_start = target.rss_bytes()?;
         let cpu_start = target.cpu_time()?;
         target.still_runs()?;
@@ -198,7 +201,8 @@ impl Session {
         let mut session = Self {
             older: pools.as_ref().map(Older::new).unwrap_or_default(),
             ledger: Ledger::new(start_ns, rss_start),
-            collector: Collections::since(gc_start, young),
+            collector: Collections::since(gc_start),
+            young,
             target: Arc::clone(target),
             interpreter,
             plan,

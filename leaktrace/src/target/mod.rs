@@ -8,6 +8,7 @@ pub mod memory;
 pub mod process;
 mod stat;
 mod unhurried;
+pub(crate) mod words;
 
 pub use cache::CachedMemory;
 pub use elf::{ElfError, ElfFile};

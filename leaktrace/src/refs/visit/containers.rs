@@ -5,8 +5,8 @@ use leaktrace_common::walk::ABSENT;
 use super::{Each, MAX_ITEMS, MAX_SHARED, Visitor};
 use crate::census::Shape;
 use crate::census::object::{dict_keys, entry_of};
-use crate::census::words::u64_at;
 use crate::refs::slot::Slot;
+use crate::target::words::u64_at;
 use crate::target::{CachedMemory, Memory};
 
 /// Words read at once of what is long.
