@@ -23,7 +23,7 @@ const ROUNDS: u32 = 20;
 const HITS: u32 = 500;
 const STEPS: u32 = 50;
 /// What a program leaves the target with, in caches and predictors that it has to fill again, as a part of the time that it took:
-/// by the work that a service did, a quarter where all is traced, half to two thirds in windows (`docs/watch.md`).
+/// by the work that a service did, a quarter where all is traced, half to two thirds in windows (`docs/watch-measured.md`).
 const AFTERMATH: f64 = 0.25;
 const AFTERMATH_IN_WINDOWS: f64 = 0.5;
 /// Mean time of a run, seconds, from which on that becomes less: such a program finds caches that are cold for the target, too. It is

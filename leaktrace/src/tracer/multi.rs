@@ -1,7 +1,7 @@
 //! Arming many instructions of a file as one link (`uprobe_multi`, Linux 6.6), where the kernel has it.
 //!
 //! A perf event on a group of probes ([`super::attach`]) lets go of them more slowly: of 464 breakpoints in an idle process the last
-//! is gone 26 to 45 ms after the close, a link's after 9 to 12 ms (6.18; `docs/watch.md`).
+//! is gone 26 to 45 ms after the close, a link's after 9 to 12 ms (6.18; `docs/watch-measured.md`).
 //! aya 0.14 has no programs for it, so they are loaded here from the same object, on the same maps.
 
 use std::{
