@@ -1,7 +1,9 @@
 //! What the kernel holds: the target's text, BPF programs and links.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -129,4 +131,34 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let (_, after_name) = stat.rsplit_once(") ").expect("a name in brackets");
     after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}
+
+/// Somebody else's breakpoint in one process, as a profiler would set it: an event of perf, which counts. Dropping it takes it out.
+#[derive(Debug)]
+pub struct Foreign {
+    _event: OwnedFd,
+}
+
+/// `PERF_FLAG_FD_CLOEXEC` (linux/perf_event.h).
+const CLOSE_ON_EXEC: libc::c_ulong = 8;
+
+impl Foreign {
+    /// # Panics
+    /// When the kernel does not set it.
+    pub fn set(pid: u32, file: &str, offset: u64) -> Self {
+        let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").expect("a kernel with uprobes");
+        let kind: u32 = kind.trim().parse().expect("a number");
+        let path = CString::new(file).expect("a path has no zeros");
+        // `struct perf_event_attr` (linux/perf_event.h): type, size, and where config1 and config2 are.
+        let mut attr = [0_u8; 128];
+        attr[..4].copy_from_slice(&kind.to_ne_bytes());
+        attr[4..8].copy_from_slice(&128_u32.to_ne_bytes());
+        attr[56..64].copy_from_slice(&(path.as_ptr() as u64).to_ne_bytes());
+        attr[64..72].copy_from_slice(&offset.to_ne_bytes());
+        // SAFETY: the kernel reads a whole attr and the path that it points at; both outlive the call.
+        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), pid, -1, -1, CLOSE_ON_EXEC) };
+        assert!(fd >= 0, "{file}+{offset:#x}: {}", std::io::Error::last_os_error());
+        // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
+        Self { _event: unsafe { OwnedFd::from_raw_fd(fd as i32) } }
+    }
 }

@@ -150,10 +150,11 @@ pub(crate) fn generations_offset(memory: &dyn Memory, offsets: &Offsets, runtime
 /// Without the GIL a thread adds the containers that it made to the count of generation 0 when they are so many
 /// (`LOCAL_ALLOC_COUNT_THRESHOLD`, CPython `Python/gc_free_threading.c`, 3.13 to 3.15).
 const UNCOUNTED: u64 = 512;
-/// Blocks that a container in a garbage cycle keeps, at most: its own, and those of what it alone holds.
+/// Blocks that a container in a garbage cycle is taken to keep, its own and those of what it alone holds, where the collector's count tells
+/// how many there are: without the GIL, where a collection may be far off.
 const BLOCKS_OF_CONTAINER: u64 = 4;
-/// Blocks that a young container is taken to keep on the mean, at most, where it is known how many of these there are; and how many there
-/// may be beside those that are known: made where older ones had been, or kept by older ones that have become garbage.
+/// The same of a young container where the collector's list tells how many of these were made, which is less; and how many there may be
+/// beside those that are known. Both are estimates: nothing bounds what a container keeps, or what one from before the attach took since.
 const BLOCKS_OF_YOUNG: u64 = 16;
 const UNKNOWN_YOUNG: u64 = 10;
 

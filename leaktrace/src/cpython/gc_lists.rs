@@ -8,6 +8,9 @@ use super::offsets::Offsets;
 /// Most objects of one list that are followed.
 const MAX_NODES: u64 = 1 << 32;
 
+/// Bytes of a head that hold both links: all of it, but for the count of references that 3.6 and 3.7 had behind them.
+const LARGEST_HEAD: usize = 16;
+
 /// How a walk over a list ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Walk {
@@ -48,25 +51,37 @@ pub fn walk(memory: &dyn Memory, offsets: &Offsets, head: u64, mut visit: impl F
     walk
 }
 
-/// The objects of the list whose head is at `head`, the one that was added first at the front. `None` where there are more than `most`, or
-/// where the list was changed while it was read, so that one does not name the one before as its previous.
-pub fn members(memory: &dyn Memory, offsets: &Offsets, head: u64, most: usize) -> Option<Vec<u64>> {
+/// Why the members of a list are not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    TooMany,
+    /// It was changed while it was read: one does not name the one before as its previous, or cannot be read.
+    Changed,
+}
+
+/// The objects of the list whose head is at `head`, the one that was added first at the front; at most so many.
+pub fn members(memory: &dyn Memory, offsets: &Offsets, head: u64, most: usize) -> Result<Vec<u64>, Unlisted> {
     // Both links at once: an object that is freed and made anew in between would have moved to the end.
     let (next, prev) = (offsets.gc_head.next, offsets.gc_head.prev);
     let links = |node: u64| {
-        let head = memory.bytes(node, next.max(prev) as usize + 8).ok()?;
-        Some((u64_at(&head, next)? & !3, u64_at(&head, prev)? & !3))
+        let mut head = [0; LARGEST_HEAD];
+        memory.read(node, &mut head).map_err(|_| Unlisted::Changed)?;
+        let link = |offset| u64_at(&head, offset).map(|link| link & !3).ok_or(Unlisted::Changed);
+        Ok((link(next)?, link(prev)?))
     };
     let (mut objects, mut before, (mut node, _)) = (Vec::new(), head, links(head)?);
     while node != head {
         let (after, previous) = links(node)?;
-        if objects.len() >= most || previous != before {
-            return None;
+        if previous != before {
+            return Err(Unlisted::Changed);
+        }
+        if objects.len() >= most {
+            return Err(Unlisted::TooMany);
         }
         objects.push(node.wrapping_add(offsets.gc_head.size.into()));
         (before, node) = (node, after);
     }
-    Some(objects)
+    Ok(objects)
 }
 
 /// The object that was added last to the list whose head is at `head`; of an empty one the head.
@@ -113,12 +128,12 @@ mod tests {
             image.insert(16, words.flat_map(u64::to_le_bytes).collect());
             members(&image, &offsets, 16, most)
         };
-        assert_eq!(members(&[(1, 1)], 0), Some(vec![]));
-        assert_eq!(members(&[(3, 2), (1, 3), (2, 1)], 2), Some(vec![64, 48]));
-        assert_eq!(members(&[(3, 2), (1, 3), (2, 1)], 1), None, "too many");
-        assert_eq!(members(&[(3, 2), (1, 3), (1, 2)], 9), None, "one was left out");
-        assert_eq!(members(&[(2, 2), (2, 1)], 9), None, "in a circle");
-        assert_eq!(members(&[(99, 99)], 9), None, "unreadable");
+        assert_eq!(members(&[(1, 1)], 0), Ok(vec![]));
+        assert_eq!(members(&[(3, 2), (1, 3), (2, 1)], 2), Ok(vec![64, 48]));
+        assert_eq!(members(&[(3, 2), (1, 3), (2, 1)], 1), Err(Unlisted::TooMany));
+        assert_eq!(members(&[(3, 2), (1, 3), (1, 2)], 9), Err(Unlisted::Changed), "one was left out");
+        assert_eq!(members(&[(2, 2), (2, 1)], 9), Err(Unlisted::Changed), "in a circle");
+        assert_eq!(members(&[(99, 99)], 9), Err(Unlisted::Changed), "unreadable");
     }
 
     #[test]

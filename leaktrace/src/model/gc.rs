@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// Most starts of full collections that are remembered, and of those of any generation; the oldest are forgotten.
 const MAX_FULL: usize = 256;
-const MAX_STARTS: usize = 64;
-/// Of collections that begin so soon after one whose start is remembered it is not: then these reach back for 0.6 s at least.
-const STARTS_APART_NS: u64 = 10_000_000;
+const MAX_STARTS: usize = 128;
+/// Of collections that begin so soon after one whose start is remembered it is not: then these reach back for 6 s at least, longer than a
+/// look takes.
+const STARTS_APART_NS: u64 = 50_000_000;
 /// Most collections that are kept one by one.
 const MAX_RECENT: usize = 4096;
 /// Upper bounds of the pauses that [`GenerationLog::pauses`] counts, nanoseconds; the last count has none.
@@ -196,5 +197,42 @@ impl GcLog {
             self.generations.resize(index + 1, GenerationLog::default());
         }
         &mut self.generations[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(starts: impl Iterator<Item = u64>) -> GcLog {
+        let mut log = GcLog::default();
+        for start_ns in starts {
+            log.record(Collection { generation: 0, full: false, start_ns, pause_ns: None });
+        }
+        log
+    }
+
+    #[test]
+    fn collections_that_began_after_a_look_say_nothing_of_it() {
+        let log = with([10, 500_000_000].into_iter());
+        let before = [9, 10, 499_999_999, 500_000_000].map(|time| log.last_before(time));
+        assert_eq!(before, [None, Some(10), Some(10), Some(500_000_000)]);
+        assert_eq!(GcLog::default().last_before(u64::MAX), None);
+        // Of a recording from before starts were kept.
+        let old = GcLog { starts: VecDeque::new(), ..log };
+        assert_eq!((old.last_before(499_999_999), old.last_before(500_000_000)), (None, Some(500_000_000)));
+    }
+
+    #[test]
+    fn of_many_collections_the_starts_of_seconds_are_remembered() {
+        const MILLISECOND: u64 = 1_000_000;
+        let log = with((0..20_000).map(|n| n * MILLISECOND));
+        assert_eq!(log.starts.len(), MAX_STARTS);
+        let last = 19_999 * MILLISECOND;
+        for back in [0, 1000, 6000] {
+            let time = last - back * MILLISECOND;
+            let start = log.last_before(time).unwrap();
+            assert!(time - start <= STARTS_APART_NS, "{back} ms before the last: {start}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! One line per interval, for logs and pipes.
 
-use super::units::{bytes, bytes_rate, count, span};
+use super::units::{bytes, bytes_rate, count, percent, span};
 use super::words::{losses, number, place};
 use super::{Outlook, Report};
 
@@ -22,8 +22,11 @@ pub fn line(report: &Report) -> String {
         (Outlook::Incomplete, _) => "cannot tell, too much was missed".to_owned(),
         _ => "nothing grows".to_owned(),
     };
+    let cost = report.capture.watch.as_ref().map_or_else(String::new, |watch| {
+        format!(", cost {} of at most {}", percent(watch.overhead), percent(watch.overhead_limit))
+    });
     format!(
-        "{:>8}  {} live in {} blocks, RSS {}, {} allocations{lost}; {state}",
+        "{:>8}  {} live in {} blocks, RSS {}, {} allocations{cost}{lost}; {state}",
         elapsed(report.capture.duration_seconds),
         bytes(report.totals.live_bytes as f64),
         count(report.totals.live_blocks as f64),

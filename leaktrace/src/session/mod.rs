@@ -6,6 +6,7 @@ pub mod coverage;
 pub mod drain;
 mod estimates;
 mod followed;
+mod giving_up;
 pub mod named;
 pub mod native;
 pub mod pauses;
@@ -91,6 +92,10 @@ pub enum Ended {
     Execed,
     /// It changed its allocator tables (tracemalloc was started or stopped, say): the plan is no longer the right one.
     AllocatorReplaced,
+    /// Windows cost far more than they were granted, as nobody was there to close them.
+    OverBudget,
+    /// Somebody else has set breakpoints where windows would.
+    OtherTracer,
 }
 
 /// Numbers of the last scan.
@@ -329,7 +334,7 @@ impl Session {
         Ok(used.map_or(estimate, |used| estimate.min(used)))
     }
 
-    /// Whether the target is no longer the program that was traced.
+    /// Whether the target is no longer the program that was traced, or is not to be traced any longer.
     pub fn ended(&self) -> Option<Ended> {
         if self.drain.symbols().execed() || self.target.has_execed() {
             Some(Ended::Execed)
@@ -338,7 +343,7 @@ impl Session {
         } else if plan::slots::changed(&self.plan.slots, &self.target.memory()) {
             Some(Ended::AllocatorReplaced)
         } else {
-            None
+            self.watch.as_ref().and_then(|watch| watch.stopped)
         }
     }
 

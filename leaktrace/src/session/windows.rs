@@ -5,7 +5,7 @@ use std::{collections::HashMap, thread, time::Duration};
 use leaktrace_common::wire::{Block, SiteStats, window};
 
 use super::{
-    Session, SessionError,
+    Ended, Session, SessionError,
     window::{LEAST_WORK, LOOK, Opened},
     work::{believed_work, own_work},
 };
@@ -21,6 +21,7 @@ use crate::{
         exposure::Exposure,
         followers::{Follower, HandedOut},
         latency::{MODEST, NOTICED},
+        overrun::Overruns,
         sizes::Overlooked,
         units::{Gentle, Growing, Selection},
     },
@@ -103,6 +104,9 @@ pub struct Watch {
     /// Part of [`GENTLE`] that windows are to cost: less where they cost more than was expected of late.
     boldness: f64,
     pub(super) slowest: f64,
+    pub(super) overruns: Overruns,
+    /// Why it is not to go on.
+    pub(super) stopped: Option<Ended>,
     /// Hits after which a window is done, so that the kernel's table of blocks has room for those that follow until it is looked at.
     pub(super) most_hits: u64,
 }
@@ -131,6 +135,8 @@ impl Watch {
             scout_cost: HitCost::of_scouts(),
             boldness: 0.5,
             slowest: 1.0,
+            overruns: Overruns::default(),
+            stopped: None,
             most_hits: u64::from(blocks / 2),
         }
     }
@@ -236,6 +242,9 @@ impl Session {
         selection: &Selection,
         grant: Grant,
     ) -> Result<(), SessionError> {
+        if self.meets_others(watch, selection) {
+            return Ok(());
+        }
         watch.windows += 1;
         let armed = |unit: Option<usize>| unit.is_some_and(|unit| selection.units.contains(&unit));
         let mut word = watch.windows << window::BITS | window::PARTIAL;
@@ -294,6 +303,7 @@ impl Session {
             }
             watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, tail.min(MOST_TAIL), patience);
         }
+        watch.account_for(hits + edges, grant.hits);
         let noticed = watch.budget.noticed() - noticed_before;
         if is_modest(selection) {
             watch.budget.share_out(noticed);

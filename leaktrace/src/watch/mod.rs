@@ -7,7 +7,8 @@
 //! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was;
 //!   [`owner`]: whose the blocks are that outlived their windows.
 //! * [`allowance`]: whether what is rare may stay armed beside the windows.
-//! * [`budget`]: what has been spent, and when the next window may open; [`latency`]: what windows do to slow requests.
+//! * [`budget`]: what has been spent, and when the next window may open; [`latency`]: what windows do to slow requests; [`overrun`]:
+//!   whether it can be kept at all.
 //! * [`followers`]: blocks that outlived their window, until memory shows them dead.
 //! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides what is
 //!   armed.
@@ -21,6 +22,7 @@ pub mod costs;
 pub mod exposure;
 pub mod followers;
 pub mod latency;
+pub mod overrun;
 pub mod owner;
 mod parts;
 mod rival;

@@ -97,11 +97,27 @@ fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
             children.join(", ")
         ));
     }
-    let Some(ended) = ended else { return notes };
     let what = match ended {
-        Ended::Exited => "ended",
-        Ended::Execed => "replaced its program (exec)",
-        Ended::AllocatorReplaced => "replaced its allocator (tracemalloc was started or stopped, say)",
+        None => return notes,
+        Some(Ended::Exited) => "ended",
+        Some(Ended::Execed) => "replaced its program (exec)",
+        Some(Ended::AllocatorReplaced) => "replaced its allocator (tracemalloc was started or stopped, say)",
+        Some(Ended::OverBudget) => {
+            let beyond = session.overrun_seconds();
+            notes.push(format!(
+                "tracing stopped itself: windows cost {beyond:.1} s of CPU time more than they were granted, so --overhead cannot be kept: \
+                 leaktrace is not given a processor in time, or the load changes faster than it can be measured; live is as of the last look"
+            ));
+            return notes;
+        }
+        Some(Ended::OtherTracer) => {
+            notes.push(
+                "tracing stopped itself: another tracer or debugger has set breakpoints in the process, so what tracing costs cannot be \
+                 kept within --overhead; end it and run leaktrace again; live is as of the last look"
+                    .into(),
+            );
+            return notes;
+        }
     };
     // A target that ended is looked at once in the end, without its pools, if it was never before.
     let live = if session.last_scan().pools_read {
@@ -110,7 +126,7 @@ fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
         "before the first look: small blocks that were freed may count as live"
     };
     notes.push(format!("the process {what} while it was traced: {live}"));
-    if ended == Ended::AllocatorReplaced {
+    if ended == Some(Ended::AllocatorReplaced) {
         notes.push("run leaktrace again to trace the process as it is now".into());
     }
     notes
