@@ -12,7 +12,7 @@ sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__f
 import service  # noqa: E402
 
 KEPT = []
-CALM = 100
+CALM = 500
 
 
 def step(n):
@@ -28,7 +28,7 @@ def main():
         command = control.next(max(wait, 0.0)) if rate or steps % 64 == 0 else None
         if command == "quit":
             return
-        if command is not None:
+        if command not in (None, "go"):
             rate, begin, n = None if command == "flood" else float(command), time.monotonic(), 0
             continue
         step(steps)

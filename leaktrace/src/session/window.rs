@@ -18,7 +18,7 @@ use crate::{
     target::Memory,
     tracer::{Tracer, cost::Runs, sweep::now_ns},
     watch::{
-        budget::{Grant, LONGEST, SHORTEST},
+        budget::{Grant, LONGEST, OVERDRAFT, SHORTEST},
         exposure::Exposure,
         followers::Follower,
         latency::{NOTICED, noticing},
@@ -35,8 +35,6 @@ const RESTING: f64 = 0.1;
 const MOST_WAIT: f64 = 0.06;
 /// Cores up to which a target rests so often that this is worth to wait for.
 const OFTEN_RESTS: f64 = 0.5;
-/// It may spend what it was granted so many times meanwhile: the next one waits until that is earned.
-const OVERDRAFT: f64 = 2.0;
 /// CPU seconds of work, at least, that a window is reckoned to slow, and one of scouts: one request is.
 pub(super) const LEAST_WORK: f64 = 0.005;
 const LEAST_WORK_OF_SCOUTS: f64 = 0.002;
@@ -117,10 +115,15 @@ struct Waited {
     rested: bool,
 }
 
-/// How many times what it was granted a window may take that has been open for so many seconds. What is open for less than [`SHORTEST`]
-/// shows next to nothing: most of what it saw is young. So it may take more until then; what it does, the next one waits for.
-fn overdraft(grant: Grant, open: f64) -> f64 {
-    if open < SHORTEST.min(grant.open) { OVERDRAFT } else { 1.0 }
+/// CPU seconds of hits, and seconds that are noticed, that a window may take that has been open for so many seconds. What is open for less
+/// than [`SHORTEST`] shows next to nothing: most of what it saw is young. So it may take more until then; what it does, the next one
+/// waits for.
+fn most(grant: Grant, open: f64) -> (f64, f64) {
+    if open < SHORTEST.min(grant.open) {
+        (grant.most_hits, OVERDRAFT * grant.noticed)
+    } else {
+        (grant.hits, grant.noticed)
+    }
 }
 
 /// How much CPU time the clock of a target does not show yet that is always at work.
@@ -254,19 +257,19 @@ impl Session {
                 break now.runs.count() <= FEW_HITS;
             }
             let hits = self.cost_of(now.runs);
-            let more = overdraft(grant, now.open);
+            let (most_hits, most_noticed) = most(grant, now.open);
             let has_worked = now.open >= grant.open && now.cpu_seconds - hits >= enough * grant.work;
             if has_worked
-                || minds && noticed > more * grant.noticed
+                || minds && noticed > most_noticed
                 || now.open >= MOST_OPEN.max(grant.open)
-                || hits > more * grant.hits
+                || hits > most_hits
                 || !is_scouting && now.runs.count() >= watch.most_hits
             {
                 // Its breakpoints take long to go, and show nothing then: that is better done while the target rests. Where it works in
                 // bursts, all that the window saw is young when one ends.
                 rest.enter(moment, now.open);
                 let waited = now.open - *done.get_or_insert(now.open);
-                if !waits_for_rest || rest.is_good_moment() || waited >= MOST_WAIT || hits > OVERDRAFT * grant.hits {
+                if !waits_for_rest || rest.is_good_moment() || waited >= MOST_WAIT || hits > grant.most_hits {
                     break true;
                 }
             }
@@ -373,10 +376,10 @@ mod tests {
 
     #[test]
     fn a_window_may_take_more_to_be_as_long_as_shows_something() {
-        let more = |open, at| overdraft(Grant { open, work: 0.01, hits: 1e-3, noticed: 0.1 }, at);
-        assert!((more(0.3, 0.9 * SHORTEST) - OVERDRAFT).abs() < 1e-12);
-        assert!((more(0.3, SHORTEST) - 1.0).abs() < 1e-12, "it is that long");
-        assert!((more(0.02, 0.02) - 1.0).abs() < 1e-12, "it was to be that short");
+        let grant = |open| Grant { open, work: 0.01, hits: 1.0, most_hits: 1.5, noticed: 1.0 };
+        assert_eq!(most(grant(0.3), 0.9 * SHORTEST), (1.5, OVERDRAFT));
+        assert_eq!(most(grant(0.3), SHORTEST), (1.0, 1.0), "it is that long");
+        assert_eq!(most(grant(0.02), 0.02), (1.0, 1.0), "it was to be that short");
     }
 
     #[test]

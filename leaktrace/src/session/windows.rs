@@ -174,9 +174,13 @@ impl Session {
 
     fn watch_if_afforded(&mut self, left: f64) -> Result<(), SessionError> {
         let now = now_ns();
-        let Some(watch) = self.watch.as_mut().filter(|watch| now >= watch.next_window_ns) else { return Ok(()) };
+        let Some(watch) = self.watch.as_mut() else { return Ok(()) };
         let cpu = self.target.cpu_clock()?.as_secs_f64();
         let wall = seconds(now - self.start_ns).max(0.1);
+        watch.budget.observe(cpu, wall);
+        if now < watch.next_window_ns {
+            return Ok(());
+        }
         let limit = watch.limit();
         let growing = watch.classes.growing();
         let pace = watch.budget.pace(cpu, wall);

@@ -6,8 +6,10 @@ use super::latency::{NOTICED, noticing};
 const TRAP_SHARE: f64 = 0.5;
 /// Part of the share that windows aim at: what is left is for those that cost more than they were granted.
 const AIM: f64 = 0.95;
-/// CPU seconds of the target for which the account is good at the start, so that the first window does not have to wait.
+/// CPU seconds of the target for which the account is good at the start, so that the first window does not have to wait; and after how many
+/// that is paid back: from half of these on no more is spent than was earned.
 const ADVANCE: f64 = 0.05;
+const ADVANCED_FOR: f64 = 1.0;
 /// A window is open for at least so many seconds: below, arming and disarming is most of it.
 pub const SHORTEST: f64 = 0.06;
 /// The same of what is so rare that hardly one block comes in that time: a fifth of it is too young to count, not a third.
@@ -22,6 +24,9 @@ pub(super) const NOTICED_SHARE: f64 = 0.8;
 /// The same of a target that uses a core or more: in as much time it shows a hundred times as much as one that idles, and the slowest of
 /// its requests differ more among themselves.
 const NOTICED_SHARE_OF_BUSY: f64 = 0.25;
+/// For how long the target's CPU time is what it does of late, seconds, and between two looks at it.
+const LATELY: f64 = 1.0;
+const LEAST_LATELY: f64 = 0.1;
 /// Part of that which windows may take that few requests are to notice: they need so little at a time that nothing would be left for the
 /// others.
 const MODEST_PART: f64 = 0.6;
@@ -39,6 +44,10 @@ const PAID_BACK: f64 = 120.0;
 const NOTICED_BY_SURPRISE: f64 = 1.0;
 const NOTICED_MORE: f64 = 2.0;
 
+/// How many times what it was granted a window may cost if it is to show anything, or to end in a moment of rest; of a target that uses so
+/// many cores no more than is saved.
+pub const OVERDRAFT: f64 = 2.0;
+const BUSY: f64 = 0.1;
 /// A window that costs so many times what was expected is done, where that is more than this part of what is saved: it has told what it costs.
 const DEARER: f64 = 3.0;
 const DEARER_PART: f64 = 0.25;
@@ -94,6 +103,7 @@ pub struct Budget {
     share: f64,
     /// CPU time of the target when the account was opened.
     opened_at: f64,
+    lately: Lately,
     spent: f64,
     /// Seconds for which windows were open, each by the share of its requests that noticed.
     noticed: f64,
@@ -126,21 +136,46 @@ pub struct Grant {
     pub work: f64,
     /// CPU seconds of hits.
     pub hits: f64,
+    /// The same that it may cost if it is to show anything, or to end in a moment of rest.
+    pub most_hits: f64,
     /// Seconds, by the share of the requests that notice: see [`Budget::noticed`].
     pub noticed: f64,
+}
+
+/// What the target does of late.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Lately {
+    /// At the last look.
+    cpu_seconds: f64,
+    wall: f64,
+    /// Cores, by a mean in which what was [`LATELY`] ago counts 1/e.
+    pace: f64,
+}
+
+impl Lately {
+    fn observe(&mut self, cpu_seconds: f64, wall: f64) {
+        let passed = wall - self.wall;
+        if passed >= LEAST_LATELY {
+            let weight = 1.0 - (-passed / LATELY).exp();
+            self.pace += weight * ((cpu_seconds - self.cpu_seconds) / passed - self.pace);
+            (self.cpu_seconds, self.wall) = (cpu_seconds, wall);
+        }
+    }
 }
 
 impl Budget {
     /// An account for `share` (0.01: one per cent) of the CPU time that the target uses from `cpu_seconds` on.
     pub fn new(share: f64, cpu_seconds: f64) -> Self {
-        Self { share, opened_at: cpu_seconds, spent: 0.0, noticed: 0.0, modestly: 0.0, patience: 1.0 }
+        let lately = Lately { cpu_seconds, ..Lately::default() };
+        Self { share, opened_at: cpu_seconds, lately, spent: 0.0, noticed: 0.0, modestly: 0.0, patience: 1.0 }
     }
 
     /// What a window may take; `None`: not yet. `cpu_seconds` is what the target has used, `wall` the seconds since the account was opened.
     pub fn grant(&self, demand: &Demand, cpu_seconds: f64, wall: f64) -> Option<Grant> {
         let &Demand { slowdown, shortest, longest, closing, is_modest } = demand;
         let used = (cpu_seconds - self.opened_at).max(0.0);
-        let saved = (AIM * self.share * (used + ADVANCE) - self.spent) / self.patience;
+        let advance = ADVANCE * (1.0 - used / ADVANCED_FOR).max(0.0);
+        let saved = (AIM * self.share * (used + advance) - self.spent) / self.patience;
         let pace = self.pace(cpu_seconds, wall);
         let mut open = (saved / (slowdown * pace).max(1e-9) - TRAP_SHARE * closing).min(longest);
         let granted = self.granted_notice(wall, pace);
@@ -156,12 +191,20 @@ impl Budget {
         let surprise = NOTICED_BY_SURPRISE * self.notice_share(pace);
         let noticed = surprise.max(NOTICED_MORE * noticing * open);
         let hits = saved.min((DEARER * slowdown * pace * open).max(DEARER_PART * saved));
-        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits, noticed })
+        // What a busy target's windows take too much of is much.
+        let most_hits = if pace < BUSY { OVERDRAFT * hits } else { (saved * self.patience).min(OVERDRAFT * hits) };
+        (open >= shortest.min(longest)).then_some(Grant { open, work: open * pace, hits, most_hits, noticed })
     }
 
-    /// Cores that the target has used so far.
+    /// Cores that the target has used so far, or of late, if these are more: a load that has just risen is met by windows that are as much
+    /// shorter.
     pub fn pace(&self, cpu_seconds: f64, wall: f64) -> f64 {
-        ((cpu_seconds - self.opened_at) / wall.max(1e-3)).max(1e-6)
+        ((cpu_seconds - self.opened_at) / wall.max(1e-3)).max(self.lately.pace).max(1e-6)
+    }
+
+    /// Looks at how much the target does of late; `cpu_seconds` and `wall` as for [`Self::grant`].
+    pub fn observe(&mut self, cpu_seconds: f64, wall: f64) {
+        self.lately.observe(cpu_seconds, wall);
     }
 
     /// Share of the time for which windows may be open that every request notices; the target uses `pace` cores.
@@ -257,9 +300,22 @@ mod tests {
     fn what_turns_out_dearer_does_not_use_up_what_was_saved_for_long() {
         let budget = Budget::new(0.01, 0.0);
         let hits = |slowdown| budget.grant(&demand(slowdown, 0.0, 0.1), 10.0, 100.0).unwrap().hits;
-        let saved = AIM * 0.01 * (10.0 + ADVANCE);
+        let saved = AIM * 0.01 * 10.0;
         assert!((hits(1.0) - DEARER * 0.1 * 0.1).abs() < 1e-9, "three times what was expected");
         assert!((hits(0.01) - DEARER_PART * saved).abs() < 1e-9 && hits(10.0) <= saved);
+    }
+
+    #[test]
+    fn who_is_busy_is_never_given_more_than_is_saved() {
+        let most = |wall: f64| {
+            let budget = Budget::new(0.01, 0.0);
+            let grant = budget.grant(&demand(1.0, 0.0, 0.3), 10.0, wall).unwrap();
+            (grant.most_hits, grant.hits)
+        };
+        let (saved, (calm, hits)) = (AIM * 0.01 * 10.0, most(200.0));
+        assert!((calm - OVERDRAFT * hits).abs() < 1e-9 && hits < saved);
+        let (busy, hits) = most(11.0);
+        assert!(OVERDRAFT * hits > saved && (busy - saved).abs() < 1e-9);
     }
 
     #[test]
@@ -279,7 +335,24 @@ mod tests {
             }
         }
         let share = budget.spent_share(400.0);
-        assert!((0.008..=0.01 + 0.01 * ADVANCE / 400.0).contains(&share), "{share}");
+        assert!((0.008..=0.01).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn a_load_that_has_just_risen_counts() {
+        let mut budget = Budget::new(0.01, 5.0);
+        for step in 1..=600 {
+            let wall = f64::from(step) * 0.1;
+            budget.observe(5.0 + 0.02 * wall, wall);
+        }
+        let pace = |budget: &Budget, more: f64| budget.pace(6.2 + more, 60.0 + 2.0);
+        assert!((budget.pace(6.2, 60.0) - 0.02).abs() < 1e-6);
+        budget.observe(6.4, 61.0);
+        assert!((0.1..0.2).contains(&pace(&budget, 0.2)), "ten times as much for a second: {}", pace(&budget, 0.2));
+        budget.observe(6.6, 62.0);
+        assert!((0.17..0.2).contains(&pace(&budget, 0.4)));
+        budget.observe(6.7, 72.0);
+        assert!((budget.pace(6.7, 72.0) - 1.7 / 72.0).abs() < 1e-9, "it is over");
     }
 
     #[test]
