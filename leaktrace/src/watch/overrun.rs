@@ -43,7 +43,9 @@ mod tests {
     fn a_budget_is_given_up_where_windows_cannot_be_closed_in_time() {
         let after = |windows: &[(f64, f64)]| {
             let mut overruns = Overruns::default();
-            windows.iter().for_each(|&(cost, granted)| overruns.enter(cost, granted));
+            for &(cost, granted) in windows {
+                overruns.enter(cost, granted);
+            }
             overruns.are_too_many()
         };
         assert!(!after(&[(0.05, 0.001); 100]), "each was closed as soon as it was looked at");
