@@ -8,8 +8,8 @@ use super::offsets::Offsets;
 /// Most objects of one list that are followed.
 const MAX_NODES: u64 = 1 << 32;
 
-/// Bytes of a head that hold both links: all of it, but for the count of references that 3.6 and 3.7 had behind them.
-const LARGEST_HEAD: usize = 16;
+/// Bytes at the start of a head that hold both links (all of it from 3.8 on).
+const LINKS_BYTES: usize = 16;
 
 /// How a walk over a list ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +64,7 @@ pub fn members(memory: &dyn Memory, offsets: &Offsets, head: u64, most: usize) -
     // Both links at once: an object that is freed and made anew in between would have moved to the end.
     let (next, prev) = (offsets.gc_head.next, offsets.gc_head.prev);
     let links = |node: u64| {
-        let mut head = [0; LARGEST_HEAD];
+        let mut head = [0; LINKS_BYTES];
         memory.read(node, &mut head).map_err(|_| Unlisted::Changed)?;
         let link = |offset| u64_at(&head, offset).map(|link| link & !3).ok_or(Unlisted::Changed);
         Ok((link(next)?, link(prev)?))

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spent_never_passes_the_share_by_more_than_the_advance() {
+    fn what_is_spent_stays_within_the_share() {
         let mut budget = Budget::new(0.01, 0.0);
         for step in 1..2000 {
             let cpu = f64::from(step) * 0.2;
