@@ -39,6 +39,16 @@ fn watched(python: &Python) -> (Service, Trace) {
     (service, trace)
 }
 
+/// All at once, as most of the time is spent waiting, and each has been told to do so.
+fn all_watched(pythons: Vec<Python>, word: &str) -> Vec<(Python, Service, Trace)> {
+    let begin = |python: Python| {
+        let (mut service, trace) = watched(&python);
+        service.say(word);
+        (python, service, trace)
+    };
+    pythons.into_iter().map(begin).collect()
+}
+
 /// What the service and leaktrace say at the end of the work, which cost no more than it might.
 fn stop(mut service: Service, trace: Trace) -> (Truth, Report) {
     service.say("stop");
@@ -53,9 +63,7 @@ fn stop(mut service: Service, trace: Trace) -> (Truth, Report) {
 
 #[test]
 fn each_collection_is_timed_whatever_windows_do() {
-    for python in each_minor() {
-        let (mut service, mut trace) = watched(&python);
-        service.say("work");
+    for (python, service, mut trace) in all_watched(each_minor(), "work") {
         wait_for(&mut trace, "window 3: ");
         let (truth, report) = stop(service, trace);
         report.assert_nothing_lost();
@@ -80,11 +88,12 @@ fn each_collection_is_timed_whatever_windows_do() {
 
 #[test]
 fn a_storm_of_collections_is_not_traced() {
-    for python in supported() {
-        let (mut service, mut trace) = watched(&python);
-        service.say("storm");
-        wait_for(&mut trace, "the collector's probes are disarmed");
+    let mut running = all_watched(supported(), "storm");
+    for (_, service, trace) in &mut running {
+        wait_for(trace, "the collector's probes are disarmed");
         service.say("calm");
+    }
+    for (python, mut service, mut trace) in running {
         wait_for(&mut trace, "the collector's probes are armed");
         service.say("work");
         let (truth, report) = stop(service, trace);

@@ -1,4 +1,4 @@
-"""What waits for a collection and what does not: each 50 ms a text that a dict keeps, or (--cycles) eight of a cycle that nothing holds any
+"""What waits for a collection and what does not: each 30 ms a text that a dict keeps, or (--cycles) eight of a cycle that nothing holds any
 more, and that takes the place of a young object from before.
 
 Says READY as the bundled services do, and begins when a line comes; the next line ends it, and is answered with how many objects the
@@ -35,7 +35,7 @@ def main(step):
     while os.read(0, 1) != b"\n":
         pass
     n = 0
-    while not select.select([0], [], [], 0.05)[0]:
+    while not select.select([0], [], [], 0.03)[0]:
         step(n, older)
         n += 1
     print("ANSWER", json.dumps({"steps": n, "found": gc.collect()}), flush=True)

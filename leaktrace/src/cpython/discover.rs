@@ -53,7 +53,7 @@ impl Interpreter {
         if is_told || (self.version.major, self.version.minor) < (3, 12) {
             return None;
         }
-        let count = threads::interpreters(memory, &self.offsets, self.runtime).map_or(1, |found| found.len());
+        let count = threads::states(memory, &self.offsets, self.runtime).map_or(1, |found| found.len());
         // Neither can the collector's then.
         let pauses = if self.facts.layout.tstate_tls == 0 { "; pauses of their collectors are not known" } else { "" };
         (count > 1).then(|| {

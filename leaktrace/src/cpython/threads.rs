@@ -41,12 +41,20 @@ pub fn interpreters(
     offsets: &Offsets,
     runtime: u64,
 ) -> Result<Vec<InterpreterThreads>, MemoryError> {
-    let mut found: Vec<InterpreterThreads> = Vec::new();
-    let mut address = memory.u64(at(runtime, offsets.runtime.interpreters_head))?;
-    while address != 0 && found.len() < MAX_INTERPRETERS && found.iter().all(|i| i.address != address) {
+    let each = states(memory, offsets, runtime)?.into_iter().map(|address| {
         let id = memory.u64(at(address, offsets.interpreter.id))? as i64;
         let head = memory.u64(at(address, offsets.interpreter.threads_head))?;
-        found.push(InterpreterThreads { address, id, threads: threads(memory, offsets, head) });
+        Ok(InterpreterThreads { address, id, threads: threads(memory, offsets, head) })
+    });
+    each.collect()
+}
+
+/// Addresses of the states of all interpreters, newest first.
+pub fn states(memory: &dyn Memory, offsets: &Offsets, runtime: u64) -> Result<Vec<u64>, MemoryError> {
+    let mut found = Vec::new();
+    let mut address = memory.u64(at(runtime, offsets.runtime.interpreters_head))?;
+    while address != 0 && found.len() < MAX_INTERPRETERS && !found.contains(&address) {
+        found.push(address);
         address = memory.u64(at(address, offsets.interpreter.next))?;
     }
     Ok(found)

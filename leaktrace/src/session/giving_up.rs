@@ -37,16 +37,17 @@ impl Session {
         others
     }
 
-    /// CPU seconds that windows have cost beyond what they were granted, where that was much.
+    /// CPU seconds that windows have cost of late beyond the most that they were granted, where that was much.
     pub fn overrun_seconds(&self) -> f64 {
         self.watch.as_ref().map_or(0.0, |watch| watch.overruns.seconds())
     }
 }
 
 impl Watch {
-    /// Enters CPU seconds that a window has cost and that it was granted, and ends the watch where such cannot be closed in time.
-    pub(super) fn account_for(&mut self, cost: f64, granted: f64) {
-        self.overruns.enter(cost, granted);
+    /// Enters CPU seconds that a window has cost, and the most that it was to, and ends the watch where such cannot be closed in time.
+    /// `wall` is for how long the watch lasts, seconds.
+    pub(super) fn account_for(&mut self, cost: f64, most: f64, wall: f64) {
+        self.overruns.enter(cost, most, wall);
         if self.overruns.are_too_many() {
             self.stopped = Some(Ended::OverBudget);
         }

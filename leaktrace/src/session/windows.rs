@@ -307,7 +307,7 @@ impl Session {
             }
             watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, tail.min(MOST_TAIL), patience);
         }
-        watch.account_for(hits + edges, grant.hits);
+        watch.account_for(hits + edges, grant.most_hits, seconds(now_ns() - self.start_ns));
         let noticed = watch.budget.noticed() - noticed_before;
         if is_modest(selection) {
             watch.budget.share_out(noticed);

@@ -39,7 +39,7 @@ pub(super) enum Unread {
 impl Young {
     pub(super) fn read(memory: &dyn Memory, interpreter: &Interpreter, main: u64) -> Result<Self, Unread> {
         let (offsets, runtime) = (&interpreter.offsets, interpreter.runtime);
-        let interpreters = threads::interpreters(memory, offsets, runtime).map_err(|_| Unread::Now)?;
+        let interpreters = threads::states(memory, offsets, runtime).map_err(|_| Unread::Now)?;
         if !offsets.has_gc_heads() || interpreters.len() != 1 {
             return Err(Unread::ForGood);
         }
