@@ -123,6 +123,7 @@ fn only_what_may_be_in_a_cycle_waits_for_a_collection() {
         assert!(most.live_blocks > 400, "{python:?}: {most:?}");
         assert_eq!(most.verdict == "growing", is_told, "{python:?}: {most:?}");
         assert!(is_told || most.evidence.more["reason"].as_str() == waits, "{python:?}: {most:?}");
-        assert_eq!(report.growing().is_empty(), !is_told, "{python:?}");
+        // The dict's own table, which becomes larger, waits for nothing.
+        assert_eq!(report.growing().is_empty(), !is_leak, "{python:?}: {:#?}", report.growing());
     }
 }
