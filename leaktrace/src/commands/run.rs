@@ -243,10 +243,7 @@ async fn watch(
                     metrics.alive();
                 }
                 session.settle();
-                // A window is to be closed when it is to be closed.
-                let hurry = Priority::hurry();
                 session.watch(deadline.map(|deadline| deadline.saturating_duration_since(Moment::now())))?;
-                drop(hurry);
                 if let Some(ended) = session.ended() {
                     return Ok(Some(ended));
                 }

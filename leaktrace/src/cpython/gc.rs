@@ -2,7 +2,7 @@
 
 use leaktrace_common::walk::ABSENT;
 
-use crate::target::{Memory, MemoryError};
+use crate::target::{Memory, MemoryError, Piece};
 
 use super::offsets::{Offsets, StatsRing};
 
@@ -147,6 +147,9 @@ pub(crate) fn generations_offset(memory: &dyn Memory, offsets: &Offsets, runtime
     if packed < known && !are_lists(known) && are_lists(packed) { packed } else { known }
 }
 
+/// Bytes that hold what is asked for of the collector's state (`struct _gc_runtime_state`, 3.8 to 3.15): an interpreter's state, or the
+/// runtime's, goes on behind it.
+const STATE_BYTES: usize = 512;
 /// Without the GIL a thread adds the containers that it made to the count of generation 0 when they are so many
 /// (`LOCAL_ALLOC_COUNT_THRESHOLD`, CPython `Python/gc_free_threading.c`, 3.13 to 3.15).
 const UNCOUNTED: u64 = 512;
@@ -174,6 +177,7 @@ impl GcState {
     /// Reads the collector's state of the interpreter state at `interpreter`.
     pub fn read(memory: &dyn Memory, offsets: &Offsets, runtime: u64, interpreter: u64) -> Result<Self, MemoryError> {
         let gc = state_address(offsets, runtime, interpreter);
+        let memory = &Piece::new(memory, gc, STATE_BYTES);
         let at = |offset: u32| gc.wrapping_add(u64::from(offset));
         let mut state = Self {
             enabled: memory.u32(at(offsets.gc.enabled))? != 0,

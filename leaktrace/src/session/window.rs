@@ -13,7 +13,7 @@ use super::{
     windows::{SATURATED, Watch, class_of},
 };
 use crate::{
-    host::signals::StopSignals,
+    host::{priority::Priority, signals::StopSignals},
     model::trail::seconds,
     target::Memory,
     tracer::{Tracer, cost::Runs, sweep::now_ns},
@@ -177,6 +177,8 @@ impl Session {
         selection: &Selection,
         grant: Grant,
     ) -> Result<Opened, SessionError> {
+        // It is to be closed when it is to be closed.
+        let _hurry = Priority::hurry();
         let units = || selection.units.iter().map(|&unit| watch.units.get(unit));
         let probes: Vec<usize> = units().flat_map(|unit| unit.probes.iter().copied()).collect();
         let returns: Vec<usize> = units().flat_map(|unit| unit.returns.iter().copied()).collect();

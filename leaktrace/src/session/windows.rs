@@ -42,6 +42,8 @@ const BOLDER: f64 = 1.1;
 const LEAST_BOLD: f64 = 0.1;
 /// How long a window that was drawn waits until it is afforded, seconds; then another one is drawn.
 const MOST_PATIENCE: f64 = 20.0;
+/// After how long what no window could be afforded for is looked at again, nanoseconds: to choose takes up to a millisecond of a processor.
+const AGAIN_NS: u64 = 1_000_000_000;
 /// For one in so many of these there are meanwhile also such windows that no request notices that have shown little, or less than others show.
 const SELDOM: u64 = 4;
 /// Who allows that much cost, or more, is in a hurry: the shortest pause.
@@ -218,6 +220,7 @@ impl Session {
             let selection = watch.units.choose_unnoticed(&growing, limit, hit, gentle, seldom, &mut watch.random)?;
             Some((grant(&selection)?, selection))
         }) else {
+            watch.next_window_ns = now + AGAIN_NS;
             return Ok(());
         };
         if is_drawn {

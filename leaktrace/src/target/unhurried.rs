@@ -14,8 +14,8 @@ const BYTES: usize = 1 << 16;
 /// A service and its load keep all processors of a small machine busy, and a kernel may give a reader that wakes up milliseconds of one of
 /// them: requests then wait. With a loaded aiohttp service on two cores, three of five readings of 2.8 ms made some requests late
 /// (Linux 6.18, 12,000 requests a second; `docs/watch-measured.md`).
-const SLICE: Duration = Duration::from_millis(1);
-const REST: Duration = Duration::from_millis(4);
+const SLICE: Duration = Duration::from_micros(100);
+const REST: Duration = Duration::from_micros(400);
 
 /// Memory that is read with rests in between, by a thread that has time.
 #[derive(Debug)]
