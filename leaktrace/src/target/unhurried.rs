@@ -12,8 +12,9 @@ const BYTES: usize = 1 << 16;
 /// How long it is read without a rest, and how long one is.
 ///
 /// A service and its load keep all processors of a small machine busy, and a kernel may give a reader that wakes up milliseconds of one of
-/// them: requests then wait. With a loaded aiohttp service on two cores, three of five readings of 2.8 ms made some requests late
-/// (Linux 6.18, 12,000 requests a second; `docs/watch-measured.md`).
+/// them: requests then wait. With a loaded aiohttp service on two cores, three of five readings of 2.8 ms made some requests late, and of
+/// 1 ms still some (Linux 6.18, 12,000 requests a second, of which one in a hundred takes 0.2 ms longer than half of them;
+/// `docs/watch-measured.md`).
 const SLICE: Duration = Duration::from_micros(100);
 const REST: Duration = Duration::from_micros(400);
 
