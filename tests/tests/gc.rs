@@ -95,7 +95,7 @@ struct Waited {
 }
 
 /// Where no collection comes for long, what is no part of a garbage cycle need not wait for one; what may be one does, whatever it looks
-/// like. Free-threaded builds have no list of young objects (`Python/gc_free_threading.c`): there all waits.
+/// like. Free-threaded builds have no list of young objects (`Python/gc_free_threading.c`): there all waits but the dict's own table.
 #[test]
 fn only_what_may_be_in_a_cycle_waits_for_a_collection() {
     let mut runs = Vec::new();

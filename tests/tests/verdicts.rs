@@ -10,7 +10,7 @@ use leaktrace_tests::report::Report;
 use leaktrace_tests::trace::{Outcome, Trace};
 
 /// Services traced at once: each takes a sixth of a core.
-const BATCH: usize = 6;
+const BATCH: usize = 9;
 /// One test of this file at a time: together they would starve their services.
 static TURN: Mutex<()> = Mutex::new(());
 

@@ -1,7 +1,7 @@
 //! `cargo xtask test --matrix`: the core tests on every interpreter there is, and a table of what passed.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -25,6 +25,8 @@ const CHECKS: &[(&str, &str)] = &[
 ];
 /// What CI has no time for on each interpreter.
 const NOT_CORE: [&str; 5] = ["allocators", "census", "refs", "verdicts", "safety"];
+/// Spends most of its time waiting: CI runs it beside the others.
+const BESIDE: &str = "gc";
 /// The interpreters of `pythons` that CI runs on.
 const CORE: [&str; 6] = [
     "bullseye-python3.9",
@@ -84,16 +86,22 @@ pub(crate) fn matrix(checks: &[String], pythons: &[String], core: bool) -> Resul
     };
     let mut wrong = Vec::new();
     for row in rows(core)?.into_iter().filter(is_asked) {
-        for check in &wanted {
-            let result = run(&row, check, &executable)?;
+        let mut enter = |check: &str, result: &'static str| -> Result<()> {
             eprintln!("==> {} {} {check}: {result}", row.version, build_of(&row));
             if result == WRONG {
                 wrong.push(format!("{} ({check})", row.version));
             }
-            if !core {
-                // At once: a run takes hours.
-                record::add(&row.version, &build_of(&row), check, result)?;
-            }
+            // At once: a run takes hours.
+            if core { Ok(()) } else { record::add(&row.version, &build_of(&row), check, result) }
+        };
+        let (beside, others): (Vec<&str>, Vec<&str>) = wanted.iter().partition(|check| core && **check == BESIDE);
+        let running: Vec<Running> =
+            beside.iter().map(|check| start(&row, check, &executable)).collect::<Result<_>>()?;
+        for check in others {
+            enter(check, start(&row, check, &executable)?.result()?)?;
+        }
+        for (check, running) in beside.iter().zip(running) {
+            enter(check, running.result()?)?;
         }
     }
     if !wrong.is_empty() {
@@ -105,8 +113,25 @@ pub(crate) fn matrix(checks: &[String], pythons: &[String], core: bool) -> Resul
 /// A check that failed.
 const WRONG: &str = "wrong";
 
-/// Runs a check, and says what came out.
-fn run(row: &Row, check: &str, executable: &Path) -> Result<&'static str> {
+/// A check that goes on.
+struct Running {
+    tests: Child,
+    left_out: bool,
+}
+
+impl Running {
+    /// What came out.
+    fn result(mut self) -> Result<&'static str> {
+        let passed = self.tests.wait().context("cargo test is gone")?.success();
+        Ok(match (passed, self.left_out) {
+            (true, false) => "ok",
+            (true, true) => "ok, but for other interpreters",
+            (false, _) => WRONG,
+        })
+    }
+}
+
+fn start(row: &Row, check: &str, executable: &Path) -> Result<Running> {
     let mut command = cargo("test");
     command.args(["--quiet", "--release", "--package=leaktrace-tests", "--test", check, "--", "--test-threads=1"]);
     if row.bare {
@@ -118,12 +143,7 @@ fn run(row: &Row, check: &str, executable: &Path) -> Result<&'static str> {
         command.args(["--skip", name]);
     }
     command.env("LEAKTRACE_BIN", executable).env("LEAKTRACE_TEST_PYTHONS", &row.python);
-    let passed = command.status().context("cannot start cargo test")?.success();
-    Ok(match (passed, left_out) {
-        (true, false) => "ok",
-        (true, true) => "ok, but for other interpreters",
-        (false, _) => WRONG,
-    })
+    Ok(Running { tests: command.spawn().context("cannot start cargo test")?, left_out })
 }
 
 /// What is here and what [`pythons`] gets, by version.

@@ -43,10 +43,12 @@ impl Session {
     fn read_heap(&self, watch: &mut Watch) -> (bool, Duration) {
         let begin = now_ns();
         let memory = Unhurried::new(self.target.memory());
+        // At the beginning too: to read the pools may take long.
+        let used_by_then = (self.target.rss_bytes(), self.target.cpu_clock());
         let pools = self.interpreter.facts.pymalloc.and_then(|state| state.snapshot(&memory).ok());
         watch.followers.settle(&memory, pools.as_ref());
         let pool_size = self.interpreter.facts.pymalloc.map_or(0, |state| state.pool_size);
-        if let (Some(pools), Ok(resident), Ok(cpu)) = (&pools, self.target.rss_bytes(), self.target.cpu_clock()) {
+        if let (Some(pools), (Ok(resident), Ok(cpu))) = (&pools, used_by_then) {
             let totals = pools.totals();
             let used = totals.classes.iter().map(|class| class.used_blocks).collect();
             let other = resident.saturating_sub(totals.pools * pool_size);

@@ -4,6 +4,7 @@ use leaktrace_common::site::slot;
 
 use super::Session;
 use crate::{
+    host::priority::Priority,
     plan::{Execution, ProbePlan},
     watch::Allowance,
 };
@@ -62,12 +63,14 @@ impl Session {
         let (is_armed, is_used_up, is_enough) =
             (self.tracer.has_collector(), allowance.is_used_up(), allowance.is_enough());
         if is_armed && is_used_up {
+            let _hurry = Priority::hurry();
             self.tracer.disarm_collector();
             log::debug!(
                 "collections are too many for the budget: the collector's probes are disarmed; {}",
                 self.told_of_hits()
             );
         } else if !is_armed && is_enough {
+            let _hurry = Priority::hurry();
             match self.tracer.arm_collector(&self.tracefs, self.target.pid(), &self.plan) {
                 Ok(()) => log::debug!("collections are few: the collector's probes are armed; {}", self.told_of_hits()),
                 Err(error) => {

@@ -1,4 +1,4 @@
-//! A short piece of memory that is read at once: for structures of which many fields are asked for, as they were at one moment.
+//! A short piece of memory that is read at once: for structures of which many fields are asked for, as they were at nearly one moment.
 
 use super::memory::{Memory, MemoryError};
 

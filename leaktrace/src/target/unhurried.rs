@@ -17,6 +17,10 @@ const BYTES: usize = 1 << 16;
 /// `docs/watch-measured.md`).
 const SLICE: Duration = Duration::from_micros(100);
 const REST: Duration = Duration::from_micros(400);
+/// The same once it has rested for so long: who waits for a processor after each rest would never get to the end of a large heap.
+const LONG: Duration = Duration::from_secs(1);
+const LONG_SLICE: Duration = Duration::from_millis(1);
+const LONG_REST: Duration = Duration::from_millis(4);
 
 /// Memory that is read with rests in between, by a thread that has time.
 #[derive(Debug)]
@@ -38,8 +42,9 @@ impl<M: Memory> Unhurried<M> {
 
     fn rest_if_due(&self) {
         let now = Instant::now();
-        if now.duration_since(self.since.get()) >= SLICE {
-            thread::sleep(REST);
+        let (slice, rest) = if self.rested.get() < LONG { (SLICE, REST) } else { (LONG_SLICE, LONG_REST) };
+        if now.duration_since(self.since.get()) >= slice {
+            thread::sleep(rest);
             self.since.set(Instant::now());
             self.rested.set(self.rested.get() + now.elapsed());
         }

@@ -105,7 +105,7 @@ fn notes(session: &Session, ended: Option<Ended>) -> Vec<String> {
         Some(Ended::OverBudget) => {
             let beyond = session.overrun_seconds();
             notes.push(format!(
-                "tracing stopped itself: windows cost {beyond:.1} s of CPU time more than they were granted, so --overhead cannot be kept: \
+                "tracing stopped itself: windows of late cost {beyond:.1} s of CPU time more than they were granted, so --overhead cannot be kept: \
                  leaktrace is not given a processor in time, or the load changes faster than it can be measured; live is as of the last look"
             ));
             return notes;
