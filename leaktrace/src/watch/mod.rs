@@ -9,7 +9,8 @@
 //! * [`allowance`]: whether what is rare may stay armed beside the windows.
 //! * [`budget`]: what has been spent, and when the next window may open; [`latency`]: what windows do to slow requests; [`overrun`]:
 //!   whether it can be kept at all.
-//! * [`followers`]: blocks that outlived their window, until memory shows them dead.
+//! * [`followers`]: blocks that outlived their window, until memory shows them dead; `mark`: what each is known by; `occupant`: the
+//!   object in it, which may be another's.
 //! * [`classes`]: which size classes of the heap grow: what grows nowhere is not a leak, and what does decides what is
 //!   armed.
 
@@ -22,6 +23,8 @@ pub mod costs;
 pub mod exposure;
 pub mod followers;
 pub mod latency;
+mod mark;
+mod occupant;
 pub mod overrun;
 pub mod owner;
 mod parts;

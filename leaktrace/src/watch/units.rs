@@ -43,6 +43,8 @@ pub struct Unit {
     pub classes: u64,
     /// It asks for nothing else: the size is a constant in its code.
     pub(super) fixed: bool,
+    /// It resizes blocks, some of them where they are.
+    pub(super) resizes: bool,
     /// The C allocator itself; what it is asked for.
     pub(super) is_c: bool,
     pub sizes: Option<Box<Sizes>>,
@@ -233,7 +235,8 @@ impl Units {
                     let size = constant_size(probe);
                     let classes = size.map_or(0, |size| class_of(size).map_or(SiteStats::LARGE, |class| 1 << class));
                     let (probes, slots) = (vec![index], vec![slot]);
-                    all.add(Unit { probes, slots, classes, fixed: size.is_some(), ..Unit::default() });
+                    let resizes = matches!(probe.op, op::PY_REALLOC | op::PY_REALLOC_INLINED);
+                    all.add(Unit { probes, slots, classes, fixed: size.is_some(), resizes, ..Unit::default() });
                     continue;
                 }
             };
@@ -357,6 +360,12 @@ impl Units {
             format!("{class}: {}, or of {all}: {rivals}; next unit {}", named(doubt.unit), doubt.turn)
         };
         self.doubts.iter().map(of).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Classes of which a window leaves out somebody who resizes blocks, bits as in [`SiteStats::classes`].
+    pub fn resized_unseen(&self, selection: &Selection) -> u64 {
+        let left_out = |sight: &&Sight| sight.left_out.iter().any(|&unit| self.all[unit].resizes);
+        selection.sights.iter().filter(left_out).fold(0, |bits, sight| bits | 1 << sight.class)
     }
 
     /// What has to be armed so that no block by which these classes grow is missed.

@@ -8,6 +8,7 @@ mod page;
 mod plot;
 mod results;
 mod server;
+mod twins;
 mod workload;
 
 use std::fs;
@@ -58,14 +59,15 @@ pub(super) struct Extent {
     /// With --services: only this tool (may be repeated)
     #[arg(long, value_enum, value_name = "NAME", requires = "services")]
     contender: Vec<Name>,
-    /// With --services: the three services leak, and are watched for a minute before anything is measured: a part of its own
+    /// With --services: the three services leak, each has an untraced twin, and they are watched for a minute before anything is measured:
+    /// a part of its own
     #[arg(long, requires = "services", conflicts_with = "contender")]
     leaking: bool,
     /// With --services: seconds of a window under watch, 20 unless told otherwise, 60 if leaking (others have a tenth); with --curves:
     /// of a point
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
-    /// With --services: connections of the load
+    /// With --services: connections of the load, which twins share
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..1000), requires = "services")]
     connections: u32,
 }
@@ -104,6 +106,11 @@ impl Extent {
         names.flat_map(|name| name.contenders()).collect()
     }
 
+    /// Twins share them.
+    fn connections_of_each(&self) -> u32 {
+        if self.leaking { self.connections.div_ceil(2) } else { self.connections }
+    }
+
     /// Whether only a part is asked for, which must not take the place of the whole.
     fn is_part(&self) -> bool {
         !self.only.is_empty() || !self.contender.is_empty()
@@ -132,7 +139,7 @@ pub(super) fn compare(pythons: &[PathBuf], repeats: Option<u32>, options: &Exten
         rounds: repeats.unwrap_or(ROUNDS),
         seconds: options.seconds.unwrap_or(if options.leaking { LEAKING_SECONDS } else { SECONDS }),
         leaking: options.leaking,
-        load: Load { wrk: peers::wrk()?, connections: options.connections },
+        load: Load { wrk: peers::wrk()?, connections: options.connections_of_each() },
     };
     let mut machine = Machine::look()?;
     let mut packages = Vec::new();
@@ -150,7 +157,7 @@ pub(super) fn compare(pythons: &[PathBuf], repeats: Option<u32>, options: &Exten
         machine,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         packages,
-        connections: options.connections,
+        connections: options.connections_of_each(),
         seconds: plan.seconds,
         minutes: begun.elapsed().as_secs_f64() / 60.0,
         interpreters,

@@ -1,4 +1,5 @@
-//! One workload on one interpreter: pairs of traced and untraced windows in one process, contenders taking turns.
+//! One workload on one interpreter: pairs of traced and untraced windows in one process, contenders taking turns; where hundredths
+//! count, over those of a twin.
 
 use std::path::Path;
 
@@ -6,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::load::Load;
 use super::results::{Figures, Measured, Row, Tracer, Untraced, Watched};
+use super::twins::{Ran, Twins};
 use super::workload::Workload;
 use crate::bench::contender::{Armed, Contender, Tools};
 use crate::bench::leaktrace::{Report, ReportPython};
@@ -13,7 +15,7 @@ use crate::bench::memory::Sample;
 use crate::bench::process;
 use crate::bench::series::{Series, take_turns};
 use crate::bench::spread::Spread;
-use crate::bench::subject::{Latency, Requests, Subject, Window};
+use crate::bench::subject::{Latency, Requests, Window};
 
 /// Seconds of load before anything is measured: caches fill, and the interpreter specialises its code.
 const WARM_UP_SECONDS: f64 = 1.0;
@@ -29,7 +31,7 @@ pub(super) struct Plan {
     pub(super) rounds: u32,
     /// Of a window under watch.
     pub(super) seconds: f64,
-    /// The services leak.
+    /// The services leak, and each has a twin.
     pub(super) leaking: bool,
     pub(super) load: Load,
 }
@@ -57,9 +59,9 @@ impl Plan {
 
 /// One contender in one round.
 struct Pair {
-    before: Window,
-    traced: Window,
-    after: Window,
+    before: Ran,
+    traced: Ran,
+    after: Ran,
     /// Seconds between the window before and the traced one.
     settled: f64,
     /// CPU seconds of the tracer in the traced window, and its memory at the end of it.
@@ -70,10 +72,12 @@ struct Pair {
 impl Pair {
     /// A figure of the traced window over that of the untraced ones, as it would be in its middle if it changed steadily.
     fn over(&self, figure: impl Fn(&Window) -> f64) -> f64 {
-        let to_before = f64::midpoint(self.before.wall, self.traced.wall) + self.settled;
-        let to_after = f64::midpoint(self.traced.wall, self.after.wall);
+        let [before, traced, after] = [self.before, self.traced, self.after].map(|ran| ran.own.wall);
+        let to_before = f64::midpoint(before, traced) + self.settled;
+        let to_after = f64::midpoint(traced, after);
         let share = to_before / (to_before + to_after);
-        figure(&self.traced) / (figure(&self.before) * (1.0 - share) + figure(&self.after) * share)
+        let [before, traced, after] = [self.before, self.traced, self.after].map(|ran| ran.figure(&figure));
+        traced / (before * (1.0 - share) + after * share)
     }
 }
 
@@ -89,19 +93,21 @@ pub(super) fn measure(
         plan.contenders.iter().copied().filter(able).map(|one| (one, plan.rounds(one, workload))).collect();
     let mut untraced = Vec::new();
     let start = || {
-        let mut subject = workload.start(python, plan.leaking, &plan.load)?;
-        let warm = subject.run(WARM_UP_SECONDS)?;
-        Ok((subject, warm))
+        let start = || workload.start(python, plan.leaking, &plan.load);
+        let mut twins = Twins::new(start()?, plan.leaking.then(start).transpose()?);
+        let warm = twins.run(WARM_UP_SECONDS)?;
+        Ok((twins, warm))
     };
-    let all = take_turns(&contenders, start, |contender, subject, before| {
+    let all = take_turns(&contenders, start, |contender, twins, before| {
         let seconds = plan.seconds(contender);
         // What is left of another contender's turn may be too short to compare with.
-        let before = if before.wall < 0.9 * seconds.1 { subject.run(seconds.1)? } else { before };
-        let armed = contender.arm(tools, python, subject.as_mut())?;
-        let settled = if plan.leaking { subject.run(SETTLE_SECONDS)?.wall } else { 0.0 };
-        let pair = Pair { settled, ..pair(armed, subject.as_mut(), before, seconds)? };
-        untraced.extend([pair.before, pair.after]);
-        let after = pair.after;
+        let before = if before.own.wall < 0.9 * seconds.1 { twins.run(seconds.1)? } else { before };
+        let armed = contender.arm(tools, python, twins.own.as_mut())?;
+        let settled = if plan.leaking { twins.run(SETTLE_SECONDS)?.own.wall } else { 0.0 };
+        let pair = Pair { settled, ..pair(armed, twins, before, seconds)? };
+        untraced.extend([pair.before.own, pair.after.own]);
+        twins.swap();
+        let after = pair.after.swapped();
         Ok((pair, after))
     })?;
     let about = all.iter().flat_map(|series| &series.rounds).find_map(|pair| pair.report.as_ref());
@@ -124,16 +130,16 @@ pub(super) fn measure(
     Ok((Measured { workload, untraced: Untraced { throughput, latency_us }, rows }, about))
 }
 
-fn pair(armed: Armed, subject: &mut dyn Subject, before: Window, (seconds, untraced): (f64, f64)) -> Result<Pair> {
+fn pair(armed: Armed, twins: &mut Twins, before: Ran, (seconds, untraced): (f64, f64)) -> Result<Pair> {
     let tracer = armed.tracer();
     let begun = tracer.map(process::cpu_seconds).transpose()?;
-    let traced = subject.run(seconds)?;
+    let traced = twins.run(seconds)?;
     let tracer = match (tracer, begun) {
         (Some(pid), Some(begun)) => Some((process::cpu_seconds(pid)? - begun, Sample::take(pid)?)),
         _ => None,
     };
-    let report = armed.disarm(subject)?;
-    let after = subject.run(untraced)?;
+    let report = armed.disarm(twins.own.as_mut())?;
+    let after = twins.run(untraced)?;
     Ok(Pair { before, traced, after, settled: 0.0, tracer, report })
 }
 
@@ -148,7 +154,7 @@ fn row(series: &Series<Pair>) -> Row {
 
 fn figures(pairs: &[Pair]) -> Option<Figures> {
     let latency = percentiles(pairs, |pair, of| pair.over(|window| of_requests(window, of)));
-    let failed = pairs.iter().filter_map(|pair| pair.traced.requests).map(|requests| requests.failed).sum();
+    let failed = pairs.iter().filter_map(|pair| pair.traced.own.requests).map(|requests| requests.failed).sum();
     Some(Figures {
         throughput: Spread::of(pairs.iter().map(|pair| pair.over(Window::throughput)))?,
         cpu: Spread::of(pairs.iter().map(|pair| pair.over(Window::per_unit)))?,
@@ -176,7 +182,7 @@ fn of_requests(window: &Window, of: &dyn Fn(&Requests) -> f64) -> f64 {
 }
 
 fn tracer(pairs: &[Pair]) -> Option<Tracer> {
-    let taken = || pairs.iter().filter_map(|pair| Some((pair.traced.wall, pair.tracer.as_ref()?)));
+    let taken = || pairs.iter().filter_map(|pair| Some((pair.traced.own.wall, pair.tracer.as_ref()?)));
     Some(Tracer {
         cores: Spread::of(taken().map(|(wall, (cpu, _))| cpu / wall))?,
         resident_bytes: Spread::of(taken().map(|(_, (_, sample))| sample.peak))?,

@@ -82,9 +82,11 @@ fn of_leaking(page: &mut String, of: &Comparison) -> Result {
     machine(page, &of.machine, &of.version, of.minutes)?;
     writeln!(
         page,
-        " {}.\n{} connections; each service keeps one order in ten for good, so that windows have something to look for. When it has been\n\
-         watched for a minute, it is measured for {} s, and compared with untraced windows of {} s before and after all that: each by its\n\
-         distance in time, as the service grows. What watch says of its windows and their cost is of the whole time.\n",
+        " {}.\n{} connections to each of two services of a kind at a time, which keep one order in ten for good, so that windows have something\n\
+         to look for. One is traced, the other never meanwhile: what else the machine does hits both. When one has been watched for a\n\
+         minute, it is measured for {} s. Every figure is over that of its twin in the same time, and that over the same of untraced windows\n\
+         of {} s before and after all that: each by its distance in time, as the services grow. Then they change places. What leaktrace's own\n\
+         process takes, it takes from both; that is in its row. What watch says of its windows and their cost is of the whole time.\n",
         of.packages.join(", "),
         of.connections,
         of.seconds,
@@ -239,7 +241,8 @@ mod tests {
             "| memray attach | not measured: it hung |",
             "| JSON service | 5000 (4500 .. 6000) | 2.00 (1.80 .. 2.40) |",
             "| throughput lost under watch, % (aiohttp) | at most 1 | 0.50 (-19.40 .. 10.45) | yes |",
-            "watched for a minute, it is measured for 60 s, and compared with untraced windows of 30 s before",
+            "minute, it is measured for 60 s. Every figure is over that of its twin",
+            "of 30 s before and after all that",
             "| 180000 | exact | 0.18 (0.16 .. 0.22) |",
             "| collector with a million survivors under watch, MB (no census being taken) | at most 100 | 80 with 1000123 survivors | yes |",
         ] {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::load::Load;
 use super::server::Server;
-use crate::bench::subject::Subject;
+use super::twins::Worker;
 use crate::bench::target::Target;
 use crate::workspace;
 
@@ -59,7 +59,7 @@ impl Workload {
     }
 
     /// Starts it; `python` has [`PACKAGES`]. One of the three services can leak.
-    pub(super) fn start(self, python: &Path, leaking: bool, load: &Load) -> Result<Box<dyn Subject>> {
+    pub(super) fn start(self, python: &Path, leaking: bool, load: &Load) -> Result<Worker> {
         let folder = workspace::root().join("tests/bench/services");
         let mut command = Command::new(python);
         command.arg("-sB").envs(leaking.then_some(("SHOP_LEAKS", "1")));
