@@ -322,14 +322,14 @@ impl Session {
         let mut blocks = Vec::new();
         // What was handed out while it was being armed is not all that was.
         let counts = begin_ns..=end_ns;
-        let is_of = |classes: u64, block: &Block| classes & 1 << class_of(&self.interpreter, block) != 0;
         let classes = selection.classes();
-        let grown_up = |block: &Block| counts.contains(&block.time_ns) && is_of(classes, block);
+        let grown_up =
+            |block: &Block| counts.contains(&block.time_ns) && classes & 1 << class_of(&self.interpreter, block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
         let (offsets, passed_over) = (&self.interpreter.offsets, watch.overlooked.passed_over);
-        let resized = watch.units.resized_unseen(selection);
-        let is_resized = |block: &Block| is_of(resized, block);
-        let mut survivors = watch.followers.look(&self.target.memory(), offsets, blocks, passed_over, is_resized);
+        let left_out = watch.units.left_out(selection);
+        let left_out = |block: &Block| left_out.get(&class_of(&self.interpreter, block)).copied().unwrap_or_default();
+        let mut survivors = watch.followers.look(&self.target.memory(), offsets, blocks, passed_over, left_out);
         if self.plan.unseen_dict_keys {
             survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
         }

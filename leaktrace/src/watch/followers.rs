@@ -19,7 +19,8 @@ use leaktrace_common::{
 use super::{
     chunks,
     mark::{HEAD, Mark},
-    occupant::{Asked, Occupants},
+    occupant::Occupants,
+    units::LeftOut,
 };
 use crate::{
     cpython::{
@@ -71,14 +72,14 @@ impl Followers {
 
     /// Looks at blocks while the window is open in which they were handed out, and keeps those in which nothing else can be by now.
     /// `passed_over`: sizes, see [`super::sizes`], that it saw nothing of: what lies in a chunk for one of these is no block that it saw.
-    /// `is_resized`: whether a block may have been resized where it is, unseen.
+    /// `left_out`: whom it left out of those that may serve a block's class.
     pub fn look(
         &mut self,
         memory: &dyn Memory,
         offsets: &Offsets,
         blocks: Vec<(u64, Block)>,
         passed_over: u64,
-        is_resized: impl Fn(&Block) -> bool,
+        left_out: impl Fn(&Block) -> LeftOut,
     ) -> HashMap<u64, Follower> {
         let addresses: Vec<u64> = blocks.iter().map(|(address, _)| *address).collect();
         let mut bytes = Vec::new();
@@ -97,9 +98,10 @@ impl Followers {
             seen.filter(|(((address, block), _), _)| !self.glibc || block.in_pool() || chunks.contains_key(address));
         let occupants = &mut self.occupants;
         let followers = seen.filter_map(|(((address, block), head), _)| {
-            let type_at = if block.domain() == domain::OBJ { occupants.type_at(memory, head) } else { None };
-            let asked = |type_at| Asked { bytes: block.size(), is_resized: is_resized(&block), type_at };
-            if type_at.is_some_and(|type_at| occupants.is_anothers(memory, offsets, head, asked(type_at))) {
+            let own = head.get(..block.size() as usize).unwrap_or(head);
+            let type_at = if block.domain() == domain::OBJ { occupants.type_at(memory, own) } else { None };
+            let is_anothers = |at| occupants.is_anothers(memory, offsets, &block, left_out(&block), (head, at));
+            if type_at.is_some_and(is_anothers) {
                 return None;
             }
             let mark = Mark::of(block.size(), head, type_at, chunks.get(&address).copied());
@@ -241,7 +243,7 @@ mod tests {
         image
     }
 
-    /// At a block at 0x9000 whose object can be any.
+    /// At a block at 0x9000.
     fn look(followers: &mut Followers, image: &Image, block: Block, passed_over: u64) -> HashMap<u64, Follower> {
         look_at(followers, image, vec![(0x9000, block)], passed_over)
     }
@@ -252,7 +254,7 @@ mod tests {
         blocks: Vec<(u64, Block)>,
         passed_over: u64,
     ) -> HashMap<u64, Follower> {
-        followers.look(image, &Offsets::of(3, 11, 0).unwrap(), blocks, passed_over, |_| true)
+        followers.look(image, &Offsets::of(3, 11, 0).unwrap(), blocks, passed_over, |_| LeftOut::Nobody)
     }
 
     fn block(size: u64, domain: u8) -> Block {
@@ -300,12 +302,16 @@ mod tests {
         // Twelve characters, compact and of ASCII: 48 bytes before them, a 0 behind.
         let text = [1, STR, 12, NO_HASH, 1 << 2 | 1 << 5 | 1 << 6, 0, 0, 0].map(u64::to_le_bytes).concat();
         image.insert(0x9000, [text, vec![0; HEAD - 64]].concat());
-        let has = |size, is_resized: bool| {
-            let blocks = vec![(0x9000, block(size, domain::OBJ))];
-            Followers::default().look(&image, &offsets, blocks, 0, |_| is_resized).len() == 1
+        let has = |block, left_out| {
+            Followers::default().look(&image, &offsets, vec![(0x9000, block)], 0, |_| left_out).len() == 1
         };
-        assert!(has(61, false) && !has(60, false), "another had the address when this was put there");
-        assert!(has(60, true), "it may have grown since");
+        let asked = |bytes| block(bytes, domain::OBJ);
+        assert!(has(asked(61), LeftOut::Some), "it may be what was asked for");
+        assert!(!has(asked(60), LeftOut::Some), "another had the address when this was put there");
+        assert!(has(asked(60), LeftOut::Nobody), "there is no other");
+        assert!(has(asked(60), LeftOut::SomeWhoResize), "it may have grown since");
+        assert!(has(asked(60).of_free_list(), LeftOut::Some), "nobody asked for so little");
+        assert!(has(block(60, domain::MEM), LeftOut::Some), "it is no object");
     }
 
     #[test]

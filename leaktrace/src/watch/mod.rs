@@ -1,7 +1,7 @@
 //! Watching at a bounded cost: short windows of tracing, at random moments, of a part of the plan; what survives its window is
 //! followed by reading memory. Pure but for the reading of [`followers`].
 //!
-//! * [`units`]: what can be armed by itself, and what it serves; [`costs`]: what it costs.
+//! * [`units`]: what can be armed by itself, and what it serves; [`costs`]: what it costs, `hit_cost`: what a hit does.
 //! * [`choice`]: what the next window arms; `parts`: where all of a class would cost too much; [`sizes`]: what it does about the C
 //!   allocator's blocks, by their size.
 //! * [`exposure`]: for how long each size class was seen, and what was left out; `shown`: which part of its growth that was;
@@ -22,6 +22,7 @@ pub mod classes;
 pub mod costs;
 pub mod exposure;
 pub mod followers;
+mod hit_cost;
 pub mod latency;
 mod mark;
 mod occupant;
@@ -35,8 +36,9 @@ pub mod units;
 mod unnoticed;
 
 pub use allowance::Allowance;
-pub use budget::{Budget, HitCost};
+pub use budget::Budget;
 pub use classes::Classes;
 pub use exposure::Exposures;
 pub use followers::Followers;
+pub use hit_cost::HitCost;
 pub use units::Units;

@@ -7,15 +7,49 @@
 
 use std::collections::HashMap;
 
-use super::mark::{TYPE_BEHIND_POINTERS, word};
+use leaktrace_common::wire::Block;
+
+use super::{
+    mark::{TYPE_BEHIND_POINTERS, word},
+    units::LeftOut,
+};
 use crate::{
-    census::{Shape, Type, Types, object::measure},
+    census::{
+        Shape, Type, Types,
+        object::{HEAP_TYPE, measure},
+    },
     cpython::offsets::Offsets,
     target::Memory,
 };
 
 /// Offsets of `ob_type`: in an object without and with a head of the collector before it (16 bytes, 3.8 to 3.15), and with more.
 const TYPES_AT: [usize; 3] = [8, 24, TYPE_BEHIND_POINTERS];
+/// Types of the interpreter's own whose objects are always asked for as their layout says. That of a datetime is not: without a time
+/// zone it ends before the field for it (Modules/_datetimemodule.c); nor that of an EncodingMap (Objects/unicodeobject.c).
+const JUDGED: [&str; 22] = [
+    "str",
+    "bytes",
+    "int",
+    "float",
+    "complex",
+    "tuple",
+    "list",
+    "dict",
+    "set",
+    "frozenset",
+    "bytearray",
+    "slice",
+    "range",
+    "function",
+    "method",
+    "cell",
+    "generator",
+    "coroutine",
+    "async_generator",
+    "property",
+    "classmethod",
+    "staticmethod",
+];
 /// Addresses of which it is remembered whether there is a type, and types whose layout is.
 const MOST_ADDRESSES: usize = 1 << 16;
 const MOST_TYPES: usize = 1 << 12;
@@ -24,18 +58,8 @@ const MOST_TYPES: usize = 1 << 12;
 #[derive(Debug, Default)]
 pub(super) struct Occupants {
     is_type: HashMap<u64, bool>,
-    /// `None`: it says too little of itself.
+    /// `None`: it is none of [`JUDGED`].
     types: HashMap<u64, Option<Type>>,
-}
-
-/// What a block was asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
-    pub(super) bytes: u64,
-    /// It may have been resized where it is by somebody whom the window did not see.
-    pub(super) is_resized: bool,
-    /// Where the object in it notes its type, bytes from its start.
-    pub(super) type_at: usize,
 }
 
 /// Bytes that are asked for an object.
@@ -83,39 +107,56 @@ impl Occupants {
         found
     }
 
-    /// Whether the object at the start of a block, with these first bytes, cannot be what the block was asked for.
-    pub(super) fn is_anothers(&mut self, memory: &dyn Memory, offsets: &Offsets, head: &[u8], of: Asked) -> bool {
-        let address = word(head, of.type_at);
+    /// Whether the object at the start of a block, with these first bytes and its type noted so many bytes from there, cannot be what the
+    /// block was asked for, and somebody who was left out may have put it there.
+    pub(super) fn is_anothers(
+        &mut self,
+        memory: &dyn Memory,
+        offsets: &Offsets,
+        block: &Block,
+        left_out: LeftOut,
+        (head, type_at): (&[u8], usize),
+    ) -> bool {
+        if left_out == LeftOut::Nobody || block.is_of_free_list() {
+            return false;
+        }
         if self.types.len() >= MOST_TYPES {
             self.types.clear();
         }
-        let type_ = self.types.entry(address).or_insert_with(|| {
-            let mut types = Types::new(memory, offsets);
-            types.resolve(&mut vec![address]);
-            types.find(address).and_then(|number| types.get(number)).cloned()
-        });
-        match type_.as_ref().and_then(|type_| need(offsets, type_, head, of)) {
-            Some(Need::Exactly(need)) => need != of.bytes,
-            Some(Need::AtLeast(need)) => need > of.bytes,
+        let address = word(head, type_at);
+        let type_ = self.types.entry(address).or_insert_with(|| own_type(memory, offsets, address));
+        match type_.as_ref().and_then(|type_| need(offsets, type_, left_out, (head, type_at))) {
+            Some(Need::Exactly(need)) => need != block.size(),
+            Some(Need::AtLeast(need)) => need > block.size(),
             None => false,
         }
     }
 }
 
+/// One of [`JUDGED`] at an address.
+fn own_type(memory: &dyn Memory, offsets: &Offsets, address: u64) -> Option<Type> {
+    // To read a class takes long, and what is taken for a type may be an instance of one.
+    let flags = memory.u64(address.checked_add(offsets.type_object.flags.into())?).ok()?;
+    if flags & HEAP_TYPE != 0 {
+        return None;
+    }
+    let mut types = Types::new(memory, offsets);
+    types.resolve(&mut vec![address]);
+    let found = types.find(address).and_then(|number| types.get(number));
+    found.filter(|type_| !type_.heap && JUDGED.contains(&type_.qualified().as_str())).cloned()
+}
+
 /// What is asked for an object of a type. `None`: it is not where such an object is, or that cannot be told.
-fn need(offsets: &Offsets, type_: &Type, head: &[u8], of: Asked) -> Option<Need> {
-    let at = of.type_at.checked_sub(offsets.object.type_ as usize)?;
-    // With the debug hooks it is behind a head of theirs. Others than the interpreter's own types may take more than their layout says,
-    // or less: a datetime without a time zone ends before the field for it (Modules/_datetimemodule.c).
-    if at as u64 != type_.preheader || type_.heap || type_.module != "builtins" {
+fn need(offsets: &Offsets, type_: &Type, left_out: LeftOut, (head, type_at): (&[u8], usize)) -> Option<Need> {
+    let at = type_at.checked_sub(offsets.object.type_ as usize)?;
+    // With the debug hooks it is behind a head of theirs.
+    if at as u64 != type_.preheader {
         return None;
     }
     let (own, is_fixed) = match type_.shape {
-        Shape::Str | Shape::Bytes | Shape::Tuple if of.is_resized => return None,
+        Shape::Str | Shape::Bytes | Shape::Tuple if left_out == LeftOut::SomeWhoResize => return None,
         // Some are made longer than they turn out to be.
         Shape::Str | Shape::Bytes | Shape::Tuple | Shape::Int => (measure(offsets, type_, head, at)?.own, false),
-        // There is more of it than is looked at.
-        Shape::Type => return None,
         Shape::Frame => (type_.basicsize, false),
         _ => (type_.basicsize, type_.itemsize == 0),
     };
@@ -127,9 +168,10 @@ fn need(offsets: &Offsets, type_: &Type, head: &[u8], of: Asked) -> Option<Need>
 mod tests {
     use std::iter;
 
+    use leaktrace_common::site::domain;
+
     use super::{super::mark::HEAD, *};
     use crate::cpython::testing::{Script, pythons};
-    use crate::target::words::u64_at;
 
     /// Makes 2500 objects of each kind, more than wait on any free list, and prints of each kind the address of the last one, and
     /// for how many bytes tracemalloc saw blocks asked for more than 300 times meanwhile.
@@ -173,38 +215,44 @@ sys.stdin.read(1)
             let lines: Vec<String> = iter::repeat_with(|| script.line()).take_while(|line| line != "ready").collect();
             let (target, interpreter) = script.interpreter();
             let (memory, offsets) = (target.memory(), &interpreter.offsets);
-            let (mut exact, mut others) = (0, 0);
+            let (mut exact, mut longer) = (0, 0);
             for line in &lines {
                 let about = || format!("{}: {line}", python.display());
                 let mut words = line.splitn(3, ' ');
                 let object: u64 = words.next().unwrap().parse().unwrap();
                 let sizes: Vec<u64> = words.next().unwrap().split(',').map(|size| size.parse().unwrap()).collect();
+                let kind = words.next().unwrap();
                 let mut occupants = Occupants::default();
                 // Where the block begins is not known here: it is told where it makes sense.
                 let heads = TYPES_AT.into_iter().filter_map(|type_at| {
                     let begin = object.checked_sub(type_at.checked_sub(offsets.object.type_ as usize)? as u64)?;
                     Some((type_at, memory.bytes(begin, HEAD).ok()?))
                 });
-                let mut told = Vec::new();
+                let mut told = 0;
                 for (type_at, head) in heads {
-                    let mut is_anothers = |bytes| {
-                        let asked = Asked { bytes, is_resized: false, type_at };
-                        occupants.is_anothers(&memory, offsets, &head, asked)
+                    let mut may_be = |bytes| {
+                        let block = Block::new(bytes, domain::OBJ, true, 0, 0, 0);
+                        !occupants.is_anothers(&memory, offsets, &block, LeftOut::Some, (&head, type_at))
                     };
                     // Nothing is so small, unless nothing is told.
-                    if is_anothers(1) {
-                        told.push((sizes.iter().any(|&size| !is_anothers(size)), is_anothers(1 << 20)));
+                    let Some(need) = (1..1 << 12).find(|&bytes| may_be(bytes)).filter(|&need| need > 1) else {
+                        continue;
+                    };
+                    told += 1;
+                    let is_exact = !may_be(need + 1);
+                    // Numbers may have room for one digit more, and generators have their frame behind them.
+                    if is_exact || !["n + 2**", "generator", "coroutine"].iter().any(|longer| kind.starts_with(longer))
+                    {
+                        assert!(sizes.contains(&need), "{}: {need}", about());
+                    } else {
+                        assert!(sizes.iter().any(|&size| size >= need), "{}: {need}", about());
                     }
-                    assert_ne!(u64_at(&head, type_at as u32), Some(0), "{}", about());
-                }
-                assert!(told.len() <= 1, "{}: it has one head: {told:?}", about());
-                for (fits, is_exact) in told {
-                    assert!(fits || sizes == [0], "{}", about());
                     exact += usize::from(is_exact);
-                    others += usize::from(!is_exact);
+                    longer += usize::from(!is_exact);
                 }
+                assert!(told <= 1, "{}: it has one head", about());
             }
-            assert!(exact >= 20 && others >= 15, "{}: {exact} and {others} of {}", python.display(), lines.len());
+            assert!(exact >= 14 && longer >= 12, "{}: {exact} and {longer} of {}", python.display(), lines.len());
         }
     }
 }

@@ -86,7 +86,8 @@ fn of_leaking(page: &mut String, of: &Comparison) -> Result {
          to look for. One is traced, the other never meanwhile: what else the machine does hits both. When one has been watched for a\n\
          minute, it is measured for {} s. Every figure is over that of its twin in the same time, and that over the same of untraced windows\n\
          of {} s before and after all that: each by its distance in time, as the services grow. Then they change places. What leaktrace's own\n\
-         process takes, it takes from both; that is in its row. What watch says of its windows and their cost is of the whole time.\n",
+         process takes, it takes from both; that is in its row. What the traced one loses the other may gain, as they share the machine's\n\
+         cores: a loss seems larger than it is. What watch says of its windows and their cost is of the whole time.\n",
         of.packages.join(", "),
         of.connections,
         of.seconds,
