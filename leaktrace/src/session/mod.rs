@@ -10,7 +10,6 @@ mod giving_up;
 pub mod named;
 pub mod native;
 pub mod pauses;
-mod reckoning;
 mod standing;
 pub mod survivors;
 mod symbols;
