@@ -93,8 +93,8 @@ pub(super) fn measure(
         plan.contenders.iter().copied().filter(able).map(|one| (one, plan.rounds(one, workload))).collect();
     let mut untraced = Vec::new();
     let start = || {
-        let start = || workload.start(python, plan.leaking, &plan.load);
-        let mut twins = Twins::new(start()?, plan.leaking.then(start).transpose()?);
+        let service = || workload.start(python, plan.leaking, &plan.load);
+        let mut twins = Twins::new(service()?, plan.leaking.then(service).transpose()?);
         let warm = twins.run(WARM_UP_SECONDS)?;
         Ok((twins, warm))
     };
