@@ -122,8 +122,8 @@ pub const TICK_NS: u64 = 10_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, KnownLayout, Immutable))]
 pub struct Block {
-    /// Requested bytes in the low 40 bits; slot of the site in bits 40 to 55; domain in bits 56 to 58; bit 63: lies in a
-    /// pymalloc pool.
+    /// Requested bytes in the low 40 bits; slot of the site in bits 40 to 55; domain in bits 56 to 58; bit 62: from a free list
+    /// of CPython's; bit 63: lies in a pymalloc pool.
     pub size_and_kind: u64,
     /// CLOCK_MONOTONIC, nanoseconds, up to [`TICK_NS`] behind: exact for the first block that a thread was handed out in a
     /// tick of the kernel, and one more for each that follows in it.
@@ -141,6 +141,7 @@ impl Block {
     const SIZE_MASK: u64 = (1 << 40) - 1;
     const SITE_SHIFT: u32 = 40;
     const SITE_MASK: u64 = (1 << crate::site::SITE_BITS) - 1;
+    const FREE_LIST: u64 = 1 << 62;
     const POOL: u64 = 1 << 63;
 
     #[inline(always)]
@@ -155,6 +156,19 @@ impl Block {
         let pool = if in_pool { Self::POOL } else { 0 };
         let site = (site as u64 & Self::SITE_MASK) << Self::SITE_SHIFT;
         Self { size_and_kind: size | site | (((domain & 7) as u64) << 56) | pool, time_ns, stack, tid }
+    }
+
+    /// The same of an object that waited on a free list of CPython's, whose block it has: what was asked for is what an earlier object
+    /// needed, or where that is not known all that a block of the size class holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_free_list(self) -> Self {
+        Self { size_and_kind: self.size_and_kind | Self::FREE_LIST, ..self }
+    }
+
+    #[inline(always)]
+    pub const fn is_of_free_list(&self) -> bool {
+        self.size_and_kind & Self::FREE_LIST != 0
     }
 
     /// Slot of the site that handed the block out.

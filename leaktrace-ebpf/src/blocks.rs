@@ -88,6 +88,7 @@ pub fn reuse(thread: &mut Thread, tid: u32, object: u64, joined: bool) {
     let witness = is_witness(thread);
     let stack = if witness { Block::WITNESSED } else { stack::current(thread, tid, old.domain(), 0) };
     let block = Block::at_site(old.size(), old.domain(), old.in_pool(), stamp(thread), stack, tid, thread.site as u32);
+    let block = block.of_free_list();
     window::gave(thread, old.size(), old.in_pool());
     if !witness {
         count(counter::RETAGGED);

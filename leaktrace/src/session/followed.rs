@@ -11,14 +11,20 @@ use leaktrace_common::wire::{Block, TICK_NS};
 
 use super::{
     ScanStats, Session, SessionError,
-    windows::{LOOK_SHARE, Of, Watch},
+    windows::{LOOK_SHARE, Of, Watch, class_of, is_unnoticed},
 };
 use crate::{
     cpython::Interpreter,
     model::trail::seconds,
     target::Unhurried,
     tracer::sweep::now_ns,
-    watch::{classes::LARGE, exposure::Living, owner::Owner, units::Doubt},
+    watch::{
+        classes::{Found, LARGE},
+        exposure::{Exposure, Living},
+        followers::{Follower, HandedOut},
+        owner::Owner,
+        units::{Doubt, Growing, Selection},
+    },
 };
 
 /// So many stacks of a class, those with the most blocks that are followed, are asked what keeps them from being more than suspected.
@@ -114,6 +120,51 @@ impl Session {
         self.log_collections(false);
         let took = Duration::from_nanos(now_ns() - begin_ns).saturating_sub(rested);
         self.last = ScanStats { pools_read, took, ..ScanStats::default() };
+        Ok(())
+    }
+
+    /// Follows what outlived a window, of the classes that it saw.
+    pub(super) fn take_survivors(
+        &mut self,
+        watch: &mut Watch,
+        growing: &[Growing],
+        selection: &Selection,
+        survivors: Option<(HashMap<u64, Follower>, Exposure)>,
+    ) -> Result<(), SessionError> {
+        let (survivors, exposure) = survivors.unzip();
+        let mut survivors = survivors.unwrap_or_default();
+        let followers = &mut watch.followers;
+        let mut handed_out = HandedOut::default();
+        // Scouts enter none.
+        if selection.scouts.is_none() {
+            self.tracer.take_blocks(|address, block| {
+                followers.handed_out(address);
+                handed_out.enter(address, block);
+                // Handed out once more since it was looked at: it is another block.
+                if survivors.get(&address).is_some_and(|seen| *seen.block() != block) {
+                    survivors.remove(&address);
+                }
+            })?;
+        }
+        followers.overlaid(&handed_out);
+        survivors.retain(|&address, follower| !handed_out.overlay(address, follower.block()));
+        let mut found: HashMap<u32, Found> = HashMap::new();
+        for (address, follower) in survivors {
+            let block = follower.block();
+            let found = found.entry(class_of(&self.interpreter, block)).or_default();
+            found.add(block.size(), block.stack != Block::WITNESSED);
+            followers.enter(address, follower);
+        }
+        if let Some(exposure) = exposure {
+            selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
+            let found = |class| found.get(&class).copied().unwrap_or_default();
+            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure);
+            let unnoticed = is_unnoticed(selection);
+            for class in watch.units.enter_survivors(growing, &selection.sights, window, unnoticed, found) {
+                watch.exposures.forget(class);
+                watch.followers.retain(|block| class_of(&self.interpreter, block) != class);
+            }
+        }
         Ok(())
     }
 

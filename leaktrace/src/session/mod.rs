@@ -10,6 +10,7 @@ mod giving_up;
 pub mod named;
 pub mod native;
 pub mod pauses;
+mod reckoning;
 mod standing;
 pub mod survivors;
 mod symbols;

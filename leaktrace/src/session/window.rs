@@ -199,7 +199,7 @@ impl Session {
         let passed = || self.passed(begin).since(&opening);
         let Waited { in_bounds, mut parts, before, rested } = self.wait(watch, selection, grant, forks, passed);
         let look = in_bounds && selection.scouts.is_none();
-        let survivors = if look { self.look_inside(watch, selection.classes(), begin_ns, rested) } else { None };
+        let survivors = if look { self.look_inside(watch, selection, begin_ns, rested) } else { None };
         let (now, stats_after, c_requests_after) = (passed(), stats_of(&self.tracer), self.tracer.c_requests());
         parts.push(now.since(&before));
         let armed = probes.iter().map(|&index| &self.plan.probes[index]);
@@ -217,6 +217,7 @@ impl Session {
             left.is_empty()
         });
         let mut edges = armed_at.since(&unarmed);
+        edges.runs = edges.runs.and(self.passed(begin).since(&opening).runs.since(now.runs));
         edges.open += closing.as_secs_f64();
         if let Some(gone) = gone_at {
             edges.cpu_seconds += (gone.as_secs_f64() - armed_at.cpu_seconds - now.cpu_seconds).max(0.0);
@@ -305,12 +306,12 @@ impl Session {
         self.cost.times().cost(runs)
     }
 
-    /// Looks at the blocks of some classes that an open window, which began at `begin_ns`, saw handed out and that have outlived
-    /// their youth, and says when these were handed out. `rested`: the target has done nothing for as long.
+    /// Looks at the blocks that an open window, which began at `begin_ns`, saw handed out and that have outlived their youth, and says
+    /// when these were handed out. `rested`: the target has done nothing for as long.
     fn look_inside(
         &self,
         watch: &mut Watch,
-        classes: u64,
+        selection: &Selection,
         begin_ns: u64,
         rested: bool,
     ) -> Option<(HashMap<u64, Follower>, Exposure)> {
@@ -322,10 +323,14 @@ impl Session {
         let mut blocks = Vec::new();
         // What was handed out while it was being armed is not all that was.
         let counts = begin_ns..=end_ns;
+        let classes = selection.classes();
         let grown_up =
             |block: &Block| counts.contains(&block.time_ns) && classes & 1 << class_of(&self.interpreter, block) != 0;
         self.tracer.each_block(|address, block| blocks.extend(grown_up(block).then_some((address, *block)))).ok()?;
-        let mut survivors = watch.followers.look(&self.target.memory(), blocks, watch.overlooked.passed_over);
+        let (offsets, passed_over) = (&self.interpreter.offsets, watch.overlooked.passed_over);
+        let left_out = watch.units.left_out(selection);
+        let left_out = |block: &Block| left_out.get(&class_of(&self.interpreter, block)).copied().unwrap_or_default();
+        let mut survivors = watch.followers.look(&self.target.memory(), offsets, blocks, passed_over, left_out);
         if self.plan.unseen_dict_keys {
             survivors.retain(|_, follower| follower.is_object() || !follower.block().in_pool());
         }

@@ -1,13 +1,12 @@
 //! Watching: windows of tracing within a budget, and the survivors of the windows followed by reading memory.
 
-use std::{collections::HashMap, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use leaktrace_common::wire::{Block, SiteStats, window};
+use leaktrace_common::wire::{Block, window};
 
 use super::{
     Ended, Session, SessionError,
-    window::{LEAST_WORK, LOOK, Opened},
-    work::{believed_work, own_work},
+    window::{LEAST_WORK, LOOK},
 };
 use crate::{
     cpython::Interpreter,
@@ -16,10 +15,8 @@ use crate::{
     watch::{
         Budget, Classes, Exposures, Followers, HitCost, Units,
         budget::{Demand, Grant, LONGEST, SHORTEST, SHORTEST_OF_RARE},
-        classes::{Found, LARGE},
-        costs::weight,
+        classes::LARGE,
         exposure::Exposure,
-        followers::{Follower, HandedOut},
         latency::{MODEST, NOTICED},
         overrun::Overruns,
         sizes::Overlooked,
@@ -37,9 +34,6 @@ const MOST_LASTING: f64 = 3.0;
 const PAUSE: f64 = 2.0;
 /// Slowdown, as a share, that is expected of windows that no request is to notice: what they cost is an estimate.
 const GENTLE: f64 = 0.6 * NOTICED;
-/// How much more each may cost after one that was not noticed; half as much after one that was, and so much at least.
-const BOLDER: f64 = 1.1;
-const LEAST_BOLD: f64 = 0.1;
 /// How long a window that was drawn waits until it is afforded, seconds; then another one is drawn.
 const MOST_PATIENCE: f64 = 20.0;
 /// After how long what no window could be afforded for is looked at again, nanoseconds: to choose takes up to a millisecond of a processor.
@@ -54,12 +48,8 @@ pub(super) const LOOK_SHARE: f64 = 60.0;
 const DYING_LOOKS: u32 = 40;
 /// Cores from which on a target has more to do than time for it.
 pub(super) const SATURATED: f64 = 0.9;
-/// What happens while a window is armed and disarmed, as a multiple of what happens in it: at most so much, by at least so many CPU
-/// seconds.
-const MOST_TAIL: f64 = 10.0;
-const LEAST_CPU: f64 = 5e-4;
 /// How much more or less work than is usual in its time a window is believed to have seen.
-const MOST_UNUSUAL: f64 = 3.0;
+pub(super) const MOST_UNUSUAL: f64 = 3.0;
 /// Blocks that the kernel's table has room for, at most: it is gone through after each window, and the empty places of a larger one take
 /// the kernel milliseconds, in which nobody else has that processor.
 pub(super) const MOST_BLOCKS: u32 = 1 << 18;
@@ -85,7 +75,7 @@ pub struct Watch {
     pub(super) classes: Classes,
     pub(super) exposures: Exposures,
     pub(super) followers: Followers,
-    random: fastrand::Rng,
+    pub(super) random: fastrand::Rng,
     /// What the next window is drawn by, until there was one: else those that are soonest afforded would be drawn most. And since when.
     draw: u64,
     drawn_ns: u64,
@@ -98,13 +88,13 @@ pub struct Watch {
     pub(super) passed_over: u64,
     pub(super) open_seconds: f64,
     /// From the closing of a window until its last breakpoint is gone, seconds.
-    closing: f64,
+    pub(super) closing: f64,
     /// In windows that requests can notice, and in those that they cannot.
     pub(super) hit_cost: HitCost,
-    cold_hit_cost: HitCost,
-    scout_cost: HitCost,
+    pub(super) cold_hit_cost: HitCost,
+    pub(super) scout_cost: HitCost,
     /// Part of [`GENTLE`] that windows are to cost: less where they cost more than was expected of late.
-    boldness: f64,
+    pub(super) boldness: f64,
     pub(super) slowest: f64,
     pub(super) overruns: Overruns,
     /// Why it is not to go on.
@@ -268,152 +258,18 @@ impl Session {
         self.cost.begin_sample(&self.tracer);
         let mut opened = self.trace(watch, selection, grant)?;
         self.cost.end_sample(&self.tracer);
-        let hits = self.cost_of(opened.whole.runs);
-        opened.bear_with_the_clock(hits);
-        let runs = opened.whole.runs.count() as f64;
-        let cheap = if selection.scouts.is_some() { 0 } else { cheap_hits(watch, selection, &opened) };
-        let cost = match selection.scouts {
-            Some(_) => &mut watch.scout_cost,
-            None if selection.expected <= MODEST => &mut watch.cold_hit_cost,
-            None => &mut watch.hit_cost,
-        };
-        cost.enter(runs * weight(runs, cheap as f64), hits);
-        let (open, closing) = (opened.whole.open, opened.closing.as_secs_f64());
-        let own = own_work(opened.whole, hits);
-        let slowdown = if own > 0.0 { opened.whole.cpu_seconds / own } else { 1.0 };
-        let (limit, hit_seconds) = (watch.limit(), watch.scout_cost.seconds());
-        // What is done in it, where the target has nothing to wait for, is that much less.
-        let progress = if opened.whole.cpu_seconds > SATURATED * open { 1.0 / slowdown } else { 1.0 };
-        let work = believed_work(opened.whole, hits, grant.work * open / grant.open * progress);
-        let usual = work.0 * grant.open / grant.work;
-        if let Some(sizes) = watch.units.sizes_mut() {
-            sizes.enter(&opened.c_requests);
-        }
-        watch.passed_over += watch.overlooked.requests(&opened.c_requests);
-        watch.units.enter(selection, open.min(usual) * progress, work, limit, hit_seconds, |slot| {
-            opened.stats.get(&slot).copied().unwrap_or_default()
-        });
-        let patience = watch.random.f64();
-        let edges = self.cost_of(opened.edges.runs);
-        let noticed_before = watch.budget.noticed();
-        for (index, part) in opened.parts.iter().enumerate() {
-            let hits = self.cost_of(part.runs);
-            let own = own_work(*part, hits);
-            if own > 0.005 {
-                watch.slowest = watch.slowest.max(part.cpu_seconds / own);
-            }
-            // A process that works in bursts is at work when a window has seen enough.
-            let is_last = index + 1 == opened.parts.len();
-            let tail = if is_last { opened.edges.cpu_seconds / part.cpu_seconds.max(LEAST_CPU) } else { 0.0 };
-            if is_last {
-                watch.budget.pay(edges);
-            }
-            watch.budget.enter(hits, own, own * grant.open / grant.work, part.open, tail.min(MOST_TAIL), patience);
-        }
-        watch.account_for(hits + edges, grant.most_hits, seconds(now_ns() - self.start_ns));
-        let noticed = watch.budget.noticed() - noticed_before;
-        if is_modest(selection) {
-            watch.budget.share_out(noticed);
-        }
-        if is_unnoticed(selection) {
-            let missed = noticed > grant.noticed;
-            watch.boldness = if missed { watch.boldness / 2.0 } else { watch.boldness * BOLDER }.clamp(LEAST_BOLD, 1.0);
-        }
-        watch.open_seconds += open;
-        watch.closing = closing;
-        log::debug!(
-            "window {}: {} units ({} witnesses){}{}, classes {:x}, {:.0} ms open, {:.0} ms to close, {} hits, {cheap} of \
-             them cheap ({:.2} ms; {:.2} of its work, {:.2} expected) in {:.2} ms of CPU of \
-             {:.2}, {} survivors",
-            watch.windows,
-            selection.units.len(),
-            selection.witnesses.len(),
-            if selection.scouts.is_some() { " (scouts)" } else { "" },
-            if selection.sights.iter().any(|sight| !sight.left_out.is_empty()) { " (a part)" } else { "" },
-            selection.classes(),
-            open * 1e3,
-            closing * 1e3,
-            opened.whole.runs.count(),
-            hits * 1e3,
-            hits / work.0,
-            selection.expected,
-            opened.whole.cpu_seconds * 1e3,
-            grant.work * open / grant.open * 1e3,
-            opened.survivors.as_ref().map_or(-1, |(survivors, _)| survivors.len() as i64),
-        );
-        log::debug!("growing: {}", watch.units.costs(growing, watch.hit_cost.seconds()));
-        log::debug!("in doubt: {}", watch.units.doubted(watch.hit_cost.seconds()));
-        // In a target that works in bursts a window lasts until it has seen one: that is more work than is usual in its time.
-        let share = if opened.rested { (usual / open).clamp(1.0 / MOST_UNUSUAL, MOST_UNUSUAL) } else { progress };
+        opened.bear_with_the_clock(self.cost_of(opened.whole.runs));
+        let seen = self.reckon(watch, growing, selection, grant, &opened);
         let survivors = opened
             .survivors
-            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * share, ..exposure }));
+            .map(|(survivors, exposure)| (survivors, Exposure { seconds: exposure.seconds * seen, ..exposure }));
         self.take_survivors(watch, growing, selection, survivors)?;
         self.follow(watch)
     }
-
-    /// Follows what outlived a window, of the classes that it saw.
-    fn take_survivors(
-        &mut self,
-        watch: &mut Watch,
-        growing: &[Growing],
-        selection: &Selection,
-        survivors: Option<(HashMap<u64, Follower>, Exposure)>,
-    ) -> Result<(), SessionError> {
-        let (survivors, exposure) = survivors.unzip();
-        let mut survivors = survivors.unwrap_or_default();
-        let followers = &mut watch.followers;
-        let mut handed_out = HandedOut::default();
-        // Scouts enter none.
-        if selection.scouts.is_none() {
-            self.tracer.take_blocks(|address, block| {
-                followers.handed_out(address);
-                handed_out.enter(address, block);
-                // Handed out once more since it was looked at: it is another block.
-                if survivors.get(&address).is_some_and(|seen| *seen.block() != block) {
-                    survivors.remove(&address);
-                }
-            })?;
-        }
-        followers.overlaid(&handed_out);
-        survivors.retain(|&address, follower| !handed_out.overlay(address, follower.block()));
-        let mut found: HashMap<u32, Found> = HashMap::new();
-        for (address, follower) in survivors {
-            let block = follower.block();
-            let found = found.entry(class_of(&self.interpreter, block)).or_default();
-            found.add(block.size(), block.stack != Block::WITNESSED);
-            followers.enter(address, follower);
-        }
-        if let Some(exposure) = exposure {
-            selection.sights.iter().for_each(|sight| watch.exposures.enter(sight, exposure));
-            let found = |class| found.get(&class).copied().unwrap_or_default();
-            let window = (seconds(exposure.begin_ns.saturating_sub(self.start_ns)), exposure);
-            let unnoticed = is_unnoticed(selection);
-            for class in watch.units.enter_survivors(growing, &selection.sights, window, unnoticed, found) {
-                watch.exposures.forget(class);
-                watch.followers.retain(|block| class_of(&self.interpreter, block) != class);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Hits that only were counted, or were those of witnesses.
-fn cheap_hits(watch: &Watch, selection: &Selection, opened: &Opened) -> u64 {
-    let cheap = |&unit: &usize| {
-        if let Some(sizes) = watch.units.get(unit).sizes.as_deref() {
-            return sizes.cheap_hits(&opened.c_requests, watch.overlooked);
-        }
-        let is_witness = selection.witnesses.binary_search(&unit).is_ok();
-        let stats = watch.units.get(unit).slots.iter().filter_map(|slot| opened.stats.get(slot));
-        let cheap = |of: &SiteStats| if is_witness { of.hits } else { of.skipped };
-        stats.map(|(before, after)| cheap(after).saturating_sub(cheap(before))).sum::<u64>()
-    };
-    selection.units.iter().map(cheap).sum()
 }
 
 /// Whether few requests are to notice a window, and others are wanted beside such.
-fn is_modest(selection: &Selection) -> bool {
+pub(super) fn is_modest(selection: &Selection) -> bool {
     selection.expected <= MODEST && !selection.is_first
 }
 

@@ -52,50 +52,6 @@ const BUSY: f64 = 0.1;
 const DEARER: f64 = 3.0;
 const DEARER_PART: f64 = 0.25;
 
-/// What a hit costs before any was measured, seconds, among many, among few, and one of scouts; how many hits that counts for; how
-/// much less each window counts than the next.
-const HIT_SECONDS: f64 = 2e-6;
-const COLD_HIT_SECONDS: f64 = 6e-6;
-const SCOUT_SECONDS: f64 = 1.5e-6;
-const FIRST_HITS: f64 = 500.0;
-const MEMORY: f64 = 0.85;
-
-/// What a hit costs: three times as much where there are few, which find cold caches. Most is learned where most is hit.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HitCost {
-    hits: f64,
-    seconds: f64,
-}
-
-impl Default for HitCost {
-    fn default() -> Self {
-        Self { hits: FIRST_HITS, seconds: FIRST_HITS * HIT_SECONDS }
-    }
-}
-
-impl HitCost {
-    /// Of windows that have few.
-    pub fn cold() -> Self {
-        Self { hits: FIRST_HITS, seconds: FIRST_HITS * COLD_HIT_SECONDS }
-    }
-
-    /// Of scouts, which only count them.
-    pub fn of_scouts() -> Self {
-        Self { hits: FIRST_HITS, seconds: FIRST_HITS * SCOUT_SECONDS }
-    }
-
-    /// Enters a window with so many hits, and what they cost together.
-    pub fn enter(&mut self, hits: f64, seconds: f64) {
-        self.hits = MEMORY * self.hits + hits;
-        self.seconds = MEMORY * self.seconds + seconds;
-    }
-
-    /// Seconds.
-    pub fn seconds(&self) -> f64 {
-        if self.hits > 0.0 { self.seconds / self.hits } else { HIT_SECONDS }
-    }
-}
-
 /// An account in CPU seconds of the target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
@@ -223,15 +179,24 @@ impl Budget {
         NOTICED_ADVANCE.min(self.notice_share(pace) * NOTICED_IN_ADVANCE)
     }
 
-    /// Enters a window: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual` seconds,
-    /// while it was open for `open` seconds; and of that work `tail` times as much was done while it was being armed and disarmed.
-    /// `patience` is a random number from 0 to 1.
-    pub fn enter(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, tail: f64, patience: f64) {
-        self.spent += hit_seconds * (1.0 + TRAP_SHARE * tail);
+    /// Enters a window or a part of one: `hit_seconds` of hits and `work` CPU seconds of the target's own, that would usually take `usual`
+    /// seconds, while it was open for `open` seconds. `patience` is a random number from 0 to 1.
+    pub fn enter(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, patience: f64) {
+        self.charge(hit_seconds, work, usual, open, 1.0);
+        self.patience = 1.0 + patience / 2.0;
+    }
+
+    /// Enters what the traps of a window cost without their programs, while it was being armed and disarmed: the target did `times` as
+    /// much meanwhile as in it, of which the rest is as for [`Self::enter`].
+    pub fn enter_edges(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, times: f64) {
+        self.charge(hit_seconds, work, usual, open, TRAP_SHARE * times);
+    }
+
+    fn charge(&mut self, hit_seconds: f64, work: f64, usual: f64, open: f64, times: f64) {
+        self.spent += times * hit_seconds;
         // While it was idle, no request was there to notice.
         let slowdown = hit_seconds / work.max(1e-9);
-        self.noticed += noticing(slowdown) * open.min(usual) * (1.0 + TRAP_SHARE * tail);
-        self.patience = 1.0 + patience / 2.0;
+        self.noticed += times * noticing(slowdown) * open.min(usual);
     }
 
     /// Enters which part of what was noticed was so in a window that is modest.
@@ -291,7 +256,7 @@ mod tests {
         let grant = |budget: &Budget, cpu: f64| budget.grant(&demand(0.04, 0.0, LONGEST), cpu, 10.0 * (cpu - 100.0));
         let first = grant(&budget, 101.0).unwrap();
         assert!((first.work - 0.03).abs() < 1e-9 && (first.open - 0.3).abs() < 1e-9, "the longest: {first:?}");
-        budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 0.0, 1.0);
+        budget.enter(0.0105, 0.2625, 0.2625, 0.2625, 1.0);
         assert_eq!(grant(&budget, 101.001), None);
         assert!(grant(&budget, 101.25).is_some());
     }
@@ -324,14 +289,9 @@ mod tests {
         for step in 1..2000 {
             let cpu = f64::from(step) * 0.2;
             if let Some(grant) = budget.grant(&demand(0.03, 0.03, LONGEST), cpu, cpu) {
-                budget.enter(
-                    0.03 * grant.work,
-                    grant.work,
-                    grant.open,
-                    grant.open,
-                    0.03 / grant.open,
-                    f64::from(step % 10) / 10.0,
-                );
+                let (hits, patience) = (0.03 * grant.work, f64::from(step % 10) / 10.0);
+                budget.enter(hits, grant.work, grant.open, grant.open, patience);
+                budget.enter_edges(hits, grant.work, grant.open, grant.open, 0.03 / grant.open);
             }
         }
         let share = budget.spent_share(400.0);
@@ -364,7 +324,8 @@ mod tests {
             // At ten cores.
             if let Some(grant) = budget.grant(&demand(1.0, 0.03, LONGEST), 10.0 * wall, wall) {
                 open += grant.open;
-                budget.enter(grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open, 0.5);
+                budget.enter(grant.work, grant.work, grant.open, grant.open, 0.5);
+                budget.enter_edges(grant.work, grant.work, grant.open, grant.open, 0.03 / grant.open);
             }
         }
         assert!((0.7..=1.0).contains(&open), "what was lent is paid back: {open}");
@@ -375,10 +336,10 @@ mod tests {
         let mut budget = Budget::new(0.01, 0.0);
         let is_granted = |budget: &Budget, slowdown| budget.grant(&demand(slowdown, 0.0, 0.1), 10.0, 100.0).is_some();
         // Of 1.3 s.
-        budget.enter(0.025, 0.1, 3.0, 3.0, 0.0, 0.0);
+        budget.enter(0.025, 0.1, 3.0, 3.0, 0.0);
         assert!(budget.noticed() > 1.0 && is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
         let mut budget = Budget::new(0.01, 0.0);
-        budget.enter(0.01, 0.1, 24.0, 24.0, 0.0, 0.0);
+        budget.enter(0.01, 0.1, 24.0, 24.0, 0.0);
         budget.share_out(budget.noticed());
         assert!(budget.noticed() > 0.8 && !is_granted(&budget, 0.1) && is_granted(&budget, 1.0), "{budget:?}");
         let first = Demand { is_modest: false, ..demand(0.1, 0.0, 0.1) };
@@ -401,17 +362,18 @@ mod tests {
     fn who_has_only_used_what_was_lent_goes_on_with_what_no_one_notices() {
         let mut budget = Budget::new(0.01, 0.0);
         let is_granted = |budget: &Budget, slowdown| budget.grant(&demand(slowdown, 0.0, 0.1), 100.0, 100.0).is_some();
-        budget.enter(0.03, 0.1, 0.8, 0.8, 0.0, 0.0);
+        budget.enter(0.03, 0.1, 0.8, 0.8, 0.0);
         assert!(budget.noticed() > budget.granted_notice(100.0, 1.0), "{budget:?}");
         assert!(is_granted(&budget, 0.02) && !is_granted(&budget, 0.3), "{budget:?}");
-        budget.enter(0.01, 0.01, 1.0, 1.0, 0.0, 0.0);
+        budget.enter(0.01, 0.01, 1.0, 1.0, 0.0);
         assert!(is_granted(&budget, 0.005) && !is_granted(&budget, 0.02), "{budget:?}");
     }
 
     #[test]
     fn work_at_the_edges_of_a_window_counts_too() {
         let mut budget = Budget::new(0.01, 0.0);
-        budget.enter(0.001, 0.001, 0.03, 0.1, 8.0, 0.0);
+        budget.enter(0.001, 0.001, 0.03, 0.1, 0.0);
+        budget.enter_edges(0.001, 0.001, 0.03, 0.1, 8.0);
         assert!((budget.spent() - 0.005).abs() < 1e-9 && (budget.noticed() - 0.15).abs() < 1e-3, "{budget:?}");
     }
 
@@ -423,20 +385,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_hit_costs_is_learned_where_many_are() {
-        let mut cost = HitCost::default();
-        assert!((cost.seconds() - HIT_SECONDS).abs() < 1e-12);
-        for _ in 0..20 {
-            cost.enter(5000.0, 0.005);
-            cost.enter(60.0, 0.0006);
-        }
-        assert!((1.0e-6..1.2e-6).contains(&cost.seconds()), "{cost:?}");
-    }
-
-    #[test]
     fn an_idle_target_earns_nothing() {
         let mut budget = Budget::new(0.01, 5.0);
-        budget.enter(0.01 * ADVANCE, 0.1, 0.1, 0.1, 0.0, 0.0);
+        budget.enter(0.01 * ADVANCE, 0.1, 0.1, 0.1, 0.0);
         assert_eq!(budget.grant(&demand(0.001, 0.0, LONGEST), 5.0, 1000.0), None);
     }
 }

@@ -13,41 +13,27 @@ use std::collections::{BTreeMap, HashMap};
 
 use leaktrace_common::{
     site::domain,
-    walk::{HASH_SEED, mix},
     wire::{Block, size_bucket},
 };
 
-use super::chunks::{self, Chunk};
+use super::{
+    chunks,
+    mark::{HEAD, Mark},
+    occupant::Occupants,
+    units::LeftOut,
+};
 use crate::{
-    cpython::pools::{BlockState, Pools},
+    cpython::{
+        offsets::Offsets,
+        pools::{BlockState, Pools},
+    },
     target::Memory,
 };
 
-/// Bytes at the start of a block that are looked at: heads, and the first words of an object.
-const HEAD: usize = 96;
-/// Offsets of `ob_type`: in an object without and with a head of the collector before it (16 bytes, 3.8 to 3.15), and with
-/// pointers to its attributes and weak references before that (16 bytes, 3.11 to 3.15: `Include/internal/pycore_object.h`).
-const TYPES_AT: [usize; 3] = [8, 24, 40];
-/// A hash that was not computed yet, of a str, bytes or frozenset; or none.
-const NO_HASH: u64 = u64::MAX;
 /// Blocks read at once.
 const PIECE: usize = 4096;
 /// Blocks before an address of which one may reach to it: some that are gone may lie between.
 const NEIGHBOURS: usize = 8;
-/// Types whose nature is remembered.
-const MOST_TYPES: usize = 1 << 16;
-
-const CHUNK: u16 = 1 << 15;
-
-/// What a block is known by: words of it that stay the same while it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    /// Bit n: the word at 8n is one of them; [`CHUNK`]: that before the block as well.
-    which: u16,
-    /// Where the object's type is noted, 0: no object is known to be in it. The count of references is before the type.
-    type_at: u8,
-    hash: u32,
-}
 
 /// A block and what lay in it while its window was open.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +49,7 @@ impl Follower {
 
     /// Whether an object of Python is known to be in it.
     pub fn is_object(&self) -> bool {
-        self.mark.type_at != 0
+        self.mark.is_of_object()
     }
 }
 
@@ -71,8 +57,7 @@ impl Follower {
 #[derive(Debug, Default)]
 pub struct Followers {
     followed: BTreeMap<u64, Follower>,
-    /// By address: whether it is a type.
-    types: HashMap<u64, bool>,
+    occupants: Occupants,
     /// Addresses that a window saw handed out while they were believed to be alive.
     caught: u64,
     /// Blocks of the C allocator are in chunks of glibc's.
@@ -85,9 +70,17 @@ impl Followers {
         Self { glibc, ..Self::default() }
     }
 
-    /// Looks at blocks while the window is open in which they were handed out. `passed_over`: sizes, see [`super::sizes`], that it saw nothing
-    /// of: what lies in a chunk for one of these is no block that it saw.
-    pub fn look(&mut self, memory: &dyn Memory, blocks: Vec<(u64, Block)>, passed_over: u64) -> HashMap<u64, Follower> {
+    /// Looks at blocks while the window is open in which they were handed out, and keeps those in which nothing else can be by now.
+    /// `passed_over`: sizes, see [`super::sizes`], that it saw nothing of: what lies in a chunk for one of these is no block that it saw.
+    /// `left_out`: whom it left out of those that may serve a block's class.
+    pub fn look(
+        &mut self,
+        memory: &dyn Memory,
+        offsets: &Offsets,
+        blocks: Vec<(u64, Block)>,
+        passed_over: u64,
+        left_out: impl Fn(&Block) -> LeftOut,
+    ) -> HashMap<u64, Follower> {
         let addresses: Vec<u64> = blocks.iter().map(|(address, _)| *address).collect();
         let mut bytes = Vec::new();
         let read = memory.read_many(&addresses, HEAD, &mut bytes);
@@ -103,12 +96,18 @@ impl Followers {
         // Some have been given back already.
         let seen =
             seen.filter(|(((address, block), _), _)| !self.glibc || block.in_pool() || chunks.contains_key(address));
-        let types = &mut self.types;
-        let mut mark = |address, block: &Block, head: &[u8]| {
-            Mark::of(block, head, chunks.get(&address).copied(), |address| is_type(address, memory, types))
-        };
-        seen.map(|(((address, block), head), _)| (address, Follower { block, mark: mark(address, &block, head) }))
-            .collect()
+        let occupants = &mut self.occupants;
+        let followers = seen.filter_map(|(((address, block), head), _)| {
+            let own = head.get(..block.size() as usize).unwrap_or(head);
+            let type_at = if block.domain() == domain::OBJ { occupants.type_at(memory, own) } else { None };
+            let is_anothers = |at| occupants.is_anothers(memory, offsets, &block, left_out(&block), (head, at));
+            if type_at.is_some_and(is_anothers) {
+                return None;
+            }
+            let mark = Mark::of(block.size(), head, type_at, chunks.get(&address).copied());
+            Some((address, Follower { block, mark }))
+        });
+        followers.collect()
     }
 
     /// An address that a window saw handed out: whatever was followed there is dead.
@@ -157,7 +156,7 @@ impl Followers {
             let Some(&(last, _)) = piece.last() else { break };
             let addresses: Vec<u64> = piece.iter().map(|(address, _)| *address).collect();
             let read = memory.read_many(&addresses, HEAD, &mut bytes);
-            let in_chunks = piece.iter().filter(|(_, follower)| follower.mark.which & CHUNK != 0);
+            let in_chunks = piece.iter().filter(|(_, follower)| follower.mark.is_of_chunk());
             let chunks = chunks::in_use(memory, in_chunks.map(|(address, f)| (*address, f.block.size())));
             for (((address, follower), head), read) in piece.iter().zip(bytes.chunks_exact(HEAD)).zip(read) {
                 // What the C allocator had mapped for one block is gone with it; the end of a small one may be unmapped.
@@ -217,79 +216,12 @@ impl HandedOut {
     }
 }
 
-impl Mark {
-    /// Of what lies in a block while that is known, and the chunk that it is in, where it is glibc's.
-    fn of(block: &Block, head: &[u8], chunk: Option<Chunk>, is_type: impl FnMut(u64) -> bool) -> Self {
-        // What lies behind the block is another's.
-        let words = (block.size() as usize).min(HEAD) / 8;
-        let type_at = if block.domain() == domain::OBJ { type_at(head, is_type) } else { 0 };
-        // Neither the collector's head, which it uses, nor the count of references; but what lies before these. (Of memory of the C
-        // allocator all: it overwrites the first two words of what is freed, glibc `malloc/malloc.c`.)
-        let own = |n: usize| n >= type_at / 8 || type_at == TYPES_AT[2] && n < 2;
-        let which = (0..words).filter(|&n| own(n) && word(head, 8 * n) != NO_HASH).fold(0, |bits, n| bits | 1 << n);
-        let which = which | if chunk.is_some() { CHUNK } else { 0 };
-        Self { which, type_at: type_at as u8, hash: hash(head, chunk, which) }
-    }
-
-    fn still(self, head: &[u8], chunk: Option<Chunk>) -> bool {
-        // The count of 0: on a free list of its type. From 3.12 on the low half is the count.
-        let referenced = self.type_at == 0 || word(head, usize::from(self.type_at) - 8) as u32 != 0;
-        let in_chunk = self.which & CHUNK == 0 || chunk.is_some();
-        referenced && in_chunk && hash(head, chunk, self.which) == self.hash
-    }
-}
-
-fn hash(head: &[u8], chunk: Option<Chunk>, which: u16) -> u32 {
-    let words = (0..HEAD / 8).filter(|n| which & 1 << n != 0).map(|n| word(head, 8 * n));
-    words.chain(chunk.map(Chunk::own)).fold(HASH_SEED, mix) as u32
-}
-
-/// Where the object at the start of a block notes its type, 0 where there is none.
-fn type_at(head: &[u8], is_type: impl FnMut(u64) -> bool) -> usize {
-    let mut is_type = is_type;
-    TYPES_AT.into_iter().find(|&at| is_type(word(head, at))).unwrap_or(0)
-}
-
-/// Whether there is a type: the types of types end, after few steps, at `type`, which is its own.
-fn is_type(address: u64, memory: &dyn Memory, types: &mut HashMap<u64, bool>) -> bool {
-    if address == 0 || !address.is_multiple_of(8) {
-        return false;
-    }
-    if let Some(known) = types.get(&address) {
-        return *known;
-    }
-    let type_of = |address: u64| {
-        let mut bytes = [0; 8];
-        memory.read(address.checked_add(8)?, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes)).filter(|of| *of != 0 && of.is_multiple_of(8))
-    };
-    let mut at = address;
-    let mut found = false;
-    for _ in 0..3 {
-        match type_of(at) {
-            Some(of) if of == at => {
-                found = true;
-                break;
-            }
-            Some(of) => at = of,
-            None => break,
-        }
-    }
-    if types.len() < MOST_TYPES {
-        types.insert(address, found);
-    }
-    found
-}
-
-fn word(head: &[u8], at: usize) -> u64 {
-    head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::target::memory::ImageMemory as Image;
 
+    const NO_HASH: u64 = u64::MAX;
     const TYPE: u64 = 0x1000;
     const STR: u64 = 0x2000;
     const LIST: u64 = 0x3000;
@@ -311,6 +243,20 @@ mod tests {
         image
     }
 
+    /// At a block at 0x9000.
+    fn look(followers: &mut Followers, image: &Image, block: Block, passed_over: u64) -> HashMap<u64, Follower> {
+        look_at(followers, image, vec![(0x9000, block)], passed_over)
+    }
+
+    fn look_at(
+        followers: &mut Followers,
+        image: &Image,
+        blocks: Vec<(u64, Block)>,
+        passed_over: u64,
+    ) -> HashMap<u64, Follower> {
+        followers.look(image, &Offsets::of(3, 11, 0).unwrap(), blocks, passed_over, |_| LeftOut::Nobody)
+    }
+
     fn block(size: u64, domain: u8) -> Block {
         Block::new(size, domain, false, 0, 1, 1)
     }
@@ -318,7 +264,7 @@ mod tests {
     /// Whether a block at 0x9000 is believed to live when its words change.
     fn survives(size: u64, domain: u8, before: [u64; 8], after: [u64; 8]) -> bool {
         let mut followers = Followers::default();
-        let seen = followers.look(&with(0x9000, before), vec![(0x9000, block(size, domain))], 0);
+        let seen = look(&mut followers, &with(0x9000, before), block(size, domain), 0);
         followers.enter(0x9000, seen[&0x9000]);
         followers.settle(&with(0x9000, before), None);
         assert_eq!(followers.len(), 1, "it lives as long as nothing changes");
@@ -336,6 +282,36 @@ mod tests {
         assert!(!survives(64, domain::OBJ, list, [0xaaa0, 0xbbb0, 1, LIST, 5, 0xfff0, 8, 0]), "another list, or grown");
         assert!(!survives(64, domain::OBJ, list, [0xaaa0, 0xbbb0, 0, LIST, 3, 0xccc0, 4, 0]), "on a free list");
         assert!(!survives(64, domain::OBJ, list, [1, STR, 3, 77, 0, 0, 0, 0]), "another object");
+    }
+
+    #[test]
+    fn who_asked_for_less_than_lies_there_has_not_got_it() {
+        let offsets = Offsets::of(3, 11, 0).unwrap();
+        let of = &offsets.type_object;
+        let mut image = Image::new();
+        // `Py_TPFLAGS_READY`, with the flags of types and of strings.
+        for (address, name, flags) in [(TYPE, "type", 1_u64 << 12 | 1 << 31), (STR, "str", 1 << 12 | 1 << 28)] {
+            let mut bytes = vec![0; 0x800];
+            let mut put = |at: u32, word: u64| bytes[at as usize..][..8].copy_from_slice(&word.to_le_bytes());
+            for (at, word) in [(0, 1), (8, TYPE), (of.name, address + 0x700), (of.flags, flags)] {
+                put(at, word);
+            }
+            bytes[0x700..][..name.len()].copy_from_slice(name.as_bytes());
+            image.insert(address, bytes);
+        }
+        // Twelve characters, compact and of ASCII: 48 bytes before them, a 0 behind.
+        let text = [1, STR, 12, NO_HASH, 1 << 2 | 1 << 5 | 1 << 6, 0, 0, 0].map(u64::to_le_bytes).concat();
+        image.insert(0x9000, [text, vec![0; HEAD - 64]].concat());
+        let has = |block, left_out| {
+            Followers::default().look(&image, &offsets, vec![(0x9000, block)], 0, |_| left_out).len() == 1
+        };
+        let asked = |bytes| block(bytes, domain::OBJ);
+        assert!(has(asked(61), LeftOut::Some), "it may be what was asked for");
+        assert!(!has(asked(60), LeftOut::Some), "another had the address when this was put there");
+        assert!(has(asked(60), LeftOut::Nobody), "there is no other");
+        assert!(has(asked(60), LeftOut::SomeWhoResize), "it may have grown since");
+        assert!(has(asked(60).of_free_list(), LeftOut::Some), "nobody asked for so little");
+        assert!(has(block(60, domain::MEM), LeftOut::Some), "it is no object");
     }
 
     #[test]
@@ -384,7 +360,7 @@ mod tests {
             image
         };
         let look = |followers: &mut Followers, image: &Image| {
-            followers.look(image, vec![(0x9000, block(4096, domain::RAW))], 0).remove(&0x9000)
+            look(followers, image, block(4096, domain::RAW), 0).remove(&0x9000)
         };
         let survives = |after: &Image| {
             let mut followers = Followers::new(true);
@@ -408,9 +384,8 @@ mod tests {
         image.insert(0x9000, vec![0; HEAD]);
         image.insert(0x8ff8 + 0x1390, 0x41_u64.to_le_bytes().to_vec());
         let mut followers = Followers::new(true);
-        let mut is_seen = |bytes, passed_over| {
-            !followers.look(&image, vec![(0x9000, block(bytes, domain::RAW))], passed_over).is_empty()
-        };
+        let mut is_seen =
+            |bytes, passed_over| !look(&mut followers, &image, block(bytes, domain::RAW), passed_over).is_empty();
         let others = 1 << size_bucket(5000);
         assert!(!is_seen(1200, others) && is_seen(1200, 0) && is_seen(1200, !others) && is_seen(5000, others));
     }
@@ -420,7 +395,7 @@ mod tests {
         let mut image = types();
         image.insert(0x8ff8, vec![0; HEAD + 8]);
         let mut followers = Followers::default();
-        let seen = followers.look(&image, vec![(0x9000, block(4096, domain::RAW))], 0);
+        let seen = look(&mut followers, &image, block(4096, domain::RAW), 0);
         followers.enter(0x9000, seen[&0x9000]);
         image.insert(0x8ff8, [vec![7; 8], vec![0; HEAD]].concat());
         followers.settle(&image, None);
@@ -431,8 +406,8 @@ mod tests {
     fn memory_that_is_gone_was_freed_and_an_address_handed_out_again_is_counted() {
         let mut followers = Followers::default();
         let raw = with(0x9000, [11, 12, 13, 0, 0, 0, 0, 0]);
-        let seen =
-            followers.look(&raw, vec![(0x9000, block(1 << 20, domain::RAW)), (0x7000, block(64, domain::OBJ))], 0);
+        let blocks = vec![(0x9000, block(1 << 20, domain::RAW)), (0x7000, block(64, domain::OBJ))];
+        let seen = look_at(&mut followers, &raw, blocks, 0);
         assert_eq!(seen.len(), 1, "what is not there is not followed");
         followers.enter(0x9000, seen[&0x9000]);
         followers.handed_out(0x9000);

@@ -43,6 +43,8 @@ pub struct Unit {
     pub classes: u64,
     /// It asks for nothing else: the size is a constant in its code.
     pub(super) fixed: bool,
+    /// It resizes objects, some of them where they are.
+    pub(super) resizes: bool,
     /// The C allocator itself; what it is asked for.
     pub(super) is_c: bool,
     pub sizes: Option<Box<Sizes>>,
@@ -182,6 +184,16 @@ impl Selection {
     }
 }
 
+/// Whom a window leaves out of those that may serve a class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LeftOut {
+    #[default]
+    Nobody,
+    Some,
+    /// Among them who may have resized an object where it is.
+    SomeWhoResize,
+}
+
 /// See [`Units::unwatched`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Unwatched {
@@ -233,7 +245,9 @@ impl Units {
                     let size = constant_size(probe);
                     let classes = size.map_or(0, |size| class_of(size).map_or(SiteStats::LARGE, |class| 1 << class));
                     let (probes, slots) = (vec![index], vec![slot]);
-                    all.add(Unit { probes, slots, classes, fixed: size.is_some(), ..Unit::default() });
+                    let is_realloc = matches!(probe.op, op::PY_REALLOC | op::PY_REALLOC_INLINED);
+                    let resizes = is_realloc && matches!(probe.domain, domain::OBJ | domain::SHARED);
+                    all.add(Unit { probes, slots, classes, fixed: size.is_some(), resizes, ..Unit::default() });
                     continue;
                 }
             };
@@ -359,6 +373,16 @@ impl Units {
         self.doubts.iter().map(of).collect::<Vec<_>>().join("; ")
     }
 
+    /// By class that a window sees, whom of those that may serve it it leaves out.
+    pub fn left_out(&self, selection: &Selection) -> HashMap<u32, LeftOut> {
+        let left_out = |sight: &Sight| match sight.left_out.iter().any(|&unit| self.all[unit].resizes) {
+            _ if sight.left_out.is_empty() => LeftOut::Nobody,
+            false => LeftOut::Some,
+            true => LeftOut::SomeWhoResize,
+        };
+        selection.sights.iter().map(|sight| (sight.class, left_out(sight))).collect()
+    }
+
     /// What has to be armed so that no block by which these classes grow is missed.
     pub(super) fn serving(&self, classes: &[&Growing]) -> Vec<usize> {
         (0..self.all.len()).filter(|&index| classes.iter().any(|of| self.may_serve(index, of))).collect()
@@ -405,6 +429,16 @@ pub(super) mod tests {
             ..Unit::default()
         });
         Units { all: units.collect(), scouts: 2, scouts_cost: UNKNOWN, bearing: 1.0, ..Units::default() }
+    }
+
+    #[test]
+    fn whom_a_window_leaves_out() {
+        let mut units = units(&[(Some(1.0), 6, false), (Some(1.0), 6, false), (Some(1.0), 4, false)]);
+        units.all[2].resizes = true;
+        let sight = |class, left_out: &[usize]| Sight::new(class, left_out.to_vec(), &[]);
+        let sights = vec![sight(0, &[]), sight(1, &[1]), sight(2, &[1, 2])];
+        let left_out = units.left_out(&Selection::of(vec![0], 0.1, sights, Vec::new()));
+        assert_eq!([0, 1, 2].map(|class| left_out[&class]), [LeftOut::Nobody, LeftOut::Some, LeftOut::SomeWhoResize]);
     }
 
     pub(in super::super) fn growing(classes: &[u32]) -> Vec<Growing> {
